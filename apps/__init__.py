@@ -1,0 +1,1 @@
+"""The apps, stacked on floors; imports go down only (see pyproject.toml)."""

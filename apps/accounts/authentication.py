@@ -1,0 +1,36 @@
+"""API keys in the `Authorization: Bearer` header."""
+
+from typing import Any
+
+from django.utils import timezone
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from knox.auth import TokenAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+
+from apps.accounts.models import ApiKey
+
+LAST_USED_EVERY = 60.0  # seconds between two notes of a key's use
+
+
+class ApiKeyAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox has no types
+    """Knox's authentication, except that an expired key is kept, so that its owner can see why it fails."""
+
+    def _cleanup_token(self, auth_token: ApiKey) -> bool:
+        if auth_token.expiry is not None and auth_token.expiry <= timezone.now():
+            raise AuthenticationFailed("This API key has expired; create a new one.", code="key_expired")
+        return False
+
+    def validate_user(self, auth_token: ApiKey) -> Any:
+        now = timezone.now()
+        used = auth_token.last_used_at
+        if used is None or (now - used).total_seconds() > LAST_USED_EVERY:
+            ApiKey.objects.filter(pk=auth_token.pk).update(last_used_at=now)
+        return super().validate_user(auth_token)
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[misc,no-untyped-call]
+    target_class = "apps.accounts.authentication.ApiKeyAuthentication"
+    name = "ApiKey"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "bearerFormat": "ntr_..."}

@@ -1,0 +1,44 @@
+"""What a role may do over REST; the same rule for every view."""
+
+from typing import Any
+
+from rest_framework.permissions import SAFE_METHODS, BasePermission
+from rest_framework.request import Request
+
+from apps.accounts.models import ApiKey, Membership
+from apps.accounts.tenancy import Principal, principal_for
+
+
+def principal_of(request: Request) -> Principal:
+    """The principal behind an authenticated request, found once per request.
+
+    Raises:
+        NoOrganization: see `principal_for`.
+    """
+    if not hasattr(request, "principal"):
+        key = request.auth if isinstance(request.auth, ApiKey) else None
+        request.principal = principal_for(user=request.user, key=key)  # type: ignore[attr-defined,misc]
+    return request.principal  # type: ignore[attr-defined,no-any-return]
+
+
+class _NeedsRole(BasePermission):
+    safe: str
+    unsafe: str
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if not (request.user and request.user.is_authenticated):
+            return False
+        role = self.safe if request.method in SAFE_METHODS else self.unsafe
+        return principal_of(request).may(role)
+
+
+class ReadOrAct(_NeedsRole):
+    """Viewers read, members act."""
+
+    safe, unsafe = Membership.Role.VIEWER, Membership.Role.MEMBER
+
+
+class ReadOrOwn(_NeedsRole):
+    """Viewers read, owners change."""
+
+    safe, unsafe = Membership.Role.VIEWER, Membership.Role.OWNER

@@ -1,0 +1,18 @@
+#!/usr/bin/env python
+"""Netra's command line."""
+
+import os
+import sys
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "netra.settings")
+    from django.core.management import execute_from_command_line
+
+    import netra.celery  # noqa: F401
+
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

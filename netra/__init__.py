@@ -1,0 +1,1 @@
+"""The project: wires the apps together and owns no behaviour."""
