@@ -1,0 +1,62 @@
+"""The cast: Alice owns Acme, Bob is a member of it, Vera may only look, Charlie is a stranger with a house of his own."""
+
+from collections.abc import Callable
+
+import pytest
+from rest_framework.test import APIClient
+
+from apps.accounts.models import Membership, Organization, User
+from apps.accounts.tenancy import Principal, principal_for
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture
+def acme(db) -> Organization:
+    return Organization.objects.create(name="Acme")
+
+
+@pytest.fixture
+def make_user(db) -> Callable[..., User]:
+    def make(name: str, organization: Organization, role: str = Membership.Role.MEMBER) -> User:
+        user = User.objects.create_user(f"{name}@example.com", PASSWORD, name=name.title())
+        Membership.objects.create(organization=organization, user=user, role=role)
+        return user
+
+    return make
+
+
+@pytest.fixture
+def alice(acme, make_user) -> User:
+    return make_user("alice", acme, Membership.Role.OWNER)
+
+
+@pytest.fixture
+def bob(acme, make_user) -> User:
+    return make_user("bob", acme, Membership.Role.MEMBER)
+
+
+@pytest.fixture
+def vera(acme, make_user) -> User:
+    return make_user("vera", acme, Membership.Role.VIEWER)
+
+
+@pytest.fixture
+def charlie(make_user) -> User:
+    return make_user("charlie", Organization.objects.create(name="Elsewhere"), Membership.Role.OWNER)
+
+
+@pytest.fixture
+def as_principal() -> Callable[[User], Principal]:
+    return lambda user: principal_for(user=user)
+
+
+@pytest.fixture
+def client_for() -> Callable[[User | None], APIClient]:
+    def client(user: User | None) -> APIClient:
+        client = APIClient()
+        if user is not None:
+            client.force_login(user)
+        return client
+
+    return client
