@@ -15,20 +15,26 @@ LAST_USED_EVERY = 60.0  # seconds between two notes of a key's use
 class ApiKeyAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox has no types
     """Knox's authentication, except that an expired key is kept, so that its owner can see why it fails."""
 
+    def authenticate_credentials(self, token: bytes) -> Any:
+        if not token.isascii():
+            raise AuthenticationFailed("This is not an API key of Netra; those start with ntr_.")
+        return super().authenticate_credentials(token)
+
     def _cleanup_token(self, auth_token: ApiKey) -> bool:
-        if auth_token.expiry is not None and auth_token.expiry <= timezone.now():
-            raise AuthenticationFailed("This API key has expired; create a new one.", code="key_expired")
         return False
 
     def validate_user(self, auth_token: ApiKey) -> Any:
         now = timezone.now()
+        # Only here is the whole key known to be right: a guessed beginning learns nothing.
+        if auth_token.expiry is not None and auth_token.expiry <= now:
+            raise AuthenticationFailed("This API key has expired; create a new one.", code="key_expired")
         used = auth_token.last_used_at
         if used is None or (now - used).total_seconds() > LAST_USED_EVERY:
             ApiKey.objects.filter(pk=auth_token.pk).update(last_used_at=now)
         return super().validate_user(auth_token)
 
 
-class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[misc,no-untyped-call]
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     target_class = "apps.accounts.authentication.ApiKeyAuthentication"
     name = "ApiKey"
 

@@ -29,13 +29,15 @@ class Plan(models.Model):
         return self.code
 
 
-class Organization(models.Model):
+class Organization(models.Model):  # type: ignore[django-manager-missing]  # knox has no types
     """The tenant: datasets, prices and budgets belong to it."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     name = models.CharField(max_length=200)
     plan = models.ForeignKey(Plan, on_delete=models.PROTECT, default=Plan.Code.FREE)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # Part of every invitation link: raising it makes all that were handed out worthless.
+    invitation_round = models.PositiveIntegerField(default=1, editable=False)
 
     def __str__(self) -> str:
         return self.name
@@ -55,7 +57,7 @@ class UserManager(BaseUserManager["User"]):
         return self.get(email=(username or "").strip().lower())
 
 
-class User(AbstractBaseUser, PermissionsMixin):
+class User(AbstractBaseUser, PermissionsMixin):  # type: ignore[django-manager-missing]  # knox has no types
     """A person. Staff are operators: they see all organizations, in the admin only."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -83,6 +85,12 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
 
+class MembershipQuerySet(models.QuerySet["Membership"]):
+    def in_order_of_choice(self, user: User) -> "MembershipQuerySet":
+        """The user's places, the one they act in first."""
+        return self.filter(user=user).order_by("-chosen_at", "id")
+
+
 class Membership(models.Model):
     """A user's place in an organization."""
 
@@ -95,6 +103,10 @@ class Membership(models.Model):
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=16, choices=Role.choices, default=Role.MEMBER)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    # The user acts in the organization that they joined or switched to last.
+    chosen_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    objects = MembershipQuerySet.as_manager()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["organization", "user"], name="membership_once")]

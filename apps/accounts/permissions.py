@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from rest_framework.exceptions import NotAuthenticated
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from apps.accounts.models import ApiKey, Membership
+from apps.accounts.models import ApiKey, Membership, User
 from apps.accounts.tenancy import Principal, principal_for
 
 
@@ -13,11 +14,14 @@ def principal_of(request: Request) -> Principal:
     """The principal behind an authenticated request, found once per request.
 
     Raises:
+        NotAuthenticated: nobody is signed in.
         NoOrganization: see `principal_for`.
     """
     if not hasattr(request, "principal"):
+        if not isinstance(request.user, User):
+            raise NotAuthenticated
         key = request.auth if isinstance(request.auth, ApiKey) else None
-        request.principal = principal_for(user=request.user, key=key)  # type: ignore[attr-defined,misc]
+        request.principal = principal_for(user=request.user, key=key)  # type: ignore[attr-defined]
     return request.principal  # type: ignore[attr-defined,no-any-return]
 
 

@@ -33,14 +33,14 @@ class Principal:
 
 
 def principal_for(*, user: User, key: ApiKey | None = None) -> Principal:
-    """The principal that `user` acts as: in the key's organization, else in the one joined first.
+    """The principal that `user` acts as: in the key's organization, else in the one chosen last.
 
     A read-only key never acts above viewer. One query.
 
     Raises:
         NoOrganization: the user is in no organization, or no longer in the key's.
     """
-    memberships = Membership.objects.filter(user=user).select_related("organization").order_by("created_at", "id")
+    memberships = Membership.objects.in_order_of_choice(user).select_related("organization")
     if key is not None:
         memberships = memberships.filter(organization_id=key.organization_id)
     membership = memberships.first()
@@ -51,7 +51,7 @@ def principal_for(*, user: User, key: ApiKey | None = None) -> Principal:
         user_id=user.pk,
         organization_id=membership.organization_id,
         role=Membership.Role.VIEWER if read_only else membership.role,
-        plan=membership.organization.plan_id,
+        plan=str(membership.organization.plan_id),
     )
 
 
