@@ -1,5 +1,17 @@
-"""Sockets: client message -> handler. The whole socket API on one screen."""
+"""Sockets: client message -> handler. With the protocol's own messages (hello, thread.subscribe, thread.unsubscribe,
+ack, ping: `apps/realtime/consumers.py`) this is the whole socket API."""
 
 from channels.routing import URLRouter
+from django.urls import path
 
-socket_application = URLRouter([])
+from apps.conversations.source import JournalSource
+from apps.execution import handlers
+from apps.realtime.consumers import NetraConsumer
+from apps.realtime.router import MessageRouter
+
+HANDLERS = {
+    "message.send": handlers.send_message,
+    "run.cancel": handlers.cancel_run,
+}
+
+socket_application = URLRouter([path("ws/", NetraConsumer(router=MessageRouter(HANDLERS), source=JournalSource()))])

@@ -221,8 +221,9 @@ LLM_MODEL = ENV.netra_llm_model
 if (LLM_BASE_URL is None) != (LLM_MODEL is None):
     raise ImproperlyConfigured("NETRA_LLM_BASE_URL and NETRA_LLM_MODEL belong together: set both, or neither.")
 
-# --- Analyses --------------------------------------------------------------------------------------------------------
+# --- Agents and analyses ----------------------------------------------------------------------------------------------
 
+DEFAULT_WORKFLOW = "savings"
 ANALYSIS_MEMORY_MIB = ENV.netra_analysis_memory_mib
 SAMPLE_DATA = ENV.netra_sample_data
 

@@ -2,9 +2,17 @@
 
 from django.contrib import admin
 from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+api = [
+    path("", include("apps.realtime.urls")),
+    path("", include("apps.conversations.urls")),
+    path("", include("apps.execution.urls")),
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerView.as_view(url_name="schema")),
+]
 urlpatterns = [
-    path("admin/", admin.site.urls),
+    path("api/", include(api)),
     path("accounts/", include("apps.accounts.urls")),
-    path("", include("apps.web.urls")),
+    path("admin/", admin.site.urls),
 ]

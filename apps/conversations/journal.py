@@ -1,0 +1,196 @@
+"""The journal: facts of a thread, numbered 1, 2, 3 ... without gaps, stored before they are told.
+
+Every writer appends in one statement that takes the thread's next numbers and inserts the events, so that counter and
+rows share a transaction: a rollback takes both back. Hints leave after the commit.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from apps.errors import NetraError
+from apps.realtime import notifier
+from apps.realtime.schema import TERMINAL, event_data
+
+Envelope = dict[str, Any]
+
+
+class Fenced(NetraError):
+    """Somebody else holds the step now, or the run has ended: whatever the writer still wants to say is stale."""
+
+    code = "step.fenced"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """What entitles a worker to write for a step: this attempt of it, and no other."""
+
+    thread: UUID
+    run: UUID
+    step: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Fact:
+    """An event before it has a number."""
+
+    type: str
+    data: Mapping[str, Any]
+
+
+# The fence is locked, not joined: a plain join re-reads only the row it locks and lets stale attempts through.
+_BY_STEP = """
+with fence as materialized (
+    select run_id from conversations_step
+    where run_id = %(run)s and name = %(step)s and attempt = %(attempt)s and state = 'running'
+    for no key update
+), numbered as (
+    update conversations_thread thread
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
+    from fence where thread.id = %(thread)s and thread.live_run = fence.run_id
+    returning thread.last_seq
+)"""
+_BY_LIVE_RUN = """
+with numbered as (
+    update conversations_thread
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
+    where id = %(thread)s and live_run = %(run)s
+    returning last_seq
+)"""
+# The very row update that numbers the last event shuts out every step of the run.
+_BY_LIVE_RUN_ENDING = """
+with numbered as (
+    update conversations_thread
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp(), live_run = null
+    where id = %(thread)s and live_run = %(run)s
+    returning last_seq
+)"""
+_BY_THREAD = """
+with numbered as (
+    update conversations_thread
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
+    where id = %(thread)s
+    returning last_seq
+)"""
+_INSERT = """
+insert into conversations_event (thread_id, seq, run_id, step, attempt, type, data, at)
+select %(thread)s, numbered.last_seq - %(count)s + fact.place, %(run)s, fact.step, fact.attempt, fact.type,
+    case when fact.type = any(%(terminal)s)
+         then fact.data || jsonb_build_object('final_seq', numbered.last_seq - %(count)s + fact.place)
+         else fact.data end,
+    clock_timestamp()
+from numbered, unnest(%(types)s::text[], %(datas)s::text[]::jsonb[], %(steps)s::text[], %(attempts)s::int[])
+    with ordinality as fact(type, data, step, attempt, place)
+returning seq, step, attempt, type, data, at
+"""
+
+
+def append(fence: Fence, *facts: Fact) -> list[Envelope]:
+    """Append facts of a step that is held under `fence`.
+
+    Raises:
+        Fenced: the attempt is stale or the run is not live any more; nothing was stored.
+        MalformedEvent: a fact does not fit the contract; nothing was stored.
+    """
+    return _append(
+        _BY_STEP,
+        thread=fence.thread,
+        run=fence.run,
+        facts=[(fact, fence.step, fence.attempt) for fact in facts],
+        fence=fence,
+    )
+
+
+def append_to_run(*, thread: UUID, run: UUID, facts: Sequence[Fact | tuple[Fact, str, int]]) -> list[Envelope]:
+    """Append facts of the live run of a thread; a fact of a step comes with the step's name and attempt.
+
+    A terminal fact, which must be the last, ends the run: no step of it can write any more.
+
+    Raises:
+        Fenced: the run is not the live one; nothing was stored.
+    """
+    entries = [fact if isinstance(fact, tuple) else (fact, None, None) for fact in facts]
+    ends = entries[-1][0].type in TERMINAL
+    return _append(_BY_LIVE_RUN_ENDING if ends else _BY_LIVE_RUN, thread=thread, run=run, facts=entries)
+
+
+def append_to_thread(*, thread: UUID, run: UUID, facts: Sequence[Fact]) -> list[Envelope]:
+    """Append facts of a run that is queued: nobody else writes for it, whoever may be live.
+
+    Raises:
+        Fenced: the thread does not exist any more.
+    """
+    return _append(_BY_THREAD, thread=thread, run=run, facts=[(fact, None, None) for fact in facts])
+
+
+def _append(
+    numbering: str,
+    *,
+    thread: UUID,
+    run: UUID,
+    facts: Sequence[tuple[Fact, str | None, int | None]],
+    fence: Fence | None = None,
+) -> list[Envelope]:
+    datas = [_checked(fact) for fact, _, _ in facts]
+    parameters = {
+        "thread": thread,
+        "run": run,
+        "count": len(facts),
+        "types": [fact.type for fact, _, _ in facts],
+        "datas": datas,
+        "steps": [step for _, step, _ in facts],
+        "attempts": [attempt for _, _, attempt in facts],
+        "terminal": sorted(TERMINAL),
+        "step": fence.step if fence else None,
+        "attempt": fence.attempt if fence else None,
+    }
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(numbering + _INSERT, parameters)
+        rows = sorted(cursor.fetchall())
+        if not rows:
+            raise Fenced(f"Run {run} is not {fence or 'the live run'} any more.")
+        stored = [_envelope(thread, run, *row) for row in rows]
+        transaction.on_commit(lambda: notifier.publish_events(thread_id=thread, events=stored), robust=True)
+    return stored
+
+
+def _checked(fact: Fact) -> str:
+    """The fact's data as JSON; a terminal's own number is filled in by the statement that gives it."""
+    if fact.type in TERMINAL:
+        data = event_data(fact.type, {**fact.data, "final_seq": 0})
+        del data["final_seq"]
+    else:
+        data = event_data(fact.type, fact.data)
+    # PostgreSQL cannot store the null character in text.
+    return json.dumps(data).replace("\\u0000", "")
+
+
+def read(*, thread: UUID, after: int, limit: int) -> list[Envelope]:
+    """At most `limit` events of a thread numbered above `after`, in order."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """select run_id, seq, step, attempt, type, data, at from conversations_event
+            where thread_id = %s and seq > %s order by seq limit %s""",
+            [thread, after, limit],
+        )
+        return [_envelope(thread, row[0], *row[1:]) for row in cursor.fetchall()]
+
+
+def _envelope(
+    thread: UUID, run: UUID, seq: int, step: str | None, attempt: int | None, type_: str, data: Any, at: datetime
+) -> Envelope:
+    envelope: Envelope = {"type": type_, "thread": str(thread), "run": str(run), "seq": seq, "at": instant(at)}
+    if step is not None:
+        envelope |= {"step": step, "attempt": attempt}
+    return envelope | {"data": json.loads(data) if isinstance(data, str) else data}
+
+
+def instant(at: datetime) -> str:
+    """A time as the wire writes it: `2026-01-31T12:00:00.000Z`."""
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,134 @@
+"""What a person does with threads; every query is narrowed to its creator."""
+
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from apps.accounts.models import Membership
+from apps.accounts.tenancy import Principal
+from apps.conversations.lifecycle import UNFINISHED
+from apps.conversations.models import Event, Message, Run, Thread
+from apps.conversations.source import ThreadNotFound
+from apps.errors import Forbidden, NetraError, NotFound
+
+
+class RunNotFound(NotFound):
+    """The run does not exist, or is somebody else's."""
+
+    code = "run.not_found"
+
+
+class ThreadBusy(NetraError):
+    """A run of the thread is unfinished."""
+
+    code = "thread.busy"
+    status = 409
+    retryable = True
+
+
+def create_thread(*, principal: Principal, title: str = "") -> Thread:
+    """A new, empty thread of the principal.
+
+    Raises:
+        Forbidden: the principal may only look.
+    """
+    if not principal.may(Membership.Role.MEMBER):
+        raise Forbidden("Viewers cannot start conversations; ask an owner for the member role.")
+    thread: Thread = Thread.objects.create(
+        organization_id=principal.organization_id, user_id=principal.user_id, title=title.strip()
+    )
+    return thread
+
+
+def threads(*, principal: Principal, archived: bool = False) -> QuerySet[Thread]:
+    """The principal's threads, most recently used first."""
+    return Thread.objects.for_creator(principal).filter(archived_at__isnull=not archived).order_by("-updated_at")
+
+
+def get_thread(*, principal: Principal, thread_id: UUID) -> Thread:
+    """One thread of the principal.
+
+    Raises:
+        ThreadNotFound: it is not theirs, or does not exist.
+    """
+    thread: Thread | None = Thread.objects.for_creator(principal).filter(pk=thread_id).first()
+    if thread is None:
+        raise ThreadNotFound(f"There is no thread {thread_id}.")
+    return thread
+
+
+def change_thread(
+    *, principal: Principal, thread_id: UUID, title: str | None = None, archived: bool | None = None
+) -> Thread:
+    """Rename, archive or bring back a thread.
+
+    Raises:
+        ThreadNotFound: see `get_thread`.
+    """
+    changes: dict[str, Any] = {}
+    if title is not None:
+        changes["title"] = title.strip()
+    if archived is not None:
+        changes["archived_at"] = timezone.now() if archived else None
+    thread = get_thread(principal=principal, thread_id=thread_id)
+    # Only the named columns: the counter beside them belongs to the journal.
+    Thread.objects.filter(pk=thread.pk).update(**changes)
+    return get_thread(principal=principal, thread_id=thread_id)
+
+
+def delete_thread(*, principal: Principal, thread_id: UUID) -> None:
+    """Delete a thread with its messages, runs and events.
+
+    Raises:
+        ThreadNotFound: see `get_thread`.
+        ThreadBusy: a run of it is unfinished; cancel that first.
+    """
+    thread = get_thread(principal=principal, thread_id=thread_id)
+    with transaction.atomic():
+        Thread.objects.select_for_update().get(pk=thread.pk)
+        if thread.runs.filter(state__in=UNFINISHED).exists():
+            raise ThreadBusy("An answer is being made in this thread; stop it first.")
+        Event.objects.filter(thread_id=thread.pk).delete()
+        thread.delete()
+
+
+def messages(*, principal: Principal, thread_id: UUID) -> QuerySet[Message]:
+    """What was said in a thread, in order.
+
+    Raises:
+        ThreadNotFound: see `get_thread`.
+    """
+    return get_thread(principal=principal, thread_id=thread_id).messages.order_by("id")
+
+
+def get_message(*, principal: Principal, message_id: UUID) -> Message:
+    """One message of the principal's threads.
+
+    Raises:
+        NotFound: it is in nobody's or somebody else's thread.
+    """
+    mine = Thread.objects.for_creator(principal)
+    message = Message.objects.filter(pk=message_id, thread__in=mine).first()
+    if message is None:
+        raise NotFound(f"There is no message {message_id}.")
+    return message
+
+
+def runs(*, principal: Principal) -> QuerySet[Run]:
+    """The principal's runs, newest first."""
+    return Run.objects.for_creator(principal).select_related("thread").order_by("-id")
+
+
+def get_run(*, principal: Principal, run_id: UUID) -> Run:
+    """One run of the principal.
+
+    Raises:
+        RunNotFound: it is not theirs, or does not exist.
+    """
+    run: Run | None = Run.objects.for_creator(principal).filter(pk=run_id).first()
+    if run is None:
+        raise RunNotFound(f"There is no run {run_id}.")
+    return run

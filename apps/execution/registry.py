@@ -1,0 +1,192 @@
+"""What can be run: agents, tools and workflows, declared without the libraries that run them."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from apps.accounts.models import Membership
+from apps.accounts.tenancy import Principal
+from apps.errors import NetraError
+
+STEP_DEADLINE = 120.0  # seconds
+RUN_DEADLINE = 600.0  # seconds
+TOOL_DEADLINE = 60.0  # seconds
+
+
+class Effect(StrEnum):
+    """What a second call with the same arguments does, which decides whether a lost call may be repeated."""
+
+    PURE = "pure"  # nothing outside changes
+    IDEMPOTENT = "idempotent"  # the same key is the same effect
+    QUERYABLE = "queryable"  # the other side can be asked by key whether it happened
+    UNSAFE = "unsafe"  # a second call is a second effect
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """Something an agent may do. `run` gets a `UserExecutionContext` and its validated arguments."""
+
+    name: str
+    description: str
+    arguments: type[BaseModel]
+    run: Callable[[Any, Any], Awaitable[BaseModel]]
+    summarize: Callable[[Any], str]
+    effect: Effect = Effect.PURE
+    role: str = Membership.Role.MEMBER
+    deadline: float = TOOL_DEADLINE  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the person gets: Markdown, and the report it rests on."""
+
+    text: str
+    report: UUID | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completed:
+    """A step did its part; `artifact` is handed to the steps that depend on it."""
+
+    artifact: BaseModel
+    summary: str
+    confidence: float | None = None  # 0..1, None unless computed
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A step could not do its part."""
+
+    code: str
+    detail: str
+    retryable: bool
+    suggestions: tuple[str, ...] = ()
+    support_id: str = ""
+
+
+Outcome = Completed | Failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """Who does a step: what it may use, and the type of what it hands over. `run` gets a `StepScope`."""
+
+    name: str
+    description: str
+    artifact: type[BaseModel]
+    run: Callable[[Any], Awaitable[Completed]]
+    tools: tuple[str, ...] = ()
+    deadline: float = STEP_DEADLINE  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSpec:
+    """A node of a workflow: an agent, after the steps it depends on."""
+
+    name: str
+    agent: str
+    depends_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """A graph of steps. `admit` refuses, by raising a NetraError, a request that the principal may not make."""
+
+    name: str
+    lead: str  # the agent that speaks for the run
+    steps: tuple[StepSpec, ...]
+    admit: Callable[[Principal, UUID | None], None] = field(default=lambda principal, dataset: None)
+
+
+class NotRegistered(NetraError):
+    """Nothing has that name."""
+
+    code = "registry.unknown"
+
+
+class AlreadyRegistered(ValueError):
+    """Two things were declared under one name; a bug."""
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+class Registry(Generic[T]):
+    """Things by name."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._items: dict[str, T] = {}
+
+    def register(self, item: T) -> T:
+        """Make `item` known.
+
+        Raises:
+            AlreadyRegistered: its name is taken.
+        """
+        if item.name in self._items:
+            raise AlreadyRegistered(f"Two {self._kind}s are named {item.name!r}.")
+        self._items[item.name] = item
+        return item
+
+    def get(self, name: str) -> T:
+        """The item with that name.
+
+        Raises:
+            NotRegistered: there is none; the detail names those that exist.
+        """
+        if name not in self._items:
+            raise NotRegistered(f"No {self._kind} is named {name!r}; known: {', '.join(sorted(self._items))}.")
+        return self._items[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(sorted(self._items.values(), key=lambda item: item.name))
+
+
+agents: Registry[Agent] = Registry("agent")
+tools: Registry[Tool] = Registry("tool")
+workflows: Registry[Workflow] = Registry("workflow")
+
+
+class BrokenWorkflow(ValueError):
+    """A workflow that could never finish, or names an agent or tool that does not exist; a bug."""
+
+
+def validate() -> None:
+    """Look at every declaration once, at start-up.
+
+    Raises:
+        BrokenWorkflow: says what is wrong with which one.
+    """
+    for agent in agents:
+        unknown = [name for name in agent.tools if name not in tools]
+        if unknown:
+            raise BrokenWorkflow(f"Agent {agent.name!r} wants tools that do not exist: {unknown}.")
+    for workflow in workflows:
+        _validate_workflow(workflow, {step.name: step for step in workflow.steps})
+
+
+def _validate_workflow(workflow: Workflow, steps: Mapping[str, StepSpec]) -> None:
+    for step in workflow.steps:
+        unknown = [name for name in step.depends_on if name not in steps]
+        if unknown or step.agent not in agents:
+            wrong = f"steps {unknown}" if unknown else f"agent {step.agent!r}"
+            raise BrokenWorkflow(f"Step {step.name!r} of {workflow.name!r} names {wrong}, which does not exist.")
+    try:
+        TopologicalSorter({step.name: step.depends_on for step in workflow.steps}).prepare()
+    except CycleError as error:
+        raise BrokenWorkflow(f"The steps of {workflow.name!r} wait for each other: {error.args[1]}.") from error

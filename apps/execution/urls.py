@@ -1,0 +1,8 @@
+from django.urls import path
+
+from apps.execution import views
+
+urlpatterns = [
+    path("threads/<uuid:thread_id>/messages/", views.MessagesView.as_view()),
+    path("runs/<uuid:run_id>/cancel/", views.CancelRunView.as_view()),
+]

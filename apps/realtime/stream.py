@@ -1,0 +1,61 @@
+"""The same events as server-sent events."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from apps.operations.database import in_database
+from apps.realtime.hub import hub_for
+from apps.realtime.notifier import thread_channel
+from apps.realtime.source import EventSource
+
+READ_AT_ONCE = 200  # events
+KEEP_ALIVE = 15.0  # seconds between two comments on a silent stream
+
+
+async def event_stream(source: EventSource, thread: UUID, *, after: int) -> AsyncIterator[bytes]:
+    """Events above `after`, then new ones as they come, until the client leaves. `id` is the event's number."""
+    listener = _Waiter(thread, after)
+    hub, channel = hub_for(source), thread_channel(thread)
+    await hub.join(channel, listener)
+    try:
+        while True:
+            listener.news.clear()
+            events = await in_database(source.read, thread, listener.after, READ_AT_ONCE)
+            for event in events:
+                yield f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+                listener.after = event["seq"]
+            if not events and not await listener.wait(KEEP_ALIVE):
+                yield b": still here\n\n"
+    finally:
+        await hub.leave(channel, listener)
+
+
+class _Waiter:
+    """Remembers only that there is news; what it is stands in the table."""
+
+    def __init__(self, thread: UUID, after: int) -> None:
+        self._thread, self.after, self.news = thread, after, asyncio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def heard(self, channel: str, payload: Mapping[str, Any]) -> None:
+        if "delta" not in payload:
+            self.news.set()
+
+    def positions(self) -> Mapping[UUID, int]:
+        return {self._thread: self.after}
+
+    def fell_behind(self, thread: UUID) -> None:
+        self.news.set()
+
+    def services_changed(self, *, down: list[str]) -> None:
+        self.news.set()
