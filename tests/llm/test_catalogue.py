@@ -1,0 +1,121 @@
+"""Rates come from the public catalogue, unless the house knows better; an unknown model has none."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from apps.llm.catalogue import Catalogue, Override
+from apps.llm.pricing import Rates, Usage, price
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def rates(model, provider="", at=NOW):
+    return Catalogue().rates(model=model, provider=provider, at=at)
+
+
+def override(cost, start=None, end=None, **more):
+    price = Rates(input=Decimal(cost), output=Decimal(1), effective_from=start, effective_to=end)
+    return Override(model=more.pop("model", "gpt-4o"), rates=price, **more)
+
+
+def test_gpt_4o_costs_what_its_list_says():
+    known = rates("gpt-4o")
+
+    assert (known.input, known.cached_read, known.output) == (Decimal("2.5"), Decimal("1.25"), Decimal(10))
+    assert (known.batch.input, known.batch.output) == (Decimal("1.25"), Decimal(5))
+    assert "genai-prices" in known.provenance
+
+
+def test_a_long_context_tier_is_read_from_the_catalogue():
+    call = Usage(input_tokens=100_000, cached_read=90_000, cached_write=5_000, output_tokens=10_000)
+    summed = Usage(input_tokens=1_000_000, cached_read=900_000, cached_write=50_000, output_tokens=100_000)
+
+    assert price(call, rates("claude-sonnet-4-5")) * 10 == Decimal("2.1075")
+    assert price(summed, rates("claude-sonnet-4-5")) == Decimal("3.465")
+
+
+@pytest.mark.parametrize("model", ["", "a-model-of-our-own", "llama-in-the-cellar", "ghost/gpt", "🦙"])
+def test_an_unknown_model_has_no_rates(model):
+    assert rates(model) is None
+
+
+def test_a_provider_that_is_not_known_is_not_priced_as_somebody_else():
+    assert rates("gpt-4o", provider="hosted_vllm") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("openai/gpt-4o", ""),
+        ("azure/gpt-4o", ""),
+        ("gpt-4o", "azure"),
+        ("azure/gpt-4o", "azure"),
+        ("gpt-4o-2024-08-06", "openai"),
+        ("openai/gpt-4o", "openai"),
+    ],
+)
+def test_a_gateways_spelling_of_a_model_finds_the_same_price(model, provider):
+    assert rates(model, provider).input == Decimal("2.5")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("bedrock/anthropic.claude-3-5-sonnet-20241022-v2:0", ""),
+        ("bedrock/us-east-1/anthropic.claude-3-5-sonnet-20241022-v2:0", "bedrock"),
+        ("anthropic.claude-3-5-sonnet-20241022-v2:0", "bedrock"),
+    ],
+)
+def test_bedrocks_spellings_find_bedrocks_price(model, provider):
+    found = rates(model, provider)
+
+    assert "aws/" in found.provenance
+    assert found.input == Decimal(3)
+
+
+def test_a_lent_models_batch_price_is_not_assumed():
+    assert rates("gpt-4o", "azure").batch is None
+
+
+def test_an_own_price_holds_between_its_dates_only():
+    catalogue = Catalogue([override(7, datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC))])
+
+    prices = [
+        catalogue.rates(model="GPT-4o", provider="openai", at=datetime(2026, month, 1, tzinfo=UTC)).input
+        for month in (1, 5, 6)
+    ]
+
+    assert prices == [Decimal(7), Decimal(7), Decimal("2.5")]
+
+
+def test_the_organizations_own_price_wins_over_the_houses_and_a_named_provider_over_any():
+    house, own = override(7, provider="openai"), override(8, own=True)
+    exact = override(9, own=True, provider="openai")
+
+    assert Catalogue([house, own]).rates(model="gpt-4o", provider="openai", at=NOW).input == 8
+    assert Catalogue([exact, own]).rates(model="gpt-4o", provider="openai", at=NOW).input == 9
+    assert Catalogue([exact, own]).rates(model="gpt-4o", provider="azure", at=NOW).input == 8
+
+
+def test_a_price_for_an_unknown_model_makes_it_known():
+    assert Catalogue([override(3, model="llama-in-the-cellar")]).rates(model="llama-in-the-cellar", at=NOW).input == 3
+
+
+def test_a_price_by_time_of_day_is_recognised():
+    at_night, at_day = datetime(2025, 6, 1, 20, tzinfo=UTC), datetime(2025, 6, 1, 12, tzinfo=UTC)
+    catalogue = Catalogue()
+
+    assert catalogue.priced_by_time_of_day(model="deepseek-chat", provider="deepseek")
+    assert not catalogue.priced_by_time_of_day(model="gpt-4o")
+    assert rates("deepseek-chat", "deepseek", at_night) is not None
+    assert rates("deepseek-chat", "deepseek", at_day) is not None
+
+
+def test_every_listed_model_has_usable_rates():
+    entries = list(Catalogue([override(1, model="ours")]).entries(at=NOW))
+
+    assert entries[0].model == "ours"
+    assert len(entries) > 1000
+    assert all(entry.rates.bands() for entry in entries)
