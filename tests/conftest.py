@@ -5,19 +5,26 @@ from collections.abc import Callable
 import pytest
 from rest_framework.test import APIClient
 
-from apps.accounts.models import Membership, Organization, User
+from apps.accounts.models import Membership, Organization, Plan, User
 from apps.accounts.tenancy import Principal, principal_for
 
 PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
-def acme(db) -> Organization:
+def plans(db) -> None:
+    """The plans that the first migration makes; a test that empties the tables takes them away for the next."""
+    for code in Plan.Code.values:
+        Plan.objects.get_or_create(code=code)
+
+
+@pytest.fixture
+def acme(plans) -> Organization:
     return Organization.objects.create(name="Acme")
 
 
 @pytest.fixture
-def make_user(db) -> Callable[..., User]:
+def make_user(plans) -> Callable[..., User]:
     def make(name: str, organization: Organization, role: str = Membership.Role.MEMBER) -> User:
         user = User.objects.create_user(f"{name}@example.com", PASSWORD, name=name.title())
         Membership.objects.create(organization=organization, user=user, role=role)

@@ -1,6 +1,19 @@
+from importlib import import_module
+from pkgutil import iter_modules
+
 from django.apps import AppConfig
 
 
 class AgentsConfig(AppConfig):
     name = "apps.agents"
     label = "agents"
+
+    def ready(self) -> None:
+        """Find every tool and agent: a file in `tools/` or `team/` is enough."""
+        from apps.execution import registry  # needs the models
+
+        for package in ("apps.agents.tools", "apps.agents.team"):
+            for module in iter_modules(import_module(package).__path__):
+                import_module(f"{package}.{module.name}")
+        # workflows
+        registry.validate()

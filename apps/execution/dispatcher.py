@@ -34,6 +34,7 @@ class ToolAnswer:
     """What the agent gets back; a failure is a value that it can act on."""
 
     call: str
+    tool: str
     status: str  # succeeded, failed, unknown, refused
     result: Mapping[str, Any] | None = None
     code: str = ""
@@ -138,7 +139,7 @@ class RequestScopedToolDispatcher:
             )
             if moved != 1:
                 raise Fenced(f"Call {row.call} was closed by somebody else.")
-        return ToolAnswer(call=row.call, status=status, result=result, code=code, detail=summary)
+        return ToolAnswer(call=row.call, tool=row.tool, status=status, result=result, code=code, detail=summary)
 
     async def _refuse(
         self, name: str, arguments: Mapping[str, Any], call: str, *, code: str, detail: str
@@ -151,7 +152,7 @@ class RequestScopedToolDispatcher:
             ),
         )
         await in_database(journal.append, self._context.fence, *facts)
-        return ToolAnswer(call=call, status="refused", code=code, detail=detail)
+        return ToolAnswer(call=call, tool=name, status="refused", code=code, detail=detail)
 
 
 def closing(row: ToolCall, *, status: str, summary: str, now: Any) -> Fact:
@@ -170,7 +171,9 @@ def idempotency_key(context: UserExecutionContext, tool: str, arguments: Mapping
 
 
 def _stored_answer(row: ToolCall) -> ToolAnswer:
-    return ToolAnswer(call=row.call, status=row.state, result=row.result, code=row.error_code, detail=row.summary)
+    return ToolAnswer(
+        call=row.call, tool=row.tool, status=row.state, result=row.result, code=row.error_code, detail=row.summary
+    )
 
 
 def _masked(value: Any) -> Any:
