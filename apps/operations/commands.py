@@ -1,13 +1,15 @@
 """What all of Netra's commands share: `--json`, the three exit codes, and a sentence instead of a stack trace."""
 
+import errno
 import json
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandParser
 from django.db.utils import DatabaseError, OperationalError
+from psycopg.errors import DiskFull
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.errors import NetraError
@@ -46,9 +48,15 @@ class NetraCommand(BaseCommand):
             self._refuse(error.code, error.detail)
         except (OperationalError, RedisConnectionError, ImproperlyConfigured) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if isinstance(error.__cause__, DiskFull):
+                self._refuse("disk.full", f"The disk of the database is full ({reason}). Free some space.")
             self._refuse(NoHouse.code, f"Netra's services cannot be reached ({reason}). Start them with `make run`.")
         except DatabaseError as error:
             self._refuse("house.outdated", f"The database does not fit this release ({str(error).splitlines()[0]}).")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._refuse("disk.full", f"The disk is full ({error}). Free some space and try again.")
         else:
             sys.exit(HOLDS if holds else DOES_NOT_HOLD)
 
@@ -62,7 +70,7 @@ class NetraCommand(BaseCommand):
         if self.as_json:
             self.stdout.write(json.dumps(document, default=str))
 
-    def _refuse(self, code: str, detail: str) -> None:
+    def _refuse(self, code: str, detail: str) -> NoReturn:
         if self.as_json:
             self.stdout.write(json.dumps({"code": code, "detail": detail}))
         self.stderr.write(detail)

@@ -31,6 +31,8 @@ class Command(NetraCommand):
         sign_in = first_sign_in(Path(settings.NETRA_HOME))
         self.tell(asdict(sign_in))
         self.say("The database is ready.")
+        if sign_in.password:
+            self.say(f"Sign in as {sign_in.email} with the password {sign_in.password}, and change it.")
         return True
 
 
