@@ -89,6 +89,15 @@ class Entry:
     context_window: int | None  # tokens, None where unknown
 
 
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """A model by the catalogue's names."""
+
+    provider: str
+    model: str
+    context_window: int | None  # tokens, None where unknown
+
+
 class Catalogue:
     """Rates by model, provider and moment. Pure values in, pure values out; reading it twice costs one look-up."""
 
@@ -110,6 +119,15 @@ class Catalogue:
         found = _find(model, provider)
         prices = found.model.prices if found else []
         return isinstance(prices, list) and any(isinstance(p.constraint, TimeOfDateConstraint) for p in prices)
+
+    def identify(self, *, model: str, provider: str = "") -> Identity | None:
+        """Who offers `model` and what it can hold, as the public catalogue names it; None where it does not know."""
+        found = _find(model, provider)
+        if found is None:
+            return None
+        return Identity(
+            provider=found.provider.id, model=found.model.id, context_window=found.model.context_window or None
+        )
 
     def entries(self, *, at: datetime) -> Iterator[Entry]:
         """Every model that is priced per token, with its rates at `at`; the house's own prices first."""

@@ -115,7 +115,7 @@ def test_an_impossible_rate_is_refused(rate):
     ],
 )
 def test_impossible_token_counts_are_refused(counts):
-    with pytest.raises(ImpossibleUsage, match="tokens|Token"):
+    with pytest.raises(ImpossibleUsage, match=r"tokens|Token"):
         Usage(**counts)
 
 

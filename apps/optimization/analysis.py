@@ -1,0 +1,25 @@
+"""The main job: everything that is computed about one set of calls."""
+
+from typing import get_args
+
+from apps.optimization import simulators
+from apps.optimization.breakdown import spend_breakdown
+from apps.optimization.calls import Calls
+from apps.optimization.overview import overview
+from apps.optimization.results import Analysis, Dimension
+from apps.optimization.sufficiency import sufficiency
+
+
+def analyse(calls: Calls) -> Analysis:
+    """Overview, breakdowns, sufficiency and every strategy. About ten passes over the calls."""
+    whole = overview(calls)
+    return Analysis(
+        calls=whole.calls,
+        tokens=whole.tokens,
+        cost_usd=whole.cost_usd,
+        unpriced_share=whole.unpriced_share,
+        sufficiency=sufficiency(calls),
+        strategies=tuple(simulator(calls) for simulator in simulators.known().values()),
+        overview=whole,
+        breakdown={by: spend_breakdown(calls, by) for by in get_args(Dimension)},
+    )

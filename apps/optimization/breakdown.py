@@ -1,0 +1,72 @@
+"""Where the money goes, by one dimension."""
+
+from typing import Any, get_args
+
+from apps.errors import Invalid
+from apps.llm.pricing import dollars
+from apps.optimization.calls import Calls
+from apps.optimization.overview import TOKENS, share, spend, tokens
+from apps.optimization.results import Breakdown, BreakdownRow, Dimension
+
+_KEYS: dict[Dimension, str] = {
+    "model": "model",
+    "feature": "feature",
+    "user": '"user"',
+    "day": "strftime(started_at, '%Y-%m-%d')",
+    "hour": "strftime(started_at, '%H:00')",
+}
+_IN_THEIR_ORDER = ("day", "hour")
+MAX_ROWS = 500
+
+
+class UnknownDimension(Invalid):
+    """Spend cannot be broken down by this."""
+
+    code = "breakdown.unknown_dimension"
+
+
+def dimension(name: str) -> Dimension:
+    """`name` as a dimension.
+
+    Raises:
+        UnknownDimension: it is none.
+    """
+    for known in get_args(Dimension):
+        if name == known:
+            return known
+    raise UnknownDimension(f"Cannot break spend down by {name!r}; use one of {', '.join(get_args(Dimension))}.")
+
+
+def spend_breakdown(calls: Calls, by: Dimension, *, limit: int = 50) -> Breakdown:
+    """Spend per value of `by` over billed calls, at most `limit` rows (and never more than MAX_ROWS).
+
+    Days are UTC; an hour is the hour of the day (00:00-23:00 UTC), summed over all days.
+    """
+    key, limit = _KEYS[by], min(limit, MAX_ROWS)
+    order = "1 NULLS LAST" if by in _IN_THEIR_ORDER else "sum(cost_pico) DESC NULLS LAST, count(*) DESC, 1"
+    groups = calls.rows(
+        f"""SELECT {key}, count(*), sum(cost_pico), count(*) FILTER (cost_pico IS NULL), {TOKENS}
+            FROM calls WHERE billed GROUP BY 1 ORDER BY {order}"""  # noqa: S608
+    )
+    total = spend(calls)
+    known = sum(int(group[2] or 0) for group in groups if group[0] is not None)
+    return Breakdown(
+        by=by,
+        rows=tuple(_row(group, total) for group in groups[:limit]),
+        other_rows=max(0, len(groups) - limit),
+        total_usd=dollars(total),
+        covered_share=share(known, total),
+    )
+
+
+def _row(group: tuple[Any, ...], total: int) -> BreakdownRow:
+    key, calls, cost, unpriced, *sums = group
+    cost = int(cost or 0)
+    return BreakdownRow(
+        key=None if key is None else str(key),
+        calls=calls,
+        tokens=tokens(tuple(sums)),
+        cost_usd=dollars(cost),
+        share=share(cost, total),
+        unpriced_calls=unpriced,
+    )

@@ -1,0 +1,77 @@
+"""The calls of one dataset: the columns every analysis can rely on, and the connection that reads them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+
+from apps.llm.catalogue import Catalogue
+from apps.optimization.duck import confined, quoted
+
+# The columns of `calls.parquet`. NULL is "the source does not say". Times are UTC without an offset.
+COLUMNS: Mapping[str, str] = {
+    "line": "BIGINT",  # of the source file, from 1, the header counted
+    "call_id": "VARCHAR",
+    "started_at": "TIMESTAMP",
+    "ended_at": "TIMESTAMP",
+    "first_token_at": "TIMESTAMP",
+    "model": "VARCHAR",
+    "provider": "VARCHAR",
+    "input_tokens": "BIGINT",  # all input, cached included
+    "cached_read_tokens": "BIGINT",
+    "cached_write_tokens": "BIGINT",  # all writes
+    "cached_write_1h_tokens": "BIGINT",  # the part kept for an hour
+    "output_tokens": "BIGINT",
+    "recorded_cost": "DECIMAL(20,12)",  # dollars, as the source says
+    "status": "VARCHAR",  # succeeded or failed
+    "user": "VARCHAR",
+    "feature": "VARCHAR",
+    "session": "VARCHAR",
+    "batch": "BOOLEAN",  # already sent through a batch API
+    "interactive": "BOOLEAN",  # somebody waits for the answer
+    "deadline_seconds": "DOUBLE",  # how long the caller can wait
+    "temperature": "DOUBLE",
+    "prompt_hash": "UUID",  # keyed with a secret that is thrown away after the import
+    "parameters_hash": "UUID",
+    "prompt": "VARCHAR",  # always NULL when only metadata is kept
+    "cached_answer": "BOOLEAN",  # the caller's own response cache answered
+    "billed": "BOOLEAN",
+    "price_moment": "TIMESTAMP",  # the moment whose list price holds for this call
+    "cost_pico": "BIGINT",  # 10**-12 dollars; 0 where not billed, NULL where the price is unknown
+    "price_source": "VARCHAR",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """One dataset, open for reading: query the view `calls`, which has COLUMNS. Close it by leaving its context."""
+
+    connection: duckdb.DuckDBPyConnection
+    catalogue: Catalogue
+    notes: tuple[str, ...] = field(default=())  # what the import assumed, in sentences
+
+    def rows(self, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of `query`."""
+        return self.connection.execute(query, parameters).fetchall()
+
+    def row(self, query: str, parameters: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """The one row of an aggregate."""
+        return self.rows(query, parameters)[0]
+
+
+@contextmanager
+def reading(
+    *, parquet: Path, catalogue: Catalogue, memory_mib: int, notes: tuple[str, ...] = (), scratch_in: Path | None = None
+) -> Iterator[Calls]:
+    """The calls kept in `parquet`; spills into a folder of its own below `scratch_in` (else the system's temporary)."""
+    source = f"read_parquet({quoted(str(parquet.resolve()))})"
+    with (
+        TemporaryDirectory(prefix="netra-analysis-", dir=scratch_in) as scratch,
+        confined(folders=(parquet.parent,), scratch=Path(scratch), memory_mib=memory_mib) as connection,
+    ):
+        connection.execute(f"CREATE VIEW calls AS SELECT * FROM {source}")  # noqa: S608
+        yield Calls(connection=connection, catalogue=catalogue, notes=notes)

@@ -1,0 +1,111 @@
+"""The bill as a whole: what there is, what it cost, and how much of that is known."""
+
+from apps.llm.pricing import dollars
+from apps.optimization.calls import Calls
+from apps.optimization.results import Overview, Tokens
+
+SHOWN_UNPRICED = 20  # models
+SHOWN_MODELS = 50
+
+# Field -> the condition under which a call carries it, in a form that the analyses can use.
+FIELDS = {
+    "started_at": "started_at IS NOT NULL",
+    "model": "model IS NOT NULL",
+    "tokens": "input_tokens + output_tokens > 0",
+    "cost": "cost_pico IS NOT NULL",
+    "recorded_cost": "recorded_cost IS NOT NULL",
+    "provider": "provider IS NOT NULL",
+    "ended_at": "ended_at IS NOT NULL",
+    "first_token_at": "first_token_at IS NOT NULL",
+    "cached_tokens": "cached_read_tokens + cached_write_tokens > 0",
+    "status": "status IS NOT NULL",
+    "user": '"user" IS NOT NULL',
+    "feature": "feature IS NOT NULL",
+    "session": "session IS NOT NULL",
+    "delay": "interactive IS NOT NULL OR deadline_seconds IS NOT NULL OR batch",
+    "temperature": "temperature IS NOT NULL",
+    "prompt_hash": "prompt_hash IS NOT NULL",
+}
+TOKENS = "sum(input_tokens), sum(output_tokens), sum(cached_read_tokens), sum(cached_write_tokens)"
+
+
+def overview(calls: Calls) -> Overview:
+    """Counts, tokens and dollars over all calls; two passes."""
+    counts = calls.row(
+        """SELECT count(*), count(*) FILTER (billed), count(*) FILTER (status = 'failed'),
+                  count(*) FILTER (cached_answer), count(*) FILTER (billed AND cost_pico IS NULL),
+                  min(started_at), max(started_at) FROM calls"""
+    )
+    recorded = calls.row(
+        """SELECT count(*), sum(recorded_cost), sum(cost_pico) FROM calls
+           WHERE billed AND recorded_cost IS NOT NULL AND cost_pico IS NOT NULL"""
+    )
+    return Overview(
+        calls=counts[0],
+        billed_calls=counts[1],
+        failed_calls=counts[2],
+        cached_answers=counts[3],
+        tokens=tokens(calls.row(f"SELECT {TOKENS} FROM calls WHERE billed")),  # noqa: S608
+        cost_usd=dollars(spend(calls)),
+        unpriced_calls=counts[4],
+        unpriced_share=_unpriced_share(calls),
+        unpriced_models=_unpriced_models(calls),
+        recorded_cost_usd=recorded[1],
+        recorded_on=recorded[0],
+        computed_on_recorded_usd=dollars(int(recorded[2])) if recorded[0] else None,
+        first_call_at=counts[5],
+        last_call_at=counts[6],
+        models=_models(calls),
+        coverage=coverage(calls),
+        assumptions=calls.notes,
+    )
+
+
+def spend(calls: Calls) -> int:
+    """Pico-dollars of all calls whose price is known."""
+    return int(calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls")[0])
+
+
+def tokens(sums: tuple[int | None, ...]) -> Tokens:
+    """The four sums of `TOKENS`."""
+    read, out, cached_read, cached_write = (int(value or 0) for value in sums)
+    return Tokens(input=read, output=out, cached_read=cached_read, cached_write=cached_write)
+
+
+def coverage(calls: Calls) -> dict[str, float]:
+    """Field -> share of the spend whose calls carry it; of the calls, where no price is known."""
+    weight = "cost_pico" if spend(calls) else "1"
+    sums = ", ".join(f"sum({weight}) FILTER ({condition})" for condition in FIELDS.values())
+    total, *parts = calls.row(f"SELECT sum({weight}), {sums} FROM calls WHERE billed")  # noqa: S608
+    return {name: share(part, total) for name, part in zip(FIELDS, parts, strict=True)}
+
+
+def share(part: int | None, whole: int | None) -> float:
+    """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
+    return round(int(part or 0) / int(whole), 6) if whole else 0.0
+
+
+def _unpriced_share(calls: Calls) -> float:
+    unpriced, every = calls.row(
+        """SELECT sum(input_tokens + output_tokens) FILTER (cost_pico IS NULL), sum(input_tokens + output_tokens)
+           FROM calls WHERE billed"""
+    )
+    return share(unpriced, every)
+
+
+def _unpriced_models(calls: Calls) -> tuple[str, ...]:
+    found = calls.rows(
+        """SELECT coalesce(model, '(no model)') FROM calls WHERE billed AND cost_pico IS NULL
+           GROUP BY model ORDER BY sum(input_tokens + output_tokens) DESC, 1 LIMIT ?""",
+        [SHOWN_UNPRICED],
+    )
+    return tuple(model for (model,) in found)
+
+
+def _models(calls: Calls) -> tuple[str, ...]:
+    found = calls.rows(
+        """SELECT model FROM calls WHERE model IS NOT NULL
+           GROUP BY model ORDER BY sum(cost_pico) DESC NULLS LAST, count(*) DESC, model LIMIT ?""",
+        [SHOWN_MODELS],
+    )
+    return tuple(model for (model,) in found)

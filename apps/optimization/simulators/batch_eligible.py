@@ -1,0 +1,120 @@
+"""Send calls that can wait through the provider's batch API."""
+
+from typing import Any
+
+from apps.llm.pricing import band_sql, cost_sql, dollars
+from apps.optimization.calls import Calls
+from apps.optimization.overview import share, spend
+from apps.optimization.results import Strategy, usd
+from apps.optimization.simulators import strategy
+from apps.optimization.tariffs import Key, create_tariff
+
+BATCH_WINDOW = 24 * 3600.0  # seconds; providers promise an answer within a day
+SHOWN = 20
+LATENCY = "Batched calls answer within 24 hours instead of seconds. Every other call keeps its time."
+# Somebody who waits cannot be batched, whatever the deadline says.
+_CAN_WAIT = "interactive IS NOT TRUE AND coalesce(deadline_seconds >= ?, interactive IS FALSE)"
+_SAYS = "(interactive IS NOT NULL OR deadline_seconds IS NOT NULL)"
+_OPEN = "billed AND batch IS NOT TRUE AND cost_pico > 0"
+
+
+@strategy
+def batch_eligible(calls: Calls) -> Strategy:
+    """What the calls that can wait would have cost at batch prices, for the models whose batch price is known."""
+    says = calls.row(f"SELECT count(*) FROM calls WHERE {_SAYS}")[0]  # noqa: S608
+    condition, parameters = (_CAN_WAIT, [BATCH_WINDOW]) if says else ("true", [])
+    _reprice(calls, condition, parameters)
+    return _result(calls, hinted=bool(says))
+
+
+def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
+    eligible = f"FROM calls WHERE {_OPEN} AND {condition}"
+    keys = calls.rows(
+        f"SELECT DISTINCT model, coalesce(provider, ''), price_moment {eligible}",
+        parameters,
+    )
+    calls.connection.execute("DROP TABLE IF EXISTS batch_tariff")
+    create_tariff(
+        calls.connection,
+        "batch_tariff",
+        (Key(model=model, provider=provider, moment=moment, batch=True) for model, provider, moment in keys),
+        lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
+    )
+    calls.connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE batched AS
+            SELECT c.model, c.feature, c.cost_pico, {cost_sql("c", "t")} AS batch_pico
+            FROM (SELECT * {eligible}) c LEFT JOIN batch_tariff t
+              ON t.model = c.model AND t.provider = coalesce(c.provider, '') AND t.moment = c.price_moment
+             AND {band_sql("c", "t")}""",  # noqa: S608
+        parameters,
+    )
+
+
+def _result(calls: Calls, *, hinted: bool) -> Strategy:
+    count, cost, saving, unknown = calls.row(
+        """SELECT count(*), coalesce(sum(cost_pico), 0), coalesce(sum(cost_pico - batch_pico), 0),
+                  coalesce(sum(cost_pico) FILTER (batch_pico IS NULL), 0) FROM batched"""
+    )
+    detail = {
+        "eligible_calls": count,
+        "eligible_usd": usd(cost),
+        "eligible_share_of_spend": share(cost, spend(calls)),
+        "without_known_batch_price_usd": usd(unknown),
+        "silent_share_of_spend": _silent_share(calls),
+        "by_feature": _groups(calls, "feature"),
+        "by_model": _groups(calls, "model"),
+    }
+    if count and cost == unknown:
+        return _strategy(
+            saving_usd=None,
+            up_to=not hinted,
+            missing=("batch_price",),
+            why="No batch price is known for these models.",
+            detail=detail,
+        )
+    return _strategy(saving_usd=dollars(int(saving)), up_to=not hinted, detail=detail, **({} if hinted else _CEILING))
+
+
+def _silent_share(calls: Calls) -> float:
+    """Share of the spend whose calls do not say whether they can wait; they are not counted as eligible."""
+    part, whole = calls.row(f"SELECT sum(cost_pico) FILTER (NOT {_SAYS}), sum(cost_pico) FROM calls")  # noqa: S608
+    return share(part, whole)
+
+
+def _groups(calls: Calls, column: str) -> list[dict[str, Any]]:
+    found = calls.rows(
+        f"""SELECT {column}, count(*), sum(cost_pico), sum(cost_pico - batch_pico) FROM batched
+            GROUP BY 1 ORDER BY 4 DESC NULLS LAST, 1 LIMIT ?""",  # noqa: S608
+        [SHOWN],
+    )
+    return [
+        {
+            column: key,
+            "calls": count,
+            "cost_usd": usd(cost),
+            "saving_usd": usd(saving),
+        }
+        for key, count, cost, saving in found
+    ]
+
+
+_CEILING: dict[str, Any] = {
+    "missing": ("interactive", "deadline_seconds"),
+    "why": "No call says whether somebody waits for it, so this is what batching every call would save.",
+}
+
+
+def _strategy(*, up_to: bool, **more: Any) -> Strategy:
+    return Strategy(
+        name="batch_eligible",
+        title="Send what can wait through a batch API",
+        evidence="E0" if up_to else "E2",
+        up_to=up_to,
+        assumptions=(
+            "A call can wait if nobody waits for it (interactive is false) or its deadline is a day or more.",
+            "The same tokens at the model's listed batch price; answers do not change.",
+            "Failures and calls that went through a batch API already are left out.",
+        ),
+        latency_effect=LATENCY,
+        **more,
+    )

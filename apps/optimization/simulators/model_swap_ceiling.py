@@ -1,0 +1,180 @@
+"""Ask a cheaper model: a ceiling from list prices, because the calls cannot show how well it would have answered."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from apps.llm.catalogue import Catalogue, Identity
+from apps.llm.pricing import KINDS, Rates, dollars
+from apps.optimization.calls import Calls
+from apps.optimization.results import Strategy, usd
+from apps.optimization.simulators import strategy
+
+SHOWN_MODELS = 10
+LATENCY = "Unknown: cheaper models often answer sooner, but these calls cannot show it."
+# Models that are widely offered and priced per token, by provider, from dear to cheap. A candidate is tried only if
+# the catalogue knows its price; a name that goes out of sale drops out by itself.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "openai": ("gpt-4o", "gpt-5", "gpt-4.1", "gpt-4.1-mini", "gpt-5-mini", "gpt-4o-mini", "gpt-4.1-nano", "gpt-5-nano"),
+    "anthropic": ("claude-opus-4-5", "claude-sonnet-4-5", "claude-haiku-4-5"),
+    "google": ("gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite"),
+    "mistral": ("mistral-large-latest", "mistral-medium-latest", "mistral-small-latest"),
+    "deepseek": ("deepseek-chat",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bucket:
+    """Token sums of one model's calls of one moment, whose inputs lie between neighbouring thresholds."""
+
+    model: str
+    provider: str
+    at: datetime
+    smallest: int  # the smallest input among them
+    calls: int
+    tokens: dict[str, int]  # by kind of pricing.KINDS
+    cost_pico: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    model: str
+    provider: str
+    context_window: int | None  # tokens, None where unknown
+    rates: dict[datetime, Rates]  # at the moments of the calls
+
+
+@strategy
+def model_swap_ceiling(calls: Calls) -> Strategy:
+    """The most that asking one cheaper model would save per model in use: same tokens, other list price."""
+    candidates = _candidates(calls)
+    buckets = _buckets(calls, _thresholds(candidates))
+    if not buckets:
+        return _strategy(
+            saving_usd=None,
+            missing=("model",),
+            why="No call has a model with a known price, so there is no bill to cut.",
+        )
+    swaps = [_swap(calls.catalogue, group, candidates) for group in _by_model(buckets)]
+    swaps.sort(key=lambda swap: (-swap["saving_usd"], swap["model"]))
+    saving = sum(swap["saving_usd"] for swap in swaps)
+    detail = {
+        "models": [_in_dollars(swap) for swap in swaps[:SHOWN_MODELS]],
+        "other_models": max(0, len(swaps) - SHOWN_MODELS),
+        "quality": "unknown",
+    }
+    return _strategy(saving_usd=dollars(saving), detail=detail)
+
+
+def _candidates(calls: Calls) -> list[_Candidate]:
+    moments = [at.replace(tzinfo=UTC) for (at,) in calls.rows("SELECT DISTINCT price_moment FROM calls WHERE billed")]
+    offered = ((provider, model) for provider, models in FAMILIES.items() for model in models)
+    return [found for provider, model in offered if (found := _candidate(calls.catalogue, provider, model, moments))]
+
+
+def _candidate(catalogue: Catalogue, provider: str, model: str, moments: list[datetime]) -> _Candidate | None:
+    identity = catalogue.identify(model=model, provider=provider)
+    rates = {at: found for at in moments if (found := catalogue.rates(model=model, provider=provider, at=at))}
+    if identity is None or len(rates) < len(moments):
+        return None
+    return _Candidate(
+        model=identity.model, provider=identity.provider, context_window=identity.context_window, rates=rates
+    )
+
+
+def _thresholds(candidates: list[_Candidate]) -> list[int]:
+    """Every input size at which a candidate's price or fitness changes."""
+    tiers = {tier.above for c in candidates for rates in c.rates.values() for tier in rates.tiers}
+    return sorted(tiers | {c.context_window for c in candidates if c.context_window})
+
+
+def _buckets(calls: Calls, thresholds: list[int]) -> list[_Bucket]:
+    # Within a bucket every candidate stays on one band, so sums of tokens price exactly like the calls themselves.
+    step = " + ".join(f"(input_tokens > {threshold})::INTEGER" for threshold in thresholds) or "0"
+    found = calls.rows(
+        f"""SELECT model, coalesce(provider, ''), price_moment, {step}, min(input_tokens), count(*), sum(cost_pico),
+                   sum(input_tokens - cached_read_tokens - cached_write_tokens), sum(cached_read_tokens),
+                   sum(cached_write_tokens - cached_write_1h_tokens), sum(cached_write_1h_tokens), sum(output_tokens)
+            FROM calls WHERE billed AND batch IS NOT TRUE AND cost_pico > 0 AND model IS NOT NULL
+            GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608
+    )
+    return [_bucket(row) for row in found]
+
+
+def _bucket(row: tuple[Any, ...]) -> _Bucket:
+    model, provider, moment, _, smallest, count, cost, *sums = row
+    return _Bucket(
+        model=model,
+        provider=provider,
+        at=moment.replace(tzinfo=UTC),
+        smallest=smallest,
+        calls=count,
+        tokens=dict(zip(KINDS, map(int, sums), strict=True)),
+        cost_pico=int(cost),
+    )
+
+
+def _by_model(buckets: list[_Bucket]) -> list[list[_Bucket]]:
+    return [list(group) for _, group in groupby(buckets, key=lambda bucket: (bucket.model, bucket.provider))]
+
+
+def _swap(catalogue: Catalogue, buckets: list[_Bucket], candidates: list[_Candidate]) -> dict[str, Any]:
+    model, provider = buckets[0].model, buckets[0].provider
+    own = catalogue.identify(model=model, provider=provider)
+    offers = [_offer(buckets, c, own) for c in candidates if own is None or c.model != own.model]
+    cheaper = sorted((offer for offer in offers if offer["saving_usd"] > 0), key=lambda offer: -offer["saving_usd"])
+    return {
+        "model": model,
+        "provider": provider or (own.provider if own else None),
+        "calls": sum(bucket.calls for bucket in buckets),
+        "cost_usd": sum(bucket.cost_pico for bucket in buckets),
+        "saving_usd": cheaper[0]["saving_usd"] if cheaper else 0,
+        "candidates": cheaper,
+    }
+
+
+def _offer(buckets: list[_Bucket], candidate: _Candidate, own: Identity | None) -> dict[str, Any]:
+    fitting = [b for b in buckets if candidate.context_window is None or b.smallest <= candidate.context_window]
+    cost = sum(_cost(bucket, candidate.rates[bucket.at]) for bucket in fitting)
+    return {
+        "model": candidate.model,
+        "provider": candidate.provider,
+        "same_provider": own is not None and own.provider == candidate.provider,
+        "calls": sum(bucket.calls for bucket in fitting),
+        "cost_usd": cost,
+        "saving_usd": sum(bucket.cost_pico for bucket in fitting) - cost,
+    }
+
+
+def _cost(bucket: _Bucket, rates: Rates) -> int:
+    band = next(b for b in rates.bands() if b.above < bucket.smallest <= b.up_to)
+    return sum(count * int(getattr(band, kind)) for kind, count in bucket.tokens.items())
+
+
+def _in_dollars(swap: dict[str, Any]) -> dict[str, Any]:
+    """The same with dollars as decimal strings instead of pico-dollars."""
+    return {key: _told(key, value) for key, value in swap.items()}
+
+
+def _told(key: str, value: Any) -> Any:
+    if key == "candidates":
+        return [_in_dollars(offer) for offer in value]
+    return usd(value) if key.endswith("_usd") else value
+
+
+def _strategy(**more: Any) -> Strategy:
+    return Strategy(
+        name="model_swap_ceiling",
+        title="Ask a cheaper model",
+        evidence="E0",
+        up_to=True,
+        assumptions=(
+            "Up to: the same tokens at another model's list price. Whether it answers well enough is unknown.",
+            "Each model in use moves to the cheapest candidate; part of it, or a dearer candidate, saves less.",
+            "Calls that do not fit the candidate's context stay where they are.",
+            "Other tokenisers and longer answers change the token counts; cached tokens are assumed to stay cached.",
+        ),
+        latency_effect=LATENCY,
+        **more,
+    )
