@@ -1,0 +1,1 @@
+"""Tools, one per file; each registers itself and is found at start-up."""

@@ -1,0 +1,247 @@
+"""Events reach the browser in order, without gap or double, whatever happens to sockets and processes."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+
+import pytest
+import redis
+from websockets.exceptions import ConnectionClosed
+
+from tests.houses import becomes
+from tests.socket_client import TERMINAL, Recorder, Refused
+
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("house")]
+
+WEB = "netra.asgi"
+AGENTS = "-Q agents"
+
+
+@pytest.fixture
+def tab(alice_there):
+    tab = alice_there.tab()
+    yield tab
+    tab.close()
+
+
+@pytest.fixture
+def thread(alice_there, tab):
+    thread = alice_there.new_thread()
+    tab.subscribe(thread)
+    return thread
+
+
+def test_an_answer_is_told_from_message_to_end(tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+
+    end = tab.follow(run)
+
+    assert end["type"] == "agent_completed"
+    assert end["data"]["final_seq"] == end["seq"] == len(tab.events[thread])
+    assert tab.kinds(thread)[:3] == ["message_created", "run_queued", "agent_started"]
+    tab.assert_whole()
+
+
+def test_a_web_process_killed_in_the_middle_of_an_answer_loses_and_doubles_nothing(house, tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+    tab.follow(run, until={"step_started"})
+
+    house.kill(WEB)
+    end = tab.follow(run)
+
+    assert end["data"]["final_seq"] == len(tab.events[thread])
+    tab.assert_whole()
+
+
+def test_a_socket_lost_in_the_middle_of_an_answer_is_resumed_where_it_broke(tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+    for wanted in ("agent_started", "step_started", "step_completed"):
+        tab.follow(run, until={wanted})
+        tab.close()
+        tab.open()
+
+    tab.follow(run)
+
+    tab.assert_whole()
+
+
+def test_a_second_tab_that_comes_late_sees_the_same_thread(alice_there, tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+    tab.follow(run)
+
+    late = alice_there.tab()
+    late.subscribe(thread)
+    late.follow(run)
+    late.close()
+
+    assert late.events[thread] == tab.events[thread]
+
+
+def test_rest_tells_the_same_events_as_the_socket(alice_there, tab, thread):
+    tab.follow(tab.say(thread, "Where can I save?")["run"])
+
+    told = alice_there.call("GET", f"threads/{thread}/events/").json()
+
+    assert told["events"] == tab.events[thread]
+    assert told["last_seq"] == len(tab.events[thread])
+    assert told["more"] is False
+
+
+def test_server_sent_events_tell_the_same_and_resume_by_id(alice_there, tab, thread):
+    tab.follow(tab.say(thread, "Where can I save?")["run"])
+    total = len(tab.events[thread])
+
+    def ids(**headers):
+        stream = alice_there.call(
+            "GET", f"threads/{thread}/events/", headers={"Accept": "text/event-stream", **headers}, stream=True
+        )
+        found = []
+        for line in stream.iter_lines():
+            if line.startswith(b"id: "):
+                found.append(int(line[4:]))
+                if found[-1] == total:
+                    stream.close()
+                    return found
+
+    assert ids() == list(range(1, total + 1))
+    assert ids(**{"Last-Event-ID": "3"}) == list(range(4, total + 1))
+
+
+def test_an_agent_worker_that_is_told_to_stop_hands_its_run_over(house, tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+
+    house.kill(AGENTS, signal.SIGTERM)
+
+    assert tab.follow(run)["type"] == "agent_completed"
+    tab.assert_whole()
+
+
+def test_a_wiped_redis_costs_time_and_no_event(house, tab, thread):
+    store = redis.Redis.from_url(_redis_url(house))
+    runs = []
+    for _ in range(5):
+        runs.append(tab.say(thread, "Where can I save?")["run"])
+        store.flushall()
+
+    assert [tab.follow(run)["type"] for run in runs] == ["agent_completed"] * 5
+    tab.assert_whole()
+
+
+def test_a_redis_killed_and_restarted_costs_time_and_no_event(house, tab, thread):
+    runs = [tab.say(thread, "Where can I save?")["run"]]
+
+    house.kill("redis-server")
+    becomes(house.answers)
+    runs.append(tab.say(thread, "And now?")["run"])
+
+    assert [tab.follow(run)["type"] for run in runs] == ["agent_completed"] * 2
+    tab.assert_whole()
+
+
+def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
+    """Each person watches ten runs in four threads, loses the socket at random, and sees only what is theirs."""
+
+    def live(number: int) -> Recorder:
+        random = Random(number)
+        person = house.sign_up(f"p{number}")
+        tab = person.tab()
+        threads = [person.new_thread() for _ in range(4)]
+        for thread in threads:
+            tab.subscribe(thread)
+        runs = [tab.say(random.choice(threads), f"Where can I save, {number}?")["run"] for _ in range(10)]
+        while not _all_ended(tab, runs):
+            if random.random() < 0.02:
+                tab.close()
+                tab.open()
+            tab.receive()
+        tab.close()
+        assert {event["run"] for events in tab.events.values() for event in events} == set(runs)
+        assert set(tab.events) <= set(threads)
+        return tab
+
+    with ThreadPoolExecutor(10) as people:
+        tabs = list(people.map(live, range(10)))
+
+    for tab in tabs:
+        tab.assert_whole()
+        assert tab.kinds().count("agent_completed") == 10
+
+
+def _all_ended(tab, runs):
+    ended = {e["run"] for events in tab.events.values() for e in events if e["type"] in TERMINAL}
+    return ended >= set(runs)
+
+
+def _redis_url(house):
+    import json
+
+    return json.loads((house.home / "home" / "house.json").read_text())["redis_url"]
+
+
+# --- What a socket refuses -------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_cannot_follow_a_thread_nor_stop_its_run(charlie_there, tab, thread):
+    run = tab.say(thread, "Where can I save?")["run"]
+    stranger = charlie_there.tab()
+
+    for message in (
+        {"type": "thread.subscribe", "thread": thread, "after": 0},
+        {"type": "message.send", "thread": thread, "text": "Hello", "key": "k"},
+        {"type": "run.cancel", "run": run},
+    ):
+        with pytest.raises(Refused) as refused:
+            stranger.ask(message)
+        assert refused.value.frame["code"].endswith("not_found")
+    stranger.close()
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ({"type": "no.such"}, "message.unknown"),
+        ({"type": "thread.subscribe", "thread": "not a uuid"}, "message.invalid"),
+        ({"type": "ping", "more": 1}, "message.invalid"),
+        ([1, 2], "message.unknown"),
+        ({"type": "hello"}, "message.invalid"),
+    ],
+)
+def test_a_frame_that_makes_no_sense_is_answered_and_the_socket_stays(tab, frame, code):
+    tab.send(frame)
+
+    assert tab.receive()["code"] == code
+    tab.send({"type": "ping", "at": 1})
+    assert tab.receive()["type"] == "pong"
+
+
+@pytest.mark.parametrize(
+    ("origin", "signed_in", "code"),
+    [("same", False, 4401), ("https://evil.example", True, 4403), ("null", True, 4403), (None, True, 4401)],
+)
+def test_a_socket_of_nobody_or_of_a_foreign_page_is_closed_with_its_code(house, alice_there, origin, signed_in, code):
+    recorder = Recorder(house.url, cookie=alice_there.cookie if signed_in else None, origin=origin)
+
+    with pytest.raises(ConnectionClosed) as closed:
+        recorder.open()
+
+    assert closed.value.rcvd.code == code
+
+
+def test_a_ticket_opens_one_socket_and_no_second(house, alice_there):
+    ticket = alice_there.call("POST", "ws-ticket/").json()["ticket"]
+    first = Recorder(house.url, ticket=lambda: ticket, origin=None)
+    assert first.open()["type"] == "ready"
+    first.close()
+
+    with pytest.raises(ConnectionClosed) as closed:
+        Recorder(house.url, ticket=lambda: ticket, origin=None).open()
+    assert closed.value.rcvd.code == 4401
+
+
+def test_a_flood_of_messages_is_closed(tab):
+    with pytest.raises(ConnectionClosed) as closed:
+        for _ in range(1000):
+            tab.send({"type": "ping"})
+        while True:
+            tab.receive()
+    assert closed.value.rcvd.code == 4029
