@@ -157,6 +157,8 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_USERNAME_FORM_FIELD = "username"
 AXES_VERBOSE = False
+AXES_LOCKOUT_TEMPLATE = "accounts/locked.html"
+CSRF_FAILURE_VIEW = "apps.web.pages.csrf_refused"
 KNOX_TOKEN_MODEL = "accounts.ApiKey"  # noqa: S105
 # Knox's own token table would stay empty: `ApiKey` replaces it.
 MIGRATION_MODULES = {"knox": None}

@@ -8,6 +8,7 @@ api = [
     path("", include("apps.realtime.urls")),
     path("", include("apps.conversations.urls")),
     path("", include("apps.execution.urls")),
+    path("", include("apps.agents.urls")),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema")),
 ]
@@ -15,4 +16,6 @@ urlpatterns = [
     path("api/", include(api)),
     path("accounts/", include("apps.accounts.urls")),
     path("admin/", admin.site.urls),
+    path("", include("apps.operations.urls")),
+    path("", include("apps.web.urls")),
 ]

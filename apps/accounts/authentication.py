@@ -26,7 +26,7 @@ class ApiKeyAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox h
     def validate_user(self, auth_token: ApiKey) -> Any:
         now = timezone.now()
         # Only here is the whole key known to be right: a guessed beginning learns nothing.
-        if auth_token.expiry is not None and auth_token.expiry <= now:
+        if auth_token.is_expired:
             raise AuthenticationFailed("This API key has expired; create a new one.", code="key_expired")
         used = auth_token.last_used_at
         if used is None or (now - used).total_seconds() > LAST_USED_EVERY:

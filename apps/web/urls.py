@@ -1,6 +1,23 @@
 """Mounted at /: the pages."""
 
-from django.urls import URLPattern
+from django.urls import path
+from django.views.generic import RedirectView
+
+from apps.web import views
 
 app_name = "web"
-urlpatterns: list[URLPattern] = []
+urlpatterns = [
+    path("", views.chat, name="chat"),
+    path("t/<uuid:thread_id>/", views.chat, name="thread"),
+    path("threads/", views.threads, name="threads"),
+    path("messages/<uuid:message_id>/", views.message, name="message"),
+    path("reports/<uuid:report_id>/", views.report, name="report"),
+    path("reports/<uuid:report_id>/body/", views.report_body, name="report_body"),
+    path("api/reports/<uuid:report_id>.html", RedirectView.as_view(pattern_name="web:report")),
+    path("runs/", views.runs, name="runs"),
+    path("data/", views.data, name="data"),
+    path("data/list/", views.data_list, name="data_list"),
+    path("data/<uuid:dataset_id>/", views.dataset, name="dataset"),
+    path("data/<uuid:dataset_id>/delete/", views.delete_dataset, name="delete_dataset"),
+    path("favicon.ico", RedirectView.as_view(url="/static/web/icon.svg", permanent=True)),
+]

@@ -1,0 +1,284 @@
+// Draws a thread's state. Drawing the same state twice changes nothing; what the reader opened stays open.
+
+import { fragment, h, icon, keyed, plural, say, seconds, show } from "./dom.js";
+import { showLiveText } from "./livetext.js";
+import { tellTimes } from "./page.js";
+import { isUnfinished } from "./reducer.js";
+
+const DOTS = { completed: "check", succeeded: "check", failed: "cross", unknown: "warn", refused: "cross", skipped: "more", cancelled: "stop" };
+
+export class ConversationView {
+  /** `onAsk(text)` asks again, `onEdit(text)` puts a question back into the composer. */
+  constructor(column, { onAsk, onEdit, now }) {
+    Object.assign(this, { column, onAsk, onEdit, now });
+    this.turns = h("div", { class: "turns" });
+    this.pendings = h("div", { class: "pendings" });
+    column.append(this.turns, this.pendings);
+    // What scrolled by unseen is not fetched.
+    this.visible = new IntersectionObserver(
+      (entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => this.#finish(target)),
+      { root: column.parentElement, rootMargin: "600px" },
+    );
+    this.views = new WeakMap();
+  }
+
+  draw(state, pending) {
+    keyed(
+      this.turns,
+      state.runs,
+      (run) => run.id,
+      (run) => this.#createTurn(run),
+      (node, run) => this.#updateTurn(node, run),
+    );
+    keyed(
+      this.pendings,
+      pending,
+      (message) => message.key,
+      () => h("div", { class: "turn" }, h("div", { class: "said" }, h("div", { class: "bubble pending" })), h("span", { class: "bubble-note" })),
+      (node, message) => {
+        say(node.querySelector(".bubble"), message.text);
+        say(node.querySelector(".bubble-note"), message.note ?? "Sending…");
+      },
+    );
+  }
+
+  /** Move the clocks of what is running. */
+  tick() {
+    for (const node of this.turns.children) {
+      const view = this.views.get(node);
+      if (view?.run && isUnfinished(view.run)) this.#drawWorkSummary(view, view.run);
+    }
+  }
+
+  // --- One turn: a question and its answer --------------------------------------------------------------------------
+
+  #createTurn() {
+    const view = {
+      bubble: h("div", { class: "bubble" }),
+      workText: h("span", {}),
+      workDot: h("span", { class: "dot running" }),
+      steps: h("ol", { class: "steps" }),
+      recovering: h("p", { class: "notice warning", hidden: true }),
+      requested: h("ul", { class: "missing", hidden: true }),
+      prose: h("div", { class: "prose", hidden: true }),
+      report: h("div", { hidden: true }),
+      failure: h("div", { class: "failure", role: "alert", hidden: true }),
+      note: h("p", { class: "notice", hidden: true }),
+      actions: h("div", { class: "turn-actions", hidden: true }),
+      run: null,
+      fetched: false,
+    };
+    view.workDot.classList.add("inline");
+    view.work = h("details", { class: "work", hidden: true }, h("summary", {}, view.workText), view.steps);
+    view.work.addEventListener("click", (event) => {
+      if (event.target.closest("summary")?.parentElement === view.work) view.touched = true;
+    });
+    view.answer = h(
+      "div",
+      { class: "answer" },
+      view.work,
+      view.recovering,
+      view.requested,
+      view.prose,
+      view.report,
+      view.failure,
+      view.note,
+      view.actions,
+    );
+    const node = h("article", { class: "turn" }, h("div", { class: "said" }, view.bubble), view.answer);
+    this.views.set(node, view);
+    return node;
+  }
+
+  #updateTurn(node, run) {
+    const view = this.views.get(node);
+    if (view.run === run) return;
+    const was = view.run;
+    view.run = run;
+    say(view.bubble, run.question?.text ?? run.goal);
+    // A screen reader hears the answer once, when it is complete.
+    node.setAttribute("aria-busy", String(isUnfinished(run)));
+    if (was?.steps !== run.steps || was?.phase !== run.phase) this.#drawWork(view, run);
+    show(view.recovering, run.recovering !== null);
+    if (run.recovering) say(view.recovering, "A worker was lost. Another one goes on where it stopped; nothing is lost.");
+    if (was?.requested !== run.requested) this.#drawRequested(view, run);
+    if (was?.answer !== run.answer || was?.phase !== run.phase) this.#drawAnswer(view, run);
+    if (was?.error !== run.error) this.#drawFailure(view, run);
+    if (was?.phase !== run.phase) this.#drawEnd(view, run);
+    if (run.phase === "completed" && !view.fetched) this.visible.observe(node);
+  }
+
+  #drawWork(view, run) {
+    show(view.work, run.steps.length > 0 || run.phase === "running");
+    if (!view.touched) view.work.open = isUnfinished(run) || run.phase === "failed";
+    this.#drawWorkSummary(view, run);
+    keyed(view.steps, run.steps, (step) => step.name, createStep, (node, step) => updateStep(node, step, run));
+  }
+
+  #drawWorkSummary(view, run) {
+    const calls = run.steps.reduce((sum, step) => sum + step.calls.length, 0);
+    const took = run.startedAt ? span(run.startedAt, run.endedAt ?? this.now()) : null;
+    const counts = [plural(run.steps.length, "step"), calls ? plural(calls, "tool call") : null];
+    const verb = { completed: "Worked", cancelled: "Stopped after", failed: "Failed after" }[run.phase] ?? "Working";
+    const time = took === null ? "" : isUnfinished(run) ? `for ${seconds(Math.floor(took) || 0)}` : run.phase === "completed" ? `for ${seconds(took)}` : seconds(took);
+    say(view.workText, `${verb} ${time.replace(".0 s", " s")} · ${counts.filter(Boolean).join(" · ")}`);
+  }
+
+  #drawRequested(view, run) {
+    show(view.requested, run.requested.length > 0);
+    view.requested.replaceChildren(
+      ...run.requested.map((item) =>
+        h(
+          "li",
+          {},
+          h("strong", {}, item.field),
+          h("p", {}, item.why),
+          h("p", { class: "muted" }, `Unlocks ${item.unlocks}.${item.worth_usd ? ` Worth up to $${item.worth_usd}.` : ""}`),
+          h("p", { class: "muted" }, item.how_to_export),
+        ),
+      ),
+    );
+  }
+
+  #drawAnswer(view, run) {
+    const live = isUnfinished(run);
+    const text = run.answer?.text ?? "";
+    show(view.prose, text !== "");
+    view.prose.classList.toggle("caret", live && text !== "");
+    if (!view.fetched && text) showLiveText(view.prose, text);
+  }
+
+  #drawFailure(view, run) {
+    show(view.failure, run.error !== null);
+    if (!run.error) return;
+    const { detail, suggestions, support_id: support, code } = run.error;
+    view.failure.replaceChildren(
+      h("h3", {}, icon("warn"), "This did not work"),
+      h("p", {}, detail),
+      suggestions.length ? h("ul", {}, ...suggestions.map((each) => h("li", {}, each))) : null ?? "",
+      h("button", { class: "button", type: "button", onclick: () => this.onAsk(run.question?.text ?? run.goal) }, "Try again"),
+      h("p", { class: "support" }, `${code} · support id ${support}`),
+    );
+  }
+
+  #drawEnd(view, run) {
+    const ended = !isUnfinished(run);
+    show(view.note, run.phase === "cancelled");
+    say(view.note, run.answer?.text ? "You stopped this; the text above is not complete." : "You stopped this.");
+    show(view.actions, ended && run.phase !== "failed");
+    if (!ended) return;
+    view.actions.replaceChildren(
+      run.answer?.text ? h("button", { class: "button small", type: "button", onclick: (event) => copy(event.currentTarget, run.answer.text) }, icon("copy"), "Copy") : "",
+      run.report ? h("a", { class: "button small", href: `/reports/${run.report}/` }, icon("report"), "Open report") : "",
+      h("button", { class: "button small", type: "button", onclick: () => this.onEdit(run.question?.text ?? run.goal) }, "Edit and ask again"),
+    );
+  }
+
+  /** Replace live text by what the server rendered, and add the report. */
+  async #finish(node) {
+    const view = this.views.get(node);
+    if (view.fetched || view.run.phase !== "completed") return;
+    view.fetched = true;
+    this.visible.unobserve(node);
+    const { answer, report } = view.run;
+    const [prose, body] = await Promise.allSettled([
+      fragment(`/messages/${answer.message}/`),
+      report ? fragment(`/reports/${report}/body/`) : Promise.resolve(""),
+    ]);
+    if (prose.status === "fulfilled") view.prose.innerHTML = prose.value;
+    if (body.status === "fulfilled" && body.value) {
+      view.report.innerHTML = body.value;
+      tellTimes(view.report);
+      show(view.report, true);
+    }
+  }
+}
+
+// --- Steps and tool calls -------------------------------------------------------------------------------------------
+
+function createStep() {
+  return h(
+    "li",
+    { class: "step" },
+    h("span", { class: "dot" }),
+    h("div", { class: "step-head" }, h("strong", {}), h("span", { class: "muted took" })),
+    h("details", { class: "thoughts", hidden: true }, h("summary", {}), h("ul", {})),
+    h("div", { class: "calls" }),
+    h("p", { class: "muted summary", hidden: true }),
+  );
+}
+
+function updateStep(node, step, run) {
+  if (node.step === step && node.phase === run.phase) return;
+  Object.assign(node, { step, phase: run.phase });
+  // A run that was stopped or failed closes what was open; no step may spin on.
+  const status = step.status === "running" && !isUnfinished(run) ? "cancelled" : step.status;
+  drawDot(node.querySelector(".dot"), status);
+  say(node.querySelector("strong"), title(step.agent));
+  say(node.querySelector(".took"), stepNote(step, status));
+  const thoughts = node.querySelector(".thoughts");
+  show(thoughts, step.thoughts.length > 0);
+  say(thoughts.querySelector("summary"), step.thoughts.at(-1) ?? "");
+  keyed(thoughts.querySelector("ul"), step.thoughts.map((text, place) => ({ text, place })), (each) => each.place, () => h("li"), (li, each) => say(li, each.text));
+  keyed(node.querySelector(".calls"), step.calls, (call) => call.call, createCall, (card, call) => updateCall(card, call, run));
+  const summary = node.querySelector(".summary");
+  show(summary, Boolean(step.summary));
+  say(summary, step.summary);
+}
+
+function stepNote(step, status) {
+  if (status === "running") return step.progress ? `${step.progress} %` : "working";
+  const took = step.startedAt && step.endedAt ? seconds(span(step.startedAt, step.endedAt)) : "";
+  return status === "completed" ? took : [status, took].filter(Boolean).join(" · ");
+}
+
+function createCall() {
+  return h(
+    "details",
+    { class: "call" },
+    h("summary", {}, h("span", { class: "dot" }), h("span", { class: "tool" }), h("span", { class: "gist" }), h("span", { class: "seconds" })),
+    h("div", { class: "call-body" }, h("dl", {}), h("p", { class: "result" })),
+  );
+}
+
+function updateCall(node, call, run) {
+  if (node.call === call && node.phase === run.phase) return;
+  Object.assign(node, { call, phase: run.phase });
+  const status = call.status === "running" && !isUnfinished(run) ? "cancelled" : call.status;
+  drawDot(node.querySelector(".dot"), status);
+  say(node.querySelector(".tool"), call.tool);
+  say(node.querySelector(".gist"), status === "running" ? gist(call.arguments) : call.summary || status);
+  say(node.querySelector(".seconds"), status === "running" ? "" : call.seconds === null ? status : seconds(call.seconds));
+  const list = node.querySelector("dl");
+  list.replaceChildren(
+    ...Object.entries(call.arguments).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]),
+  );
+  show(list, list.childElementCount > 0);
+  say(node.querySelector(".result"), status === "running" ? "Running…" : call.summary || `The call ${status}.`);
+}
+
+function drawDot(node, status) {
+  if (node.dataset.status === status) return;
+  node.dataset.status = status;
+  node.className = `dot ${status}`;
+  const name = DOTS[status];
+  node.replaceChildren(...(name ? [icon(name)] : []), h("span", { class: "hidden" }, status));
+}
+
+const gist = (values) =>
+  Object.entries(values)
+    .map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join(", ");
+const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+const span = (from, to) => Math.max(0, (new Date(to) - new Date(from)) / 1000);
+
+async function copy(button, text) {
+  const label = button.lastChild;
+  try {
+    await navigator.clipboard.writeText(text);
+    label.textContent = "Copied";
+  } catch {
+    label.textContent = "Not allowed by the browser";
+  }
+  setTimeout(() => (label.textContent = "Copy"), 1800);
+}

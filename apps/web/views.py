@@ -1,0 +1,107 @@
+"""The pages. Each translates a request into one call of a service and its answer into a template."""
+
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+
+from apps.accounts.models import Membership
+from apps.accounts.tenancy import Principal
+from apps.agents import services as agents
+from apps.conversations import services as conversations
+from apps.conversations.models import Message
+from apps.conversations.services import RunNotFound
+from apps.web import history
+from apps.web.markdown import to_html
+from apps.web.pages import page
+
+LISTED_THREADS = 300
+RUNS_PER_PAGE = 50
+
+# --- Chat -------------------------------------------------------------------------------------------------------------
+
+
+@page
+def chat(request: HttpRequest, principal: Principal, thread_id: UUID | None = None) -> HttpResponse:
+    thread = conversations.get_thread(principal=principal, thread_id=thread_id) if thread_id else None
+    context = {
+        "thread": thread,
+        "current": thread_id,
+        "groups": _groups(principal),
+        "may_ask": principal.may(Membership.Role.MEMBER),
+    }
+    return render(request, "web/chat.html", context)
+
+
+@page
+def threads(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The list of conversations alone, for a page that is open."""
+    current = request.GET.get("current") or None
+    context = {"groups": _groups(principal), "current": _uuid(current)}
+    return render(request, "web/thread_list.html", context)
+
+
+def _groups(principal: Principal) -> list[history.Group]:
+    found = conversations.threads(principal=principal)[:LISTED_THREADS]
+    return history.by_age(found, today=timezone.localdate())
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        return None
+
+
+@page
+def message(request: HttpRequest, principal: Principal, message_id: UUID) -> HttpResponse:
+    """A finished message as HTML."""
+    found = conversations.get_message(principal=principal, message_id=message_id)
+    if found.role == Message.Role.USER:
+        return render(request, "web/plain_message.html", {"text": found.text})
+    return HttpResponse(to_html(found.text))
+
+
+# --- Reports and runs -------------------------------------------------------------------------------------------------
+
+
+@page
+def report(request: HttpRequest, principal: Principal, report_id: UUID) -> HttpResponse:
+    found = agents.get_report(principal=principal, report_id=report_id)
+    document = agents.as_document(found)
+    try:
+        run = conversations.get_run(principal=principal, run_id=found.run)
+    except RunNotFound:
+        run = None  # the conversation was deleted; the report was not
+    context = {"report": document, "summary": to_html(document["summary"]), "run": run}
+    return render(request, "web/report.html", context)
+
+
+@page
+def report_body(request: HttpRequest, principal: Principal, report_id: UUID) -> HttpResponse:
+    """Findings, charts and tables alone, for the conversation they belong to."""
+    found = agents.get_report(principal=principal, report_id=report_id)
+    return render(request, "web/report_body.html", {"report": agents.as_document(found)})
+
+
+@page
+def runs(request: HttpRequest, principal: Principal) -> HttpResponse:
+    before = _uuid(request.GET.get("before"))
+    found = conversations.runs(principal=principal)
+    if before:
+        found = found.filter(pk__lt=before)
+    shown = list(found[: RUNS_PER_PAGE + 1])
+    older = shown[RUNS_PER_PAGE - 1].pk if len(shown) > RUNS_PER_PAGE else None
+    return render(request, "web/runs.html", {"runs": shown[:RUNS_PER_PAGE], "older": older})
+
+
+# --- Data (for now) ---------------------------------------------------------------------------------------------------
+
+
+@page
+def data(request: HttpRequest, principal: Principal) -> HttpResponse:
+    return render(request, "web/data.html", {"datasets": [], "may_act": True, "max_bytes": 1})
+
+
+data_list = dataset = delete_dataset = data
