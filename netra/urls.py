@@ -19,3 +19,8 @@ urlpatterns = [
     path("", include("apps.operations.urls")),
     path("", include("apps.web.urls")),
 ]
+
+handler400 = "apps.web.pages.bad_request"
+handler403 = "apps.web.pages.forbidden"
+handler404 = "apps.web.pages.not_found"
+handler500 = "apps.web.pages.server_error"

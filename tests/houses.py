@@ -52,7 +52,11 @@ class House:
             stderr=self._log,
             start_new_session=True,
         )
-        self.ready = self._wait_until_ready()
+        try:
+            self.ready = self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
         self.url: str = self.ready["url"].rstrip("/")
 
     def _wait_until_ready(self) -> dict:

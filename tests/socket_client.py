@@ -37,8 +37,10 @@ class Recorder:
 
     def open(self) -> dict:
         """Connect, say hello, and follow again what was followed before; answers the `ready` frame."""
+        self.close()
         headers = {"Cookie": self._cookie} if self._cookie else {}
-        self.socket = connect(self.url, origin=self._origin, additional_headers=headers, close_timeout=1)
+        self._connecting = connect(self.url, origin=self._origin, additional_headers=headers, close_timeout=1)
+        self.socket = self._connecting.__enter__()
         self.send({"type": "hello"} | ({"ticket": self._ticket()} if self._ticket else {}))
         ready = self.receive()
         for thread in self.events:
@@ -47,7 +49,8 @@ class Recorder:
 
     def close(self) -> None:
         if self.socket is not None:
-            self.socket.close()
+            self._connecting.__exit__(None, None, None)
+            self.socket = None
 
     def send(self, frame: dict) -> None:
         assert self.socket is not None

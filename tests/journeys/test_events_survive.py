@@ -95,13 +95,12 @@ def test_server_sent_events_tell_the_same_and_resume_by_id(alice_there, tab, thr
         stream = alice_there.call(
             "GET", f"threads/{thread}/events/", headers={"Accept": "text/event-stream", **headers}, stream=True
         )
-        found = []
-        for line in stream.iter_lines():
-            if line.startswith(b"id: "):
-                found.append(int(line[4:]))
-                if found[-1] == total:
-                    stream.close()
-                    return found
+        numbers = (int(line[4:]) for line in stream.iter_lines() if line.startswith(b"id: "))
+        found = [next(numbers)]
+        while found[-1] < total:
+            found.append(next(numbers))
+        stream.close()
+        return found
 
     assert ids() == list(range(1, total + 1))
     assert ids(**{"Last-Event-ID": "3"}) == list(range(4, total + 1))
@@ -151,9 +150,9 @@ def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
         runs = [tab.say(random.choice(threads), f"Where can I save, {number}?")["run"] for _ in range(10)]
         while not _all_ended(tab, runs):
             if random.random() < 0.02:
-                tab.close()
-                tab.open()
-            tab.receive()
+                tab.open()  # a reload: what was missed comes with the subscription
+            else:
+                tab.receive()
         tab.close()
         assert {event["run"] for events in tab.events.values() for event in events} == set(runs)
         assert set(tab.events) <= set(threads)
@@ -239,9 +238,12 @@ def test_a_ticket_opens_one_socket_and_no_second(house, alice_there):
 
 
 def test_a_flood_of_messages_is_closed(tab):
-    with pytest.raises(ConnectionClosed) as closed:
+    def flood():
         for _ in range(1000):
             tab.send({"type": "ping"})
         while True:
             tab.receive()
+
+    with pytest.raises(ConnectionClosed) as closed:
+        flood()
     assert closed.value.rcvd.code == 4029
