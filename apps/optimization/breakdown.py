@@ -31,9 +31,10 @@ def dimension(name: str) -> Dimension:
     Raises:
         UnknownDimension: it is none.
     """
-    for known in get_args(Dimension):
-        if name == known:
-            return known
+    known: tuple[Dimension, ...] = get_args(Dimension)
+    for each in known:
+        if name == each:
+            return each
     raise UnknownDimension(f"Cannot break spend down by {name!r}; use one of {', '.join(get_args(Dimension))}.")
 
 

@@ -1,0 +1,151 @@
+"""From text to typed calls, in SQL: how each field is read, and the reason for which a row is turned away.
+
+The table `staged` holds `line`, the hashes and the prompt, and every other field as text in a column `raw_<field>`.
+"""
+
+from datetime import datetime, timedelta
+
+from apps.llm.pricing import MAX_TOKENS
+from apps.optimization.duck import named, quoted
+
+EARLIEST = "2015-01-01"  # nobody sold tokens before
+MAX_COST = 1_000_000  # dollars for one call
+WORDS = ("call_id", "model", "provider", "user", "feature", "session")
+TIMES = ("started_at", "ended_at", "first_token_at")
+COUNTS = ("input_tokens", "cached_read_tokens", "cached_write_tokens", "cached_write_1h_tokens", "output_tokens")
+ANSWERS = ("batch", "interactive", "cached_answer")
+NUMBERS = ("deadline_seconds", "temperature", "latency_ms")
+RAW = (*WORDS, *TIMES, *COUNTS, *ANSWERS, *NUMBERS, "recorded_cost", "status")
+
+FAILED = (
+    "failure",
+    "failed",
+    "fail",
+    "error",
+    "errored",
+    "timeout",
+    "timed_out",
+    "cancelled",
+    "canceled",
+    "aborted",
+    "rejected",
+    "rate_limited",
+)
+SUCCEEDED = ("success", "succeeded", "ok", "completed", "complete", "finished", "stop", "length", "tool_calls")
+
+MACROS = (
+    "CREATE TEMP MACRO said(t) AS nullif(trim(t), '')",
+    # Whole numbers, with thousands separators where they stand in the right places; a missing count is 0.
+    r"CREATE TEMP MACRO ungrouped(t, mark) AS CASE"
+    r" WHEN mark = ',' AND regexp_full_match(t, '-?\d{1,3}(,\d{3})+') THEN replace(t, ',', '')"
+    r" WHEN mark = '.' AND regexp_full_match(t, '-?\d{1,3}(\.\d{3})+') THEN replace(t, '.', '') ELSE t END",
+    r"CREATE TEMP MACRO whole(t) AS CASE WHEN t IS NULL THEN 0"
+    r" WHEN regexp_full_match(t, '-?\d+([.,]0+)?') THEN try_cast(regexp_extract(t, '^-?\d+') AS BIGINT) END",
+    # Numbers with a decimal point, or with a decimal comma where the file uses one.
+    "CREATE TEMP MACRO dotted(t, comma) AS CASE"
+    " WHEN comma AND contains(t, ',') THEN replace(replace(t, '.', ''), ',', '.') ELSE t END",
+    r"CREATE TEMP MACRO number(t) AS CASE WHEN regexp_full_match(t, '-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?') THEN t END",
+    # Seconds, milli-, micro- or nanoseconds since 1970, told apart by their size.
+    "CREATE TEMP MACRO since_1970(n) AS CASE WHEN n < 1e11 THEN make_timestamp((n * 1e6)::BIGINT)"
+    " WHEN n < 1e14 THEN make_timestamp((n * 1e3)::BIGINT) WHEN n < 1e17 THEN make_timestamp(n::BIGINT)"
+    " WHEN n < 1e20 THEN make_timestamp((n / 1e3)::BIGINT) END",
+    # ISO 8601, or day.month.year; without an offset it is UTC.
+    r"CREATE TEMP MACRO calendar(t) AS CASE"
+    r" WHEN regexp_matches(t, '^\d{4}-\d') THEN try_cast(t AS TIMESTAMPTZ)::TIMESTAMP"
+    r" ELSE try_strptime(t, ['%d.%m.%Y %H:%M:%S', '%d.%m.%Y %H:%M', '%d.%m.%Y']) END",
+    r"CREATE TEMP MACRO is_number(t) AS regexp_full_match(t, '\d+(\.\d+)?([eE]\+?\d+)?')",
+    "CREATE TEMP MACRO yes_no(t) AS CASE WHEN lower(t) IN ('true', 't', 'yes', 'y', '1') THEN true"
+    " WHEN lower(t) IN ('false', 'f', 'no', 'n', '0') THEN false END",
+    f"CREATE TEMP MACRO outcome(t) AS CASE WHEN t IN {FAILED} OR try_cast(t AS INTEGER) >= 400 THEN 'failed'"
+    f" WHEN t IN {SUCCEEDED} OR try_cast(t AS INTEGER) BETWEEN 200 AND 299 THEN 'succeeded' END",
+)
+
+
+def checked_sql(*, now: datetime, decimal_comma: bool, unit: float | None) -> str:
+    """A query over `staged`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
+
+    `unit` is the seconds of one step of a clock that starts with the trace, None for calendar times.
+    """
+    checks = (*_time_checks(now, relative=unit is not None), *_count_checks(), *_number_checks())
+    columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in checks)
+    reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in checks)
+    kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *ANSWERS, *NUMBERS)), "recorded_cost", "status"))
+    return f"""
+        SELECT {kept}, prompt_hash::UUID AS prompt_hash, parameters_hash::UUID AS parameters_hash, prompt,
+               CASE {columns} END AS bad_column, CASE {reasons} END AS reason
+        FROM (SELECT *, {", ".join(_typed(decimal_comma, unit))} FROM staged)"""  # noqa: S608
+
+
+def _typed(decimal_comma: bool, unit: float | None) -> list[str]:
+    comma, mark = str(decimal_comma).lower(), quoted("." if decimal_comma else ",")
+    return [
+        *(f"said({_raw(name)}) AS {named(name)}" for name in WORDS),
+        *(f"{_time(name, unit)} AS {name}" for name in TIMES),
+        *(f"whole(ungrouped(said({_raw(name)}), {mark})) AS {name}" for name in COUNTS),
+        *(f"yes_no(trim({_raw(name)})) AS {name}" for name in ANSWERS),
+        *(f"try_cast(number(dotted(said({_raw(name)}), {comma})) AS DOUBLE) AS {name}" for name in NUMBERS),
+        f"try_cast(number(dotted(ltrim(trim(raw_recorded_cost), '$€ '), {comma})) AS DECIMAL(28,12)) AS recorded_cost",
+        "outcome(lower(trim(raw_status))) AS status",
+    ]
+
+
+def _raw(field: str) -> str:
+    return named(f"raw_{field}")
+
+
+def _time(field: str, unit: float | None) -> str:
+    text = f"said({_raw(field)})"
+    number = f"try_cast({text} AS DOUBLE)"
+    epoch = f"since_1970({number})" if unit is None else f"make_timestamp(({number} * {unit} * 1e6)::BIGINT)"
+    return f"CASE WHEN is_number({text}) THEN {epoch} ELSE calendar({text}) END"
+
+
+Check = tuple[str, str, str]  # field, SQL condition of what is wrong, sentence
+
+
+def _time_checks(now: datetime, *, relative: bool) -> list[Check]:
+    latest = (now + timedelta(days=1)).strftime("%Y-%m-%d %H:%M:%S")
+    unreadable = "The time cannot be read; ISO 8601 (2026-01-31T12:00:00Z) and Unix times work."
+    checks = [(name, f"said({_raw(name)}) IS NOT NULL AND {name} IS NULL", unreadable) for name in TIMES]
+    if not relative:
+        checks += [(name, f"{name} < TIMESTAMP '{EARLIEST}'", "The time lies before 2015.") for name in TIMES]
+        checks += [(name, f"{name} > TIMESTAMP '{latest}'", "The time lies in the future.") for name in TIMES]
+    return [
+        *checks,
+        ("ended_at", "ended_at < started_at", "The call ends before it starts."),
+        ("first_token_at", "first_token_at < started_at", "The first token comes before the call starts."),
+    ]
+
+
+def _count_checks() -> list[Check]:
+    large = f"More than {MAX_TOKENS:,} tokens cannot be one call; sums of calls cannot be priced."
+    return [
+        *((name, f"{name} IS NULL", "It is not a whole number of tokens.") for name in COUNTS),
+        *((name, f"{name} < 0", "The number of tokens is negative.") for name in COUNTS),
+        *((name, f"{name} > {MAX_TOKENS}", large) for name in COUNTS),
+        (
+            "cached_write_1h_tokens",
+            "cached_write_1h_tokens > cached_write_tokens",
+            "More tokens are written for an hour than are written at all.",
+        ),
+        (
+            "input_tokens",
+            "said(raw_input_tokens) IS NULL AND said(raw_output_tokens) IS NULL",
+            "The row has no token counts.",
+        ),
+    ]
+
+
+def _number_checks() -> list[Check]:
+    cost = f"said(raw_recorded_cost) IS NOT NULL AND coalesce(recorded_cost NOT BETWEEN 0 AND {MAX_COST}, true)"
+    return [
+        ("recorded_cost", cost, "The cost is not an amount of dollars between 0 and a million."),
+        *((name, f"said({_raw(name)}) IS NOT NULL AND {_not_sane(name)}", _NOT_A_NUMBER) for name in NUMBERS),
+    ]
+
+
+_NOT_A_NUMBER = "It is not a number from 0 up."
+
+
+def _not_sane(field: str) -> str:
+    return f"coalesce(NOT isfinite({field}) OR {field} NOT BETWEEN 0 AND 1e9, true)"

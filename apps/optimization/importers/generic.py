@@ -1,0 +1,148 @@
+"""Any table that names its columns halfway sensibly, or whose owner says which column is which."""
+
+import re
+from collections.abc import Mapping
+
+from apps.optimization.importers import FIELDS, Convention, importer
+from apps.optimization.readers import Row
+
+# Field -> the names it goes by, in lower case without punctuation; the first that a file has is taken.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "call_id": ("callid", "requestid", "responseid", "id", "genairesponseid"),
+    "started_at": (
+        "startedat",
+        "starttime",
+        "timestamp",
+        "requesttime",
+        "requestedat",
+        "createdat",
+        "created",
+        "datetime",
+        "time",
+        "date",
+        "ts",
+    ),
+    "ended_at": ("endedat", "endtime", "finishedat", "completedat"),
+    "latency_ms": ("latencyms", "durationms", "requestdurationms", "responsetimems", "elapsedms"),
+    "first_token_at": ("firsttokenat", "completionstarttime"),
+    "model": ("model", "modelname", "modelid", "responsemodel", "requestmodel", "providedmodelname", "engine"),
+    "provider": ("provider", "customllmprovider", "providername", "modelprovider", "vendor", "genaisystem"),
+    "input_tokens": (
+        "inputtokens",
+        "prompttokens",
+        "contexttokens",
+        "requesttokens",
+        "tokensin",
+        "tokensinput",
+        "inputlength",
+        "promptlength",
+        "ninputtokens",
+        "totalinputtokens",
+    ),
+    "cached_read_tokens": (
+        "cachedreadtokens",
+        "cachereadinputtokens",
+        "cachereadtokens",
+        "cachedtokens",
+        "cachedinputtokens",
+        "inputcachedtokens",
+        "inputcacheread",
+        "promptcachehittokens",
+    ),
+    "cached_write_tokens": (
+        "cachedwritetokens",
+        "cachecreationinputtokens",
+        "cachewriteinputtokens",
+        "cachewritetokens",
+        "cachecreationtokens",
+        "inputcachecreation",
+    ),
+    "cached_write_1h_tokens": ("cachedwrite1htokens", "ephemeral1hinputtokens", "cachewrite1htokens"),
+    "output_tokens": (
+        "outputtokens",
+        "completiontokens",
+        "generatedtokens",
+        "responsetokens",
+        "tokensout",
+        "tokensoutput",
+        "outputlength",
+        "noutputtokens",
+        "totaloutputtokens",
+    ),
+    "recorded_cost": ("recordedcost", "costusd", "totalcost", "totalcostusd", "responsecost", "cost", "spend"),
+    "status": ("status", "state", "outcome", "statuscode", "result"),
+    "user": ("user", "userid", "enduser", "username", "customer", "customerid"),
+    "feature": ("feature", "featurename", "usecase", "tag", "application", "appname", "app", "service", "task"),
+    "session": ("session", "sessionid", "conversationid", "threadid", "traceid"),
+    "batch": ("batch", "isbatch"),
+    "interactive": ("interactive", "isinteractive", "userfacing", "isuserfacing"),
+    "deadline_seconds": ("deadlineseconds", "maxdelayseconds", "deadlines", "slaseconds"),
+    "temperature": ("temperature",),
+    "parameters": ("parameters", "modelparameters"),
+    "prompt": ("prompt", "messages", "prompttext", "inputtext", "input", "question", "prompthash"),
+    "cached_answer": ("cachedanswer",),
+}
+_FIELD_OF = {name: field for field, names in SYNONYMS.items() for name in names}
+# Anthropic's names for cached tokens come with an input count that leaves them out, OpenAI's with one that has them.
+_EXCLUSIVE_NAMES = ("cachereadinputtokens", "cachecreationinputtokens")
+_INCLUSIVE_NAMES = ("prompttokens",)
+
+
+@importer(order=90)
+def generic(columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> "GenericImporter | None":
+    """Takes every table in which some column holds token counts."""
+    made = GenericImporter(columns, mapping)
+    return made if {"input_tokens", "output_tokens"} & made.columns.keys() else None
+
+
+class GenericImporter:
+    """Fields by the names of columns; a column that appears late is understood when it appears."""
+
+    kind = "table"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> None:
+        self._fixed = dict(mapping)
+        self._seen: dict[str, None] = {}
+        self.columns: dict[str, str] = {}
+        self._learn(columns)
+        self.documented = _documented(self.columns)
+
+    def values(self, row: Row) -> list[str | None]:
+        if not row.keys() <= self._seen.keys():
+            self._learn(tuple(row))
+        return [row.get(column) if (column := self.columns.get(field)) else None for field in FIELDS]
+
+    def _learn(self, columns: tuple[str, ...]) -> None:
+        self._seen.update(dict.fromkeys(columns))
+        guessed = _guess(tuple(self._seen))
+        # What was understood once stays; new columns only fill what was missing.
+        known = {**guessed, **self.columns, **self._fixed}
+        self.columns = {field: column for field, column in known.items() if column}
+
+
+def _guess(columns: tuple[str, ...]) -> dict[str, str]:
+    """Field -> column. A dotted name counts by its last part if no plain name says the same."""
+    best: dict[str, tuple[int, str]] = {}
+    for column in columns:
+        for depth, name in enumerate((plain(column), plain(column.rpartition(".")[2]))):
+            if field := _FIELD_OF.get(name):
+                rank = SYNONYMS[field].index(name) + 100 * depth
+                best[field] = min(best.get(field, (rank, column)), (rank, column))
+    return {field: column for field, (_, column) in best.items()}
+
+
+def plain(name: str) -> str:
+    """A column's name without case and punctuation.
+
+    >>> plain("Input Tokens"), plain("gen_ai.usage.input_tokens")
+    ('inputtokens', 'genaiusageinputtokens')
+    """
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _documented(columns: Mapping[str, str]) -> Convention | None:
+    names = {plain(column.rpartition(".")[2]) for column in columns.values()}
+    if names & set(_INCLUSIVE_NAMES):
+        return "inclusive"
+    return "exclusive" if names & set(_EXCLUSIVE_NAMES) else None

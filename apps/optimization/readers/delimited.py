@@ -1,0 +1,103 @@
+"""CSV and its relatives: comma, semicolon, tab or bar between values, also with a decimal comma."""
+
+import csv
+import re
+from collections.abc import Callable, Iterator
+from io import TextIOWrapper
+from itertools import islice
+from typing import BinaryIO
+
+from apps.optimization.readers import MAX_COLUMNS, MAX_FIELD, Head, MalformedFile, Record, Reject, not_utf8, reader
+
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE = 200  # rows that are looked at to tell the dialect
+TELL_EVERY = 5000  # rows between two reports of progress
+_DECIMAL_COMMA = re.compile(r"-?\d*,\d+")
+
+csv.field_size_limit(MAX_FIELD)
+
+
+class DuplicateColumns(MalformedFile):
+    """Two columns have one name, so a value's meaning cannot be told."""
+
+    code = "file.duplicate_columns"
+
+
+@reader(order=90)
+def delimited(head: Head) -> "DelimitedTable | None":
+    """Any text is CSV if it is nothing else; whether its columns mean anything is for the importer to say."""
+    if not head.text or "\0" in head.text:
+        return None
+    delimiter = max(DELIMITERS, key=lambda d: _fit(head.text, d))
+    sample = _sample(head.text, delimiter)
+    columns = tuple(name.strip() for name in sample[0])
+    _refuse_duplicates(columns)
+    comma = delimiter != "," and any(_DECIMAL_COMMA.fullmatch(value.strip()) for row in sample[1:] for value in row)
+    return DelimitedTable(head, delimiter, columns, decimal_comma=comma)
+
+
+class DelimitedTable:
+    """Rows by the names of the first line."""
+
+    kind = "csv"
+
+    def __init__(self, head: Head, delimiter: str, columns: tuple[str, ...], *, decimal_comma: bool) -> None:
+        self._path = head.path
+        self._delimiter = delimiter
+        self.columns = columns
+        self.decimal_comma = decimal_comma
+
+    def records(self, read: Callable[[int], None]) -> Iterator[Record]:
+        with self._path.open("rb") as raw, _as_text(raw) as text:
+            lines = csv.reader(text, delimiter=self._delimiter)
+            try:
+                next(lines)
+                for number, row in enumerate(lines):
+                    if number % TELL_EVERY == 0:
+                        read(raw.tell())
+                    if row:
+                        yield self._record(lines.line_num, row)
+            except UnicodeDecodeError:
+                raise not_utf8(lines.line_num + 1) from None
+            except csv.Error as error:
+                raise MalformedFile(
+                    f"Line {lines.line_num}: {error}. Most likely a quotation mark is opened and never closed."
+                ) from None
+
+    def _record(self, line: int, row: list[str]) -> Record:
+        if len(row) != len(self.columns):
+            reason = f"The row has {len(row)} values, the header {len(self.columns)}."
+            return Reject(line=line, column=None, reason=reason)
+        return line, dict(zip(self.columns, row, strict=True))
+
+
+def _as_text(raw: BinaryIO) -> TextIOWrapper:
+    return TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline="")
+
+
+def _sample(text: str, delimiter: str) -> list[list[str]]:
+    lines = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    try:
+        rows = [row for row in islice(lines, SAMPLE) if row]
+    except csv.Error as error:
+        raise MalformedFile(f"Line {lines.line_num} is no CSV: {error}.") from None
+    if not rows:
+        raise MalformedFile("The file has no header line. The first line must name the columns.")
+    if len(rows[0]) > MAX_COLUMNS:
+        raise MalformedFile(f"The header names {len(rows[0]):,} columns; at most {MAX_COLUMNS:,} can be read.")
+    return rows
+
+
+def _fit(text: str, delimiter: str) -> tuple[float, int]:
+    """How well `delimiter` explains the rows: the share as wide as the header, then the width; 0 for one column."""
+    rows = _sample(text, delimiter)
+    width = len(rows[0])
+    if width == 1:
+        return 0.0, 1
+    return sum(len(row) == width for row in rows) / len(rows), width
+
+
+def _refuse_duplicates(columns: tuple[str, ...]) -> None:
+    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
+    if repeated:
+        raise DuplicateColumns(f"The header names {repeated[0]!r} more than once. Rename or remove one of the columns.")
