@@ -2,6 +2,7 @@
 
 import secrets
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from csp.constants import NONE, SELF
@@ -78,7 +79,6 @@ LANGUAGE_CODE = "en-us"
 NETRA_HOME = ENV.netra_home
 MEDIA_ROOT = NETRA_HOME / "files"
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
 # Static files are served straight from the apps: no collect step, nothing to go stale.
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = ENV.netra_debug
@@ -86,13 +86,13 @@ WHITENOISE_AUTOREFRESH = ENV.netra_debug
 # --- Stores ----------------------------------------------------------------------------------------------------------
 
 
-def _database(url: str | None) -> dict[str, object]:
+def _database(url: str | None) -> dict[str, Any]:
     """Django's description of the PostgreSQL behind `url`; without one, any use says what to do."""
     if url is None:
         return {"ENGINE": "django.db.backends.dummy"}
     parts = {key: str(value) for key, value in conninfo_to_dict(url).items()}
     known = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
-    options: dict[str, object] = {key: value for key, value in parts.items() if key not in known}
+    options: dict[str, Any] = {key: value for key, value in parts.items() if key not in known}
     # A connection is lent for one unit of work; nothing may wait on a lock or idle in a transaction for long.
     options |= {"options": "-c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"}
     options |= {"pool": {"min_size": 1, "max_size": 16, "timeout": 10}}
@@ -235,7 +235,7 @@ SAMPLE_DATA = ENV.netra_sample_data
 # --- What is said in the log -----------------------------------------------------------------------------------------
 
 CONFIGURATION = ENV.declared()
-_SHARED_PROCESSORS = [
+_SHARED_PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,
