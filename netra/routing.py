@@ -7,11 +7,12 @@ from django.urls import path
 from apps.conversations.source import JournalSource
 from apps.execution import handlers
 from apps.realtime.consumers import NetraConsumer
-from apps.realtime.router import MessageRouter
+from apps.realtime.router import Handler, MessageRouter
 
-HANDLERS = {
+HANDLERS: dict[str, Handler] = {
     "message.send": handlers.send_message,
     "run.cancel": handlers.cancel_run,
 }
 
-socket_application = URLRouter([path("ws/", NetraConsumer(router=MessageRouter(HANDLERS), source=JournalSource()))])
+consumer = NetraConsumer(router=MessageRouter(HANDLERS), source=JournalSource())
+socket_application = URLRouter([path("ws/", consumer)])  # type: ignore[arg-type]  # channels routes ASGI applications

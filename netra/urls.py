@@ -1,10 +1,10 @@
 """HTTP: path -> app."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-api = [
+api: list[URLPattern | URLResolver] = [
     path("", include("apps.realtime.urls")),
     path("", include("apps.conversations.urls")),
     path("", include("apps.execution.urls")),

@@ -90,7 +90,7 @@ async def _listen(
     async with agent.run_stream_events(prompt, model=model, usage_limits=UsageLimits(request_limit=TURNS)) as events:
         async for event in events:
             if isinstance(event, AgentRunResultEvent):
-                return event.result.output  # type: ignore[no-any-return]
+                return event.result.output
             if isinstance(event, PartEndEvent) and isinstance(event.part, ThinkingPart) and event.part.content:
                 await _think(scope, event.part.content, answers)
     raise ModelConfused("The model ended without an answer.")

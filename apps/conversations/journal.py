@@ -138,7 +138,7 @@ def _append(
     fence: Fence | None = None,
 ) -> list[Envelope]:
     datas = [_checked(fact) for fact, _, _ in facts]
-    parameters = {
+    parameters: dict[str, Any] = {
         "thread": thread,
         "run": run,
         "count": len(facts),

@@ -55,7 +55,7 @@ class EventSerializer(serializers.Serializer[Any]):
     at = serializers.DateTimeField()
     step = serializers.CharField(required=False)
     attempt = serializers.IntegerField(required=False)
-    data = serializers.DictField()
+    data = serializers.DictField()  # type: ignore[assignment]  # the contract's name, which DRF uses too
 
 
 class EventsSerializer(serializers.Serializer[Any]):

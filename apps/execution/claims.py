@@ -81,7 +81,7 @@ def _principal(run: Run) -> Principal:
         user_id=run.user_id,
         organization_id=run.organization_id,
         role=role or Membership.Role.VIEWER,
-        plan=run.organization.plan_id,
+        plan=str(run.organization.plan_id),
     )
 
 

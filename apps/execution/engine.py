@@ -85,4 +85,5 @@ class ExecutionEngine:
 
 
 def _artifacts(run_id: UUID) -> Mapping[str, Mapping[str, Any]]:
-    return dict(Step.objects.filter(run_id=run_id, state=Step.State.COMPLETED).values_list("name", "artifact"))
+    completed = Step.objects.filter(run_id=run_id, state=Step.State.COMPLETED)
+    return {name: artifact or {} for name, artifact in completed.values_list("name", "artifact")}

@@ -151,8 +151,8 @@ def _cancel(run: Run, principal: Principal) -> None:
     now = timezone.now()
     terminal = Fact("run_cancelled", {"by": principal.user_id})
     try:
-        facts = [*orchestrator.close_open_pairs(run.pk, now), terminal]
-        journal.append_to_run(thread=run.thread_id, run=run.pk, facts=facts)
+        closed = orchestrator.close_open_pairs(run.pk, now)
+        journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[*closed, terminal])
     except Fenced:
         # Still queued: no step of it has ever written.
         journal.append_to_thread(thread=run.thread_id, run=run.pk, facts=[terminal])

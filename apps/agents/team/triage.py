@@ -61,11 +61,13 @@ def _understood(intent: Intent, goal: float | None) -> str:
 async def run(scope: StepScope) -> Completed:
     """Read the request."""
     from apps.agents.offline import Turn, planner
-    from apps.agents.runtime import converse
+    from apps.agents.runtime import Said, converse
 
     read = read_request(scope.context.goal)
     script = planner(lambda answered: Turn(thought=f"{read.understood}", output=read))
-    said = await converse(scope, instructions=INSTRUCTIONS, prompt=scope.context.goal, output=Triage, offline=script)
+    said: Said[Triage] = await converse(
+        scope, instructions=INSTRUCTIONS, prompt=scope.context.goal, output=Triage, offline=script
+    )
     return Completed(artifact=said.output, summary=said.output.understood)
 
 
