@@ -1,0 +1,136 @@
+"""API keys over REST."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from apps.accounts import services
+from apps.accounts.models import ApiKey, Membership
+from apps.errors import Invalid
+
+THREADS = "/api/threads/"
+
+
+def with_key(text):
+    return APIClient(headers={"Authorization": f"Bearer {text}"})
+
+
+@pytest.fixture
+def make_key(as_principal):
+    def make(user, scope="write", days=30):
+        return services.create_api_key(as_principal(user), name="a key", scope=scope, days=days)
+
+    return make
+
+
+def test_a_key_acts_as_the_person_who_made_it(make_key, bob):
+    _, text = make_key(bob)
+
+    created = with_key(text).post(THREADS, {"title": "By key"})
+
+    assert created.status_code == 201
+    assert [thread["title"] for thread in with_key(text).get(THREADS).data["results"]] == ["By key"]
+
+
+def test_only_a_digest_of_a_key_is_kept(make_key, bob):
+    key, text = make_key(bob)
+
+    row = ApiKey.objects.values().get()
+    assert text not in {str(value) for value in row.values()}
+    assert len(key.digest) == 128
+    assert text.startswith(key.token_key)
+
+
+def test_a_reading_key_cannot_write(make_key, alice):
+    _, text = make_key(alice, scope="read")
+
+    assert with_key(text).get(THREADS).status_code == 200
+    refused = with_key(text).post(THREADS, {})
+    assert (refused.status_code, refused.data["code"]) == (403, "permission.denied")
+
+
+def test_an_expired_key_says_that_it_has_expired(make_key, bob):
+    key, text = make_key(bob)
+    ApiKey.objects.filter(pk=key.pk).update(expiry=timezone.now() - timedelta(seconds=1))
+
+    answer = with_key(text).get(THREADS)
+
+    assert answer.status_code == 401
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.data["code"] == "authentication.key_expired"
+    assert ApiKey.objects.filter(pk=key.pk).exists()
+
+
+def test_the_beginning_of_an_expired_key_learns_nothing(make_key, bob):
+    key, text = make_key(bob)
+    ApiKey.objects.filter(pk=key.pk).update(expiry=timezone.now() - timedelta(seconds=1))
+
+    answer = with_key(text[:15] + "0" * (len(text) - 15)).get(THREADS)
+
+    assert answer.data["code"] == "authentication.failed"
+
+
+@pytest.mark.parametrize("text", ["ntr_wrong", "x" * 500, "", "two words", "schlüssel"])
+def test_a_wrong_key_is_refused(db, text):
+    answer = APIClient().get(THREADS, headers={"Authorization": f"Bearer {text}".encode().decode("latin-1")})
+
+    assert answer.status_code == 401
+    assert answer.data["code"] in {"authentication.failed", "authentication.missing"}
+
+
+def test_a_key_that_never_expires_works(make_key, bob):
+    _, text = make_key(bob, days=None)
+
+    assert with_key(text).get(THREADS).status_code == 200
+
+
+def test_the_key_of_a_removed_member_stops_working(make_key, alice, bob, as_principal):
+    _, text = make_key(bob)
+    services.remove_member(as_principal(alice), user_id=bob.pk)
+
+    assert with_key(text).get(THREADS).status_code == 401
+
+
+def test_a_key_never_reaches_another_organization_of_its_owner(make_key, charlie, acme):
+    _, text = make_key(charlie)
+    services.join(user=charlie, invitation=services.Invitation(organization=acme, role="member"))
+    Membership.objects.filter(user=charlie).exclude(organization=acme).delete()
+
+    answer = with_key(text).get(THREADS)
+
+    assert (answer.status_code, answer.data["code"]) == (403, "organization.none")
+
+
+def test_a_key_loses_what_its_owner_loses(make_key, bob):
+    _, text = make_key(bob)
+    Membership.objects.filter(user=bob).update(role="viewer")
+
+    assert with_key(text).post(THREADS, {}).status_code == 403
+
+
+def test_the_key_of_somebody_locked_out_stops_working(make_key, bob):
+    _, text = make_key(bob)
+    bob.is_active = False
+    bob.save()
+
+    assert with_key(text).get(THREADS).status_code == 401
+
+
+def test_use_of_a_key_is_noted_once_a_minute(make_key, bob, django_assert_num_queries):
+    key, text = make_key(bob)
+    with_key(text).get(THREADS)
+    first = ApiKey.objects.get(pk=key.pk).last_used_at
+    assert first is not None
+
+    with_key(text).get(THREADS)
+    assert ApiKey.objects.get(pk=key.pk).last_used_at == first
+
+
+@pytest.mark.parametrize(("field", "value"), [("scope", "admin"), ("days", 0), ("days", 4000), ("name", " ")])
+def test_a_key_that_cannot_be_is_refused(bob, as_principal, field, value):
+    wish = {"name": "k", "scope": "read", "days": 1} | {field: value}
+
+    with pytest.raises(Invalid):
+        services.create_api_key(as_principal(bob), **wish)
