@@ -1,11 +1,79 @@
 """Prices, and what Netra itself spends on models."""
 
+from decimal import Decimal
+from typing import Any
+
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils import timezone
+from simple_history.models import HistoricalRecords
 from uuid6 import uuid7
 
 from apps.accounts.models import Organization
 from apps.accounts.tenancy import TenantQuerySet
+from apps.llm.pricing import MAX_RATE
+
+# Dollars per 1,000,000 tokens, to the micro-dollar: the finest that pricing keeps.
+_RATE: dict[str, Any] = {
+    "max_digits": 11,
+    "decimal_places": 6,
+    "validators": [MinValueValidator(Decimal(0)), MaxValueValidator(MAX_RATE)],
+}
+
+
+class Price(models.Model):
+    """A price that the house knows better than the public catalogue, for one organization or, without one, for all.
+
+    It prices calls from the first day it holds (UTC) until before the day it ends.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey(
+        Organization, on_delete=models.CASCADE, null=True, blank=True, related_name="prices", help_text="Empty: all."
+    )
+    model = models.CharField(max_length=200, help_text="As the calls name it.")
+    provider = models.CharField(max_length=64, blank=True, help_text="As the calls name it. Empty: any.")
+    input = models.DecimalField(**_RATE, help_text="Dollars per 1,000,000 input tokens.")
+    cached_read = models.DecimalField(**_RATE, null=True, blank=True, help_text="Empty: as input.")
+    cached_write = models.DecimalField(**_RATE, null=True, blank=True, help_text="Kept 5 minutes. Empty: as input.")
+    cached_write_1h = models.DecimalField(**_RATE, null=True, blank=True, help_text="Empty: as the 5-minute write.")
+    output = models.DecimalField(**_RATE, help_text="Dollars per 1,000,000 output tokens.")
+    batch_multiplier = models.DecimalField(
+        max_digits=4,
+        decimal_places=3,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(1))],
+        help_text="0.5 halves every rate for batch calls. Empty: the batch price is unknown.",
+    )
+    effective_from = models.DateField(help_text="The first day (UTC) on which it holds.")
+    effective_to = models.DateField(null=True, blank=True, help_text="The first day on which it no longer holds.")
+    source = models.CharField(max_length=500, help_text="Where the price is from: a contract, an invoice, a page.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    history = HistoricalRecords()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "model", "provider", "effective_from"],
+                nulls_distinct=False,
+                name="price_once_per_start",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(effective_to=None) | models.Q(effective_to__gt=models.F("effective_from")),
+                name="price_ends_after_start",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(
+                    input__range=(0, MAX_RATE),
+                    output__range=(0, MAX_RATE),
+                ),
+                name="price_possible",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} from {self.effective_from}"
 
 
 class ModelCall(models.Model):

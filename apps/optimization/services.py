@@ -1,0 +1,279 @@
+"""What a person or an agent does with datasets. Every query starts at the principal's organization."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
+from kombu.exceptions import OperationalError
+from uuid6 import uuid7
+
+from apps.accounts.models import Membership, Plan
+from apps.accounts.tenancy import Principal
+from apps.errors import Forbidden, NetraError, NotFound
+from apps.llm.services import catalogue_for
+from apps.optimization import imports, storage, tasks
+from apps.optimization.analysis import analyse
+from apps.optimization.breakdown import dimension, spend_breakdown
+from apps.optimization.calls import Calls, reading
+from apps.optimization.importers import FIELDS, WrongMapping
+from apps.optimization.models import Dataset
+from apps.optimization.results import Analysis, Breakdown
+
+log = structlog.get_logger(__name__)
+
+
+class DatasetNotFound(NotFound):
+    """The dataset does not exist, or is another organization's."""
+
+    code = "dataset.not_found"
+
+
+class DatasetNotReady(NetraError):
+    """Its calls are still being imported."""
+
+    code = "dataset.not_ready"
+    status = 409
+    retryable = True
+
+
+class DatasetFailed(NetraError):
+    """Its import failed, so it has no calls."""
+
+    code = "dataset.failed"
+    status = 409
+
+
+class DatasetExists(NetraError):
+    """The same file was imported before, read in another way."""
+
+    code = "dataset.exists"
+    status = 409
+
+
+class TooManyDatasets(NetraError):
+    """The plan's number of datasets is reached."""
+
+    code = "quota.exceeded"
+    status = 409
+
+
+class Upload(Protocol):
+    """A file that comes in pieces: Django's uploaded files are such, and `LocalFile`."""
+
+    name: str | None
+
+    def chunks(self) -> Iterable[bytes]:
+        """The bytes, in order."""
+
+
+class LocalFile:
+    """A file on this machine as an upload."""
+
+    def __init__(self, path: Path) -> None:
+        self.name: str | None = path.name
+        self._path = path
+
+    def chunks(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while chunk := file.read(1024 * 1024):
+                yield chunk
+
+
+def create_dataset(
+    *,
+    principal: Principal,
+    upload: Upload,
+    name: str = "",
+    mapping: Mapping[str, str | None] | None = None,
+    metadata_only: bool = False,
+) -> Dataset:
+    """Keep an upload and queue its import. The same file again, read the same way, answers the dataset there is.
+
+    Raises:
+        Forbidden: the principal may only look.
+        TooLarge, NoRoom: see `storage`; nothing was kept.
+        TooManyDatasets: the plan allows no more.
+        DatasetExists: the file is there already, under another mapping.
+        WrongMapping: the mapping names a field that calls do not have.
+    """
+    _may_act(principal)
+    _check_mapping(mapping or {})
+    dataset_id = uuid7()
+    place = storage.folder(organization_id=principal.organization_id, dataset_id=dataset_id)
+    size, digest = storage.keep_upload(place, upload.chunks())
+    file_name = (upload.name or "upload")[-255:]
+    dataset = Dataset(
+        id=dataset_id,
+        organization_id=principal.organization_id,
+        created_by=principal.user_id,
+        name=(name.strip() or file_name)[:200],
+        file_name=file_name,
+        file_bytes=size,
+        sha256=digest,
+        metadata_only=metadata_only,
+        mapping=dict(mapping or {}),
+    )
+    return _queue_once(principal, dataset)
+
+
+def list_datasets(*, principal: Principal) -> QuerySet[Dataset]:
+    """The organization's datasets, newest first."""
+    return Dataset.objects.for_organization(principal).order_by("-id")
+
+
+def get_dataset(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """One dataset of the organization.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+    """
+    dataset: Dataset | None = Dataset.objects.for_organization(principal).filter(pk=dataset_id).first()
+    if dataset is None:
+        raise DatasetNotFound(f"There is no dataset {dataset_id}.")
+    return dataset
+
+
+def delete_dataset(*, principal: Principal, dataset_id: UUID) -> None:
+    """Remove a dataset and its calls for good; a running import of it gives up.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+        Forbidden: the principal neither made it nor owns the organization.
+    """
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    made_it = dataset.created_by == principal.user_id and principal.may(Membership.Role.MEMBER)
+    if not (made_it or principal.may(Membership.Role.OWNER)):
+        raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may delete it.")
+    place = storage.folder_of(dataset)
+    with transaction.atomic():
+        dataset.delete()
+        transaction.on_commit(lambda: storage.remove(place))
+
+
+@contextmanager
+def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
+    """The calls of a dataset, for analyses; blocking, so not for an event loop.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
+    """
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    _refuse_unready(dataset)
+    with reading(
+        parquet=storage.folder_of(dataset) / storage.CALLS,
+        catalogue=catalogue_for(organization_id=dataset.organization_id),
+        memory_mib=settings.ANALYSIS_MEMORY_MIB,
+        notes=tuple(dataset.notes),
+    ) as calls:
+        yield calls
+
+
+def breakdown(*, principal: Principal, dataset_id: UUID, by: str, limit: int = 50) -> Breakdown:
+    """Spend of a dataset by model, feature, user, day or hour.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed, UnknownDimension: see there.
+    """
+    chosen = dimension(by)
+    with open_calls(principal=principal, dataset_id=dataset_id) as calls:
+        return spend_breakdown(calls, chosen, limit=limit)
+
+
+def analysis(*, principal: Principal, dataset_id: UUID) -> Analysis:
+    """Everything that is computed about a dataset: the document of `analyze --json`.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
+    """
+    with open_calls(principal=principal, dataset_id=dataset_id) as calls:
+        return analyse(calls)
+
+
+def rescue_imports(*, now: datetime) -> int:
+    """Ring again for imports that lost their message or their worker; how many. For the sweep."""
+    silent = imports.requeue_silent(now)
+    for dataset_id in silent:
+        _ring(dataset_id)
+    return len(silent)
+
+
+def as_document(dataset: Dataset) -> dict[str, object]:
+    """The dataset as REST and sockets show it."""
+    return imports.frame(dataset)
+
+
+def _ring(dataset_id: UUID) -> None:
+    """Wake a tool worker; a ring that is lost is repeated by the sweep."""
+    try:
+        tasks.import_dataset.apply_async(kwargs={"dataset": str(dataset_id)}, retry=False)
+    except OperationalError as error:
+        log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
+
+
+def _may_act(principal: Principal) -> None:
+    if not principal.may(Membership.Role.MEMBER):
+        raise Forbidden("Viewers cannot import data; ask an owner for the member role.")
+
+
+def _check_mapping(mapping: Mapping[str, str | None]) -> None:
+    for field in mapping.keys() - set(FIELDS):
+        raise WrongMapping(f"A call has no field {field!r}; it has {', '.join(FIELDS)}.")
+
+
+def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
+    """Save and queue `dataset`, or answer the one that holds the same file and remove the new copy."""
+    kept = None
+    try:
+        kept = _same_file(principal, dataset) or _saved(principal, dataset)
+    finally:
+        if kept is None or kept.pk != dataset.pk:
+            storage.remove(storage.folder_of(dataset))
+    if kept.pk != dataset.pk:
+        _refuse_other_mapping(kept, dataset)
+    return kept
+
+
+def _saved(principal: Principal, dataset: Dataset) -> Dataset:
+    plan = Plan.objects.get(code=principal.plan)
+    kept = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED).count()
+    if kept >= plan.max_datasets:
+        raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
+    try:
+        with transaction.atomic():
+            dataset.save(force_insert=True)
+            transaction.on_commit(lambda: _ring(dataset.pk))
+    except IntegrityError:
+        # Another request brought the same file at the same moment, and its dataset is the one.
+        if found := _same_file(principal, dataset):
+            return found
+        raise
+    return dataset
+
+
+def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
+    found: Dataset | None = (
+        Dataset.objects.for_organization(principal)
+        .filter(sha256=dataset.sha256, metadata_only=dataset.metadata_only)
+        .exclude(state=Dataset.State.FAILED)
+        .first()
+    )
+    return found
+
+
+def _refuse_other_mapping(found: Dataset, asked: Dataset) -> None:
+    if asked.mapping and asked.mapping != found.mapping:
+        raise DatasetExists(f"This file is dataset {found.name!r} already, read with another mapping. Delete it first.")
+
+
+def _refuse_unready(dataset: Dataset) -> None:
+    if dataset.state == Dataset.State.FAILED:
+        raise DatasetFailed(f"The import of {dataset.name!r} failed: {dataset.error_detail}")
+    if dataset.state != Dataset.State.READY:
+        raise DatasetNotReady(f"{dataset.name!r} is still being imported ({dataset.progress} %).", retry_after=2.0)
