@@ -15,5 +15,5 @@ class AgentsConfig(AppConfig):
         for package in ("apps.agents.tools", "apps.agents.team"):
             for module in iter_modules(import_module(package).__path__):
                 import_module(f"{package}.{module.name}")
-        # workflows
+        import_module("apps.agents.workflows")
         registry.validate()

@@ -1,4 +1,4 @@
-"""Periodic work: whatever PostgreSQL says is waiting gets its ring again. Any process may sweep; one at a time does."""
+"""Whatever PostgreSQL says is waiting gets its ring again."""
 
 from collections.abc import Iterable
 from uuid import UUID
@@ -7,7 +7,6 @@ from django.db import connection, transaction
 
 from apps.execution import doorbell
 
-LOCK = 0x4E455452_53574545  # "NETRSWEE"
 PATIENCE = "3 seconds"  # how long a ring may take before it counts as lost
 
 _QUEUED = f"""
@@ -31,9 +30,6 @@ update conversations_step set rung_at = clock_timestamp() where id in (
 def sweep() -> int:
     """Ring for queued runs and ready steps whose ring was lost; answers how many runs were rung for."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("select pg_try_advisory_xact_lock(%s)", [LOCK])
-        if not cursor.fetchone()[0]:
-            return 0
         cursor.execute(_READY)
         waiting = {row[0] for row in cursor.fetchall()}
         cursor.execute(_QUEUED)

@@ -35,13 +35,13 @@ class NetraCommand(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
 
-    def run(self, **options: Any) -> bool:
+    def run(self, *_: Any, **options: Any) -> bool:
         raise TypeError(f"{type(self).__name__} has to say what it does")
 
     def handle(self, *args: Any, **options: Any) -> None:
         self.as_json: bool = options.pop("json")
         try:
-            if self.needs_house and settings.DATABASES["default"]["ENGINE"].endswith("dummy"):
+            if self.needs_house and str(settings.DATABASES["default"]["ENGINE"]).endswith("dummy"):
                 raise NoHouse("Netra is not running here. Start it with `make run`, or set DATABASE_URL and REDIS_URL.")
             holds = self.run(**options)
         except NetraError as error:

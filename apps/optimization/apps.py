@@ -1,6 +1,13 @@
 from django.apps import AppConfig
+from django.utils import timezone
 
 
 class OptimizationConfig(AppConfig):
     name = "apps.optimization"
     label = "optimization"
+
+    def ready(self) -> None:
+        from apps.operations import periodic
+        from apps.optimization import services  # needs the models
+
+        periodic.register("imports", every=5.0, work=lambda: services.rescue_imports(now=timezone.now()))

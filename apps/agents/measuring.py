@@ -1,0 +1,145 @@
+"""How a tool measures: an analysis of the optimizer over one dataset, told as a `Measurement`."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from apps.agents.artifacts import Measurement, Missing, Saving, Table
+from apps.agents.composing import dollars
+from apps.execution.context import UserExecutionContext
+from apps.operations.database import in_database
+from apps.optimization import services
+from apps.optimization.calls import Calls
+from apps.optimization.results import Strategy
+
+# What a field is good for, and where it comes from.
+WANTED: Mapping[str, tuple[str, str, str]] = {
+    "started_at": (
+        "Without times, no call can be placed in a period.",
+        "spend over time, repeats and forecasts",
+        "Export the start time of each call (LiteLLM: startTime).",
+    ),
+    "model": (
+        "Without a model, a call has no price.",
+        "cost of any kind",
+        "Export the model's name (LiteLLM: model).",
+    ),
+    "tokens": (
+        "Cost is tokens times price.",
+        "cost of any kind",
+        "Export prompt and completion tokens.",
+    ),
+    "prompt": (
+        "Repeats can be told only by their prompts, of which a keyed fingerprint is kept.",
+        "savings by caching",
+        "Export messages or prompts (LiteLLM: store_prompts_in_spend_logs).",
+    ),
+    "interactive": (
+        "Only calls that nobody waits for can be sent as a batch.",
+        "proven savings by batching",
+        "Add a column `interactive` (true or false) per call or feature.",
+    ),
+    "deadline_seconds": (
+        "A deadline says how long a caller can wait.",
+        "proven savings by batching",
+        "Add a column `deadline_seconds` per call or feature.",
+    ),
+    "feature": (
+        "Without a feature or tag, spend cannot be told apart by what it is for.",
+        "spend and savings by feature",
+        "Tag your calls (LiteLLM: request_tags) and export the tags.",
+    ),
+    "batch_price": (
+        "The price catalogue has no batch price for these models.",
+        "savings by batching",
+        "Enter the batch price you pay in the price list.",
+    ),
+}
+
+
+class OnDataset(BaseModel):
+    """The argument of every measuring tool."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: UUID = Field(description="Id of the dataset to measure.")
+
+
+async def measured(
+    context: UserExecutionContext, arguments: OnDataset, measure: Callable[[Calls], Measurement]
+) -> Measurement:
+    """Open the dataset with the user's own rights and run `measure` on it, off the event loop.
+
+    Raises:
+        NotFound: the user's organization has no such dataset.
+    """
+    return await in_database(_measure, context, arguments.dataset, measure)
+
+
+def _measure(context: UserExecutionContext, dataset: UUID, measure: Callable[[Calls], Measurement]) -> Measurement:
+    with services.open_calls(principal=context.principal, dataset_id=dataset) as calls:
+        return measure(calls)
+
+
+def saving(strategy: Strategy, *, how: str) -> Saving:
+    """A strategy's result, as a report shows it."""
+    return Saving(
+        title=strategy.title,
+        saving_usd=decimal(strategy.saving_usd),
+        low=decimal(strategy.low),
+        high=decimal(strategy.high),
+        evidence=strategy.evidence,
+        up_to=strategy.up_to,
+        how=how,
+        assumptions=list(strategy.assumptions),
+        latency=strategy.latency_effect,
+    )
+
+
+def decimal(amount: Decimal | None) -> str | None:
+    """Dollars as a plain decimal string; None stays None."""
+    return None if amount is None else format(amount, "f")
+
+
+def missing(*fields: str) -> list[Missing]:
+    """What to ask for, where it is known what a field is good for."""
+    return [
+        Missing(field=name, why=why, unlocks=unlocks, how_to_export=how)
+        for name in fields
+        if name in WANTED
+        for why, unlocks, how in (WANTED[name],)
+    ]
+
+
+Cell = Callable[[Mapping[str, object]], str]  # reads a cell out of a row
+
+
+def table(title: str, columns: Mapping[str, Cell], rows: list[dict[str, object]]) -> Table:
+    """A table whose columns say how to read their cells."""
+    return Table(title=title, columns=list(columns), rows=[[read(row) for read in columns.values()] for row in rows])
+
+
+def text(key: str) -> Cell:
+    """Read a name; what the source does not say is shown as such."""
+    return lambda row: "(not given)" if row[key] is None else str(row[key])
+
+
+def count(key: str) -> Cell:
+    """Read a whole number."""
+    return lambda row: f"{row[key]:,}"
+
+
+def money(key: str) -> Cell:
+    """Read dollars; unknown is said as unknown."""
+    return lambda row: "unknown" if row[key] is None else dollars(str(row[key]))
+
+
+def percent(share: float) -> str:
+    """A share for reading.
+
+    >>> percent(0.4213), percent(1)
+    ('42.1 %', '100.0 %')
+    """
+    return f"{100 * share:.1f} %"

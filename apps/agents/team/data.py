@@ -1,0 +1,105 @@
+"""Data: computes on the person's own calls, with tools; its findings are the tools' results, never its own words."""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, Field
+
+from apps.agents.artifacts import Findings, Intent, ToolResult, Triage
+from apps.execution.dispatcher import ToolAnswer
+from apps.execution.registry import Agent, Completed, agents
+from apps.execution.scope import StepScope
+from apps.operations.database import in_database
+from apps.optimization import services
+from apps.optimization.models import Dataset
+
+TOOLS: dict[Intent, tuple[str, ...]] = {
+    "savings": (
+        "dataset_overview",
+        "spend_breakdown",
+        "exact_duplicates",
+        "batch_eligible_spend",
+        "model_swap_ceiling",
+    ),
+    "spend": ("dataset_overview", "spend_breakdown"),
+    "batch": ("dataset_overview", "batch_eligible_spend"),
+    "duplicates": ("dataset_overview", "exact_duplicates"),
+    "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling"),
+}
+INSTRUCTIONS = """You measure LLM usage with tools. Call dataset_overview first, then every tool that helps with the
+request; each works on the person's own calls. Never compute or guess a number yourself. When you have what is needed,
+say in one sentence what was measured."""
+
+
+class Measured(BaseModel):
+    """What the agent says when it is done."""
+
+    note: str = Field(max_length=600)
+
+
+def pick_dataset(scope: StepScope) -> Dataset | None:
+    """The dataset that the question names, else the newest that is ready; None when there is none."""
+    principal = scope.context.principal
+    if scope.context.dataset_id is not None:
+        return services.get_dataset(principal=principal, dataset_id=scope.context.dataset_id)
+    return services.list_datasets(principal=principal).filter(state=Dataset.State.READY).first()
+
+
+async def run(scope: StepScope) -> Completed:
+    """Measure what the request needs."""
+    dataset = await in_database(pick_dataset, scope)
+    if dataset is None:
+        await scope.think("No calls have been brought yet, so there is nothing to compute on.", progress=0)
+        nothing = Findings(dataset_id=None, dataset_name="", results=[])
+        return Completed(artifact=nothing, summary="No dataset to compute on.")
+    answers = await _measure(scope, Triage.model_validate(scope.inputs["triage"]), dataset)
+    findings = Findings(
+        dataset_id=dataset.pk,
+        dataset_name=dataset.name,
+        results=_results(answers),
+        failures=[answer.detail for answer in answers if answer.status != "succeeded"],
+    )
+    return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
+
+
+async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:
+    from apps.agents.offline import Call, Turn, planner
+    from apps.agents.runtime import Said, converse
+
+    wanted = TOOLS[triage.intent]
+    arguments = {"dataset": str(dataset.pk)}
+
+    def script(answered: int) -> Turn:
+        if answered == 0:
+            thought = f"First I look at what {dataset.name} holds and how complete it is."
+            return Turn(thought=thought, calls=[Call(tool=wanted[0], arguments=arguments)])
+        if answered == 1:
+            calls = [Call(tool=name, arguments=arguments) for name in wanted[1:]]
+            return Turn(
+                thought=f"Now I compute: {', '.join(name.replace('_', ' ') for name in wanted[1:])}.", calls=calls
+            )
+        return Turn(thought="All measured.", output=Measured(note=f"{answered} analyses of {dataset.name}."))
+
+    prompt = f"Request: {triage.model_dump_json()}\nDataset id: {dataset.pk}"
+    said: Said[Measured] = await converse(
+        scope, instructions=INSTRUCTIONS, prompt=prompt, output=Measured, offline=planner(script)
+    )
+    return said.answers
+
+
+def _results(answers: Sequence[ToolAnswer]) -> list[ToolResult]:
+    return [
+        ToolResult(call=answer.call, tool=answer.tool, result=dict(answer.result or {}))
+        for answer in answers
+        if answer.status == "succeeded"
+    ]
+
+
+DATA = agents.register(
+    Agent(
+        name="data",
+        description="Computes on the organization's own calls.",
+        artifact=Findings,
+        run=run,
+        tools=TOOLS["savings"],
+    )
+)
