@@ -57,6 +57,8 @@ def free_address(host: str, port: int) -> Address:
         PortTaken: another program listens there.
         BadAddress: there is no such address here, or it takes more rights than this user has.
     """
+    if not 0 <= port <= 65535:
+        raise BadAddress(f"{port} is no port; choose one from 1024 to 65535 with PORT=.")
     try:
         return Address(host=host, port=_bind(host, port))
     except OSError as error:
@@ -69,8 +71,6 @@ def free_address(host: str, port: int) -> Address:
             f"Netra cannot listen on {host} port {port} ({error.strerror or error}). "
             "Choose an address of this machine with HOST= and a port from 1024 to 65535 with PORT=."
         ) from None
-    except OverflowError:
-        raise BadAddress(f"{port} is no port; choose one from 1024 to 65535 with PORT=.") from None
 
 
 def _bind(host: str, port: int) -> int:

@@ -72,11 +72,20 @@ class NoSpace(NetraError):
 class Service(Protocol):
     """A server that can be prepared once and started many times."""
 
-    name: str
-    log: Path
-    url: str
-    stop_signal: signal.Signals
-    version: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def log(self) -> Path: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def stop_signal(self) -> signal.Signals: ...
 
     def prepare(self) -> None: ...
 
@@ -96,7 +105,7 @@ def wait_until_ready(service: Service, process: "subprocess.Popen[bytes]") -> No
     """
     becomes_true(lambda: process.poll() is not None or service.is_ready(), within=READY_WITHIN)
     if process.poll() is not None:
-        raise _explained(service.name, _last_lines(service.log))
+        raise _explained(service.name, service.log)
     if not service.is_ready():
         raise ServiceFailed(f"{service.name} did not answer within {READY_WITHIN:.0f} s; its log is {service.log}.")
 
@@ -228,7 +237,7 @@ class Postgres:
             )
             failed = process.wait() != 0
         if failed:
-            raise _explained(f"{self.name} ({program})", _last_lines(self.log))
+            raise _explained(f"{self.name} ({program})", self.log)
 
     def _check_version(self) -> None:
         version = (self.data / "PG_VERSION").read_text().strip()
@@ -484,12 +493,9 @@ def _short_parent(account: Account | None) -> Path:
     return runtime if account is None and os.access(runtime, os.W_OK) else Path("/tmp")  # noqa: S108  # mkdtemp in it
 
 
-def _last_lines(log: Path, count: int = 3) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " / ".join(lines[-count:])
-
-
-def _explained(name: str, output: str) -> NetraError:
-    if "No space left on device" in output or "Disk quota exceeded" in output:
-        return NoSpace(f"The disk is full: {name} could not write ({output}). Free some space and start again.")
-    return ServiceFailed(f"{name} did not start: {output or 'it said nothing'}.")
+def _explained(name: str, log: Path) -> NetraError:
+    text = log.read_text(errors="replace")
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return NoSpace(f"The disk is full: {name} could not write below {log.parent.parent}. Free some space.")
+    last = " / ".join(text.split("\n")[-4:]).strip(" /")
+    return ServiceFailed(f"{name} did not start: {last or 'it said nothing'} (all of it is in {log}).")

@@ -100,7 +100,7 @@ def _explaining(home: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(home) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
             raise HomeClosed(
                 f"Netra cannot keep its data in {home} ({error.strerror}). Start it as a user who may write there, "
                 "or set NETRA_HOME to another directory."

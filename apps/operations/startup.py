@@ -142,6 +142,8 @@ def child_environment(home: Path, address: Address, urls: Mapping[str, str]) -> 
     environment = dict(os.environ) | dict(urls)
     # Without bytecode on disk, every start of every process would compile the whole tree again.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Celery warns about root at each start; whoever starts the house as root knows it.
+    environment["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser privileges"
     environment["NETRA_HOME"] = str(home)
     own = (*address.names(), urlsplit(address.url).hostname or "")
     environment["NETRA_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*settings.ALLOWED_HOSTS, *own]))

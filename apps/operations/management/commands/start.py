@@ -21,9 +21,9 @@ class Command(NetraCommand):
             "--port", type=int, default=8000, help="port to listen on (default 8000, 0 is any free one)"
         )
 
-    def run(self, *, host: str, port: int, **options: Any) -> bool:
+    def run(self, **options: Any) -> bool:
         home = Path(settings.NETRA_HOME).absolute()
-        keep_house(home=home, host=host, port=port, say=self.say, announce=self._announce)
+        keep_house(home=home, host=options["host"], port=options["port"], say=self.say, announce=self._announce)
         return True
 
     def say(self, text: str) -> None:
