@@ -1,0 +1,35 @@
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin
+
+from apps.optimization import storage
+from apps.optimization.models import Dataset
+
+
+@admin.register(Dataset)
+class DatasetAdmin(ModelAdmin):  # type: ignore[misc]
+    """What was imported: to be read, renamed or removed. Calls and prompts are never shown here."""
+
+    list_display = ["name", "organization", "state", "rows", "rejected_rows", "file_bytes", "created_at"]
+    list_filter = ["state", "source", "metadata_only"]
+    search_fields = ["name", "file_name", "sha256"]
+    list_select_related = ["organization"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [field.name for field in Dataset._meta.fields if field.name != "name"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def delete_model(self, request: HttpRequest, obj: Dataset) -> None:
+        super().delete_model(request, obj)
+        storage.remove(storage.folder_of(obj))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
+        places = [storage.folder_of(dataset) for dataset in queryset]
+        super().delete_queryset(request, queryset)
+        for place in places:
+            storage.remove(place)

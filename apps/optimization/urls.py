@@ -1,0 +1,9 @@
+from django.urls import path
+
+from apps.optimization import views
+
+urlpatterns = [
+    path("datasets/", views.DatasetsView.as_view(), name="api_datasets"),
+    path("datasets/<uuid:dataset_id>/", views.DatasetView.as_view(), name="api_dataset"),
+    path("datasets/<uuid:dataset_id>/breakdown/", views.BreakdownView.as_view(), name="api_breakdown"),
+]
