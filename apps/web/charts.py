@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 WIDTH = 640  # user units; the picture scales to its column
 BAR, GAP = 18, 12
 LABEL, VALUE = 170, 96  # widths kept free left and right of the bars
-CHARACTERS = 26  # of a label, before it is cut
+CHARACTERS = 21  # of a label, before it is cut
 LINE_HEIGHT, LEFT, BOTTOM, TOP = 220, 64, 26, 12
 _IDS = count(1)
 
@@ -140,8 +140,8 @@ def _line(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
 
 
 def _line_labels(points: Sequence[Point], xs: Sequence[float]) -> SafeString:
-    """At most seven labels below the line, evenly spread, the outer ones kept inside the picture."""
-    every = max(1, -(-len(points) // 7))
+    """At most six labels below the line, evenly spread, the last one kept inside the picture."""
+    every = max(1, -(-len(points) // 6))
     return format_html_join(
         "",
         '<text class="axis" x="{}" y="{}" text-anchor="{}">{}</text>',
@@ -149,7 +149,7 @@ def _line_labels(points: Sequence[Point], xs: Sequence[float]) -> SafeString:
             (
                 xs[index],
                 LINE_HEIGHT - 6,
-                "start" if index == 0 and len(points) > 1 else "middle" if xs[index] < WIDTH - 60 else "end",
+                "middle" if xs[index] < WIDTH - 60 else "end",
                 _cut(points[index].label, 12),
             )
             for index in range(0, len(points), every)

@@ -1,10 +1,14 @@
 """The pages. Each translates a request into one call of a service and its answer into a template."""
 
+from typing import Any
 from uuid import UUID
 
+from django.conf import settings
+from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils import timezone
+from django.views.decorators.http import require_POST
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -12,12 +16,15 @@ from apps.agents import services as agents
 from apps.conversations import services as conversations
 from apps.conversations.models import Message
 from apps.conversations.services import RunNotFound
-from apps.web import history
+from apps.optimization import services as datasets
+from apps.optimization.models import Dataset
+from apps.web import dataset_picture, history
 from apps.web.markdown import to_html
 from apps.web.pages import page
 
 LISTED_THREADS = 300
 RUNS_PER_PAGE = 50
+LISTED_DATASETS = 500
 
 # --- Chat -------------------------------------------------------------------------------------------------------------
 
@@ -30,6 +37,7 @@ def chat(request: HttpRequest, principal: Principal, thread_id: UUID | None = No
         "current": thread_id,
         "groups": _groups(principal),
         "may_ask": principal.may(Membership.Role.MEMBER),
+        "max_bytes": settings.MAX_UPLOAD_BYTES,
     }
     return render(request, "web/chat.html", context)
 
@@ -96,12 +104,44 @@ def runs(request: HttpRequest, principal: Principal) -> HttpResponse:
     return render(request, "web/runs.html", {"runs": shown[:RUNS_PER_PAGE], "older": older})
 
 
-# --- Data (for now) ---------------------------------------------------------------------------------------------------
+# --- Data -------------------------------------------------------------------------------------------------------------
 
 
 @page
 def data(request: HttpRequest, principal: Principal) -> HttpResponse:
-    return render(request, "web/data.html", {"datasets": [], "may_act": True, "max_bytes": 1})
+    return render(request, "web/data.html", _datasets(principal))
 
 
-data_list = dataset = delete_dataset = data
+@page
+def data_list(request: HttpRequest, principal: Principal) -> HttpResponse:
+    """The list of datasets alone, for a page that is open."""
+    return render(request, "web/data_list.html", _datasets(principal))
+
+
+def _datasets(principal: Principal) -> dict[str, Any]:
+    found = list(datasets.list_datasets(principal=principal)[:LISTED_DATASETS])
+    owner = principal.may(Membership.Role.OWNER)
+    may_act = principal.may(Membership.Role.MEMBER)
+    deletable = {each.pk for each in found if owner or (may_act and each.created_by == principal.user_id)}
+    return {
+        "datasets": found,
+        "deletable": deletable,
+        "may_act": may_act,
+        "max_bytes": settings.MAX_UPLOAD_BYTES,
+    }
+
+
+@page
+def dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    found = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
+    picture = dataset_picture.draw(principal=principal, dataset=found) if found.state == Dataset.State.READY else None
+    return render(request, "web/dataset.html", {"dataset": found, "picture": picture})
+
+
+@require_POST
+@page
+def delete_dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    name = datasets.get_dataset(principal=principal, dataset_id=dataset_id).name
+    datasets.delete_dataset(principal=principal, dataset_id=dataset_id)
+    messages.success(request, f"“{name}” is deleted.")
+    return redirect("web:data")

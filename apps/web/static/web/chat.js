@@ -23,14 +23,15 @@ let pending = kept("outbox", thread); // messages that Netra has not confirmed: 
 let link = { link: "connecting", detail: "", retryAt: null };
 let skew = Infinity; // milliseconds that this clock is ahead of the server's
 let reading = true; // along at the end
+let unseen = false; // something came in below what is on the screen
 let drawing = false;
 let services = []; // what is down, by the server's own account
 
 const now = () => new Date(Date.now() - (Number.isFinite(skew) ? skew : 0)).toISOString();
-const view = new ConversationView($(".column"), { onAsk: ask, onEdit: edit, now });
+const view = new ConversationView($(".column"), { onAsk: ask, onEdit: edit, onReport: readFromTop, now });
 const list = new ThreadList($(".threads"), { current: () => thread });
 const uploads = new Uploads(composer.querySelector(".uploads"), {
-  onCreated: () => sized(),
+  mostBytes: Number($("#file").dataset.maxBytes),
   onSettled: (dataset) => loadDatasets(dataset.state === "ready" ? dataset.id : null),
 });
 const journal = new Journal({
@@ -63,6 +64,7 @@ function heard(event) {
     announce({ completed: "The answer is complete.", failed: "The answer failed.", cancelled: "Stopped." }[after.phase]);
     list.refresh();
   }
+  unseen ||= !reading;
   draw();
 }
 
@@ -140,18 +142,27 @@ const toLatest = () => welcome?.hidden !== false && toEnd();
 
 log.addEventListener("scroll", () => {
   reading = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_END;
-  if (reading) show($(".jump"), false);
+  if (reading) unseen = false;
+  show($(".jump"), unseen);
 });
 new ResizeObserver(() => {
   if (reading) toLatest();
-  else show($(".jump"), log.scrollHeight - log.scrollTop - log.clientHeight > NEAR_END);
+  show($(".jump"), unseen && log.scrollHeight - log.scrollTop - log.clientHeight > NEAR_END);
 }).observe($(".column"));
 new ResizeObserver(() => reading && toLatest()).observe(log);
 $(".jump").addEventListener("click", () => {
   reading = true;
+  unseen = false;
   toEnd();
   show($(".jump"), false);
 });
+
+/** A finished answer is read from its beginning: the report that is about to be added must not push it away. */
+function readFromTop(turn) {
+  if (!reading || turn !== turn.parentElement.lastElementChild) return;
+  reading = false;
+  requestAnimationFrame(() => turn.scrollIntoView({ block: "start" }));
+}
 
 // --- Asking ---------------------------------------------------------------------------------------------------------
 

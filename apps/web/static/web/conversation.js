@@ -8,9 +8,9 @@ import { isUnfinished } from "./reducer.js";
 const DOTS = { completed: "check", succeeded: "check", failed: "cross", unknown: "warn", refused: "cross", skipped: "more", cancelled: "stop" };
 
 export class ConversationView {
-  /** `onAsk(text)` asks again, `onEdit(text)` puts a question back into the composer. */
-  constructor(column, { onAsk, onEdit, now }) {
-    Object.assign(this, { column, onAsk, onEdit, now });
+  /** `onAsk(text)` asks, `onEdit(text)` puts a question into the composer, `onReport(turn)` comes before it grows. */
+  constructor(column, { onAsk, onEdit, onReport, now }) {
+    Object.assign(this, { column, onAsk, onEdit, onReport, now });
     this.turns = h("div", { class: "turns" });
     this.pendings = h("div", { class: "pendings" });
     column.append(this.turns, this.pendings);
@@ -170,7 +170,7 @@ export class ConversationView {
     view.actions.replaceChildren(
       run.answer?.text ? h("button", { class: "button small", type: "button", onclick: (event) => copy(event.currentTarget, run.answer.text) }, icon("copy"), "Copy") : "",
       run.report ? h("a", { class: "button small", href: `/reports/${run.report}/` }, icon("report"), "Open report") : "",
-      h("button", { class: "button small", type: "button", onclick: () => this.onEdit(run.question?.text ?? run.goal) }, "Edit and ask again"),
+      h("button", { class: "button small", type: "button", onclick: () => this.onEdit(run.question?.text ?? run.goal) }, "Ask again"),
     );
   }
 
@@ -185,6 +185,7 @@ export class ConversationView {
       fragment(`/messages/${answer.message}/`),
       report ? fragment(`/reports/${report}/body/`) : Promise.resolve(""),
     ]);
+    if (body.value) this.onReport(node);
     if (prose.status === "fulfilled") view.prose.innerHTML = prose.value;
     if (body.status === "fulfilled" && body.value) {
       view.report.innerHTML = body.value;

@@ -18,7 +18,11 @@ async function refresh() {
   }
 }
 
-const uploads = new Uploads(document.querySelector(".uploads"), { onSettled: refresh, onCreated: refresh });
+const uploads = new Uploads(document.querySelector(".uploads"), {
+  mostBytes: Number(picker?.dataset.maxBytes ?? Infinity),
+  onSettled: refresh,
+  onCreated: refresh,
+});
 const accept = (files) =>
   files.forEach((file) => uploads.add(file, { metadataOnly: document.querySelector("#metadata-only").checked }));
 

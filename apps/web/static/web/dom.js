@@ -61,6 +61,7 @@ export async function fragment(path) {
 
 export function seconds(amount) {
   if (amount === null || amount === undefined) return "";
+  if (amount < 0.1) return "under 0.1 s";
   if (amount < 10) return `${amount.toFixed(1)} s`;
   if (amount < 60) return `${Math.round(amount)} s`;
   const minutes = Math.floor(amount / 60);

@@ -40,8 +40,8 @@ const uploadRefusal = (status) =>
 
 /** Cards of running uploads and imports in `container`; `onSettled(dataset)` when one is ready or has failed. */
 export class Uploads {
-  constructor(container, { onSettled = () => {}, onCreated = () => {} } = {}) {
-    Object.assign(this, { container, onSettled, onCreated });
+  constructor(container, { mostBytes = Infinity, onSettled = () => {}, onCreated = () => {} } = {}) {
+    Object.assign(this, { container, mostBytes, onSettled, onCreated });
     this.cards = new Map(); // dataset id -> card
   }
 
@@ -52,6 +52,12 @@ export class Uploads {
 
   async add(file, { metadataOnly }) {
     const card = this.#card(file.name);
+    card.close.onclick = () => card.node.remove();
+    if (file.size === 0) return this.#fail(card, "The file is empty.");
+    // The server refuses it too, but by then a browser may see only a broken connection.
+    if (file.size > this.mostBytes) {
+      return this.#fail(card, `The file has ${bytes(file.size)}; this Netra accepts up to ${bytes(this.mostBytes)}. Export a shorter time, or compress it.`);
+    }
     const sending = send(file, {
       metadataOnly,
       onProgress: (share) => {
@@ -72,6 +78,7 @@ export class Uploads {
       if (error.code === "upload.stopped") card.node.remove();
       else this.#fail(card, error.message, () => this.add(file, { metadataOnly }));
     }
+    return undefined;
   }
 
   /** What is new about a dataset: a `dataset_progress` frame or the answer of the REST door, which are the same. */
@@ -86,7 +93,7 @@ export class Uploads {
       card.settled = true;
       card.node.classList.add("done");
       show(card.bar, false);
-      const rejected = dataset.rejected ? `, ${plural(dataset.rejected, "row")} rejected` : "";
+      const rejected = dataset.rejected_rows ? `, ${plural(dataset.rejected_rows, "row")} rejected` : "";
       say(card.state, `Ready: ${plural(dataset.rows ?? 0, "call")}${rejected}`);
       this.onSettled(dataset);
     } else {
