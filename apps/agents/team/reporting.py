@@ -39,7 +39,7 @@ async def run(scope: StepScope) -> Completed:
 async def _word(scope: StepScope, body: ReportBody) -> str:
     """The summary in a model's words, or in the composed ones; never with a number of its own."""
     from apps.agents.offline import Turn, planner
-    from apps.agents.runtime import Said, converse
+    from apps.agents.runtime import ModelConfused, Said, converse
 
     facts = body.model_dump_json()
 
@@ -49,9 +49,13 @@ async def _word(scope: StepScope, body: ReportBody) -> str:
 
     script = planner(lambda answered: Turn(thought="I put the findings in order, largest first.", output=body.summary))
     prompt = f"Request: {scope.context.goal}\n\nReport: {facts}"
-    said: Said[str] = await converse(
-        scope, instructions=INSTRUCTIONS, prompt=prompt, output=str, offline=script, check=check
-    )
+    try:
+        said: Said[str] = await converse(
+            scope, instructions=INSTRUCTIONS, prompt=prompt, output=str, offline=script, check=check
+        )
+    except ModelConfused:
+        await scope.think("The model's wording held numbers that were not computed; I use the plain one.", progress=99)
+        return body.summary
     return said.output
 
 

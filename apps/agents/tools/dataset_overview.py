@@ -1,5 +1,7 @@
 """What a dataset holds, what it cost, and how complete it is."""
 
+from collections.abc import Iterator
+
 from apps.agents.artifacts import Measurement, Table
 from apps.agents.composing import dollars
 from apps.agents.measuring import OnDataset, decimal, measured, missing, percent
@@ -17,34 +19,44 @@ def measure(calls: Calls) -> Measurement:
     names = {"prompt_hash": "prompt", "delay": "interactive"}
     return Measurement(
         headline=" ".join(_sentences(whole)),
-        spend_usd=decimal(whole.cost_usd),
+        spend_usd=decimal(whole.cost_usd) if _is_priced(whole) else None,
         tables=[_completeness(whole)],
         missing=missing(*(names.get(field, field) for field in lacking)),
     )
 
 
 def _sentences(whole: Overview) -> list[str]:
-    period = (
-        f" from {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC"
-        if (whole.first_call_at and whole.last_call_at)
-        else ""
-    )
-    said = [
-        f"Your {whole.calls:,} calls{period} cost **{dollars(str(whole.cost_usd))}** at list prices, for "
-        f"{whole.tokens.input:,} tokens in and {whole.tokens.output:,} out."
-    ]
+    return [_bill(whole), *_unpriced(whole), *_recorded(whole), *whole.assumptions]
+
+
+def _bill(whole: Overview) -> str:
+    tokens = f"{whole.tokens.input:,} tokens in and {whole.tokens.output:,} out"
+    calls = f"{whole.calls:,} calls{_period(whole)}"
+    if not _is_priced(whole):
+        return f"Your {calls} took {tokens}; what they cost is not known."
+    return f"Your {calls} cost **{dollars(str(whole.cost_usd))}** at list prices, for {tokens}."
+
+
+def _is_priced(whole: Overview) -> bool:
+    return whole.billed_calls > whole.unpriced_calls
+
+
+def _period(whole: Overview) -> str:
+    if whole.first_call_at is None or whole.last_call_at is None:
+        return ""
+    return f" from {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC"
+
+
+def _unpriced(whole: Overview) -> Iterator[str]:
     if whole.unpriced_calls:
-        models = ", ".join(whole.unpriced_models[:5])
-        said.append(
-            f"{whole.unpriced_calls:,} calls ({percent(whole.unpriced_share)} of the tokens) have no known price and "
-            f"are not in that sum: {models}."
-        )
+        part = f"{whole.unpriced_calls:,} calls ({percent(whole.unpriced_share)} of the tokens)"
+        yield f"{part} have no known price: {', '.join(whole.unpriced_models[:5])}."
+
+
+def _recorded(whole: Overview) -> Iterator[str]:
     if whole.recorded_cost_usd is not None and whole.computed_on_recorded_usd is not None:
-        said.append(
-            f"Your log says {dollars(str(whole.recorded_cost_usd))} for the {whole.recorded_on:,} calls that carry a "
-            f"cost; computed from tokens they come to {dollars(str(whole.computed_on_recorded_usd))}."
-        )
-    return [*said, *whole.assumptions]
+        log, own = dollars(str(whole.recorded_cost_usd)), dollars(str(whole.computed_on_recorded_usd))
+        yield f"Your log says {log} for the {whole.recorded_on:,} calls that carry a cost; from tokens it is {own}."
 
 
 def _completeness(whole: Overview) -> Table:
