@@ -8,6 +8,7 @@ api: list[URLPattern | URLResolver] = [
     path("", include("apps.realtime.urls")),
     path("", include("apps.conversations.urls")),
     path("", include("apps.execution.urls")),
+    path("", include("apps.llm.urls")),
     path("", include("apps.optimization.urls")),
     path("", include("apps.agents.urls")),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
