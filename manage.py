@@ -9,8 +9,6 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "netra.settings")
     from django.core.management import execute_from_command_line
 
-    import netra.celery  # noqa: F401
-
     execute_from_command_line(sys.argv)
 
 

@@ -10,7 +10,6 @@ http_application = get_asgi_application()
 # Models can be imported only once Django is set up.
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 
-import netra.celery  # noqa: E402, F401
 from netra.routing import socket_application  # noqa: E402
 
 application = ProtocolTypeRouter({"http": http_application, "websocket": socket_application})

@@ -9,7 +9,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from psycopg.conninfo import conninfo_to_dict
 
-from netra.env import BASE_DIR, ENV
+from netra.env import ENV
 
 # --- What is installed -----------------------------------------------------------------------------------------------
 

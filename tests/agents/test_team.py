@@ -30,7 +30,7 @@ CALLS = """timestamp,model,prompt_tokens,completion_tokens,feature
 @pytest.fixture(autouse=True)
 def _no_worker(monkeypatch, settings, tmp_path):
     monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
-    monkeypatch.setattr("apps.optimization.tasks.import_dataset.delay", lambda **_: None)
+    monkeypatch.setattr("apps.optimization.tasks.import_dataset.apply_async", lambda *_, **__: None)
     settings.NETRA_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
 
 
