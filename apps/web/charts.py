@@ -1,6 +1,7 @@
 """Charts as inline SVG: drawn on the server, coloured by the stylesheet, readable by a screen reader.
 
 A chart is `{title, kind: "bar" | "line", unit, points: [{label, value}]}`. The page shows the same numbers in a table.
+Lengths across are percentages, so that a chart fills its column while its letters keep their size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +12,10 @@ from typing import Any
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-WIDTH = 640  # user units; the picture scales to its column
-BAR, GAP = 18, 12
-LABEL, VALUE = 170, 96  # widths kept free left and right of the bars
-CHARACTERS = 21  # of a label, before it is cut
-LINE_HEIGHT, LEFT, BOTTOM, TOP = 220, 64, 26, 12
+ROW, BAR = 40, 8  # pixels: a bar with its words above it, and the bar itself
+PLOT, LABELS = 170, 24  # pixels: height of a line's plot, and of the words below it
+CHARACTERS = 48  # of a label, before it is cut
+GRID_LINES = (0.0, 0.5, 1.0)
 _IDS = count(1)
 
 
@@ -37,9 +37,8 @@ def draw(spec: Mapping[str, Any]) -> SafeString:
     unit = str(spec.get("unit") or "")
     drawing, height = _line(points, unit) if spec.get("kind") == "line" else _bars(points, unit)
     return format_html(
-        '<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-labelledby="chart-{id}-t chart-{id}-d">'
+        '<svg class="chart" width="100%" height="{height}" role="img" aria-labelledby="chart-{id}-t chart-{id}-d">'
         '<title id="chart-{id}-t">{title}</title><desc id="chart-{id}-d">{said}</desc>{drawing}</svg>',
-        width=WIDTH,
         height=height,
         id=next(_IDS),
         title=str(spec.get("title", "")),
@@ -56,7 +55,7 @@ def amount(value: float, unit: str) -> str:
     """
     if unit.upper() in {"$", "USD", "US$"}:
         return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.3g}"
-    text = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.4g}"
     return f"{text} {unit}".strip()
 
 
@@ -66,109 +65,105 @@ def _in_words(points: Sequence[Point], unit: str) -> str:
 
 
 def _bars(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
-    """Horizontal bars, so that long names of models and features can be read."""
+    """A bar below its words: names of models and features are long, and screens are narrow."""
     most = max(max(point.value for point in points), 0) or 1.0
-    room = WIDTH - LABEL - VALUE
-
     rows = format_html_join(
         "",
-        '<g><title>{label}: {said}</title><text x="{before}" y="{base}" text-anchor="end">{name}</text>'
-        '<rect class="track" x="{start}" y="{y}" width="{room}" height="{bar}" rx="4"/>'
-        '<rect class="bar" x="{start}" y="{y}" width="{length}" height="{bar}" rx="4"/>'
-        '<text x="{after}" y="{base}">{said}</text></g>',
+        '<g><title>{label}: {said}</title><text x="0" y="{words}">{name}</text>'
+        '<text x="100%" y="{words}" text-anchor="end">{said}</text>'
+        '<rect class="track" x="0" y="{bar}" width="100%" height="{thick}" rx="4"/>'
+        '<rect class="bar" x="0" y="{bar}" width="{length}%" height="{thick}" rx="4"/></g>',
         (
             {
                 "label": point.label,
                 "name": _cut(point.label),
                 "said": amount(point.value, unit),
-                "y": (y := place * (BAR + GAP)),
-                "base": y + BAR * 0.75,
-                "bar": BAR,
-                "before": LABEL - 12,
-                "start": LABEL,
-                "length": round(max(2.0, room * max(point.value, 0) / most), 1),
-                "room": room,
-                "after": LABEL + room + 10,
+                "words": place * ROW + 13,
+                "bar": place * ROW + 20,
+                "thick": BAR,
+                "length": round(max(0.6, 100 * max(point.value, 0) / most), 2),
             }
             for place, point in enumerate(points)
         ),
     )
-    return rows, len(points) * (BAR + GAP) - GAP
+    return rows, len(points) * ROW - (ROW - 20 - BAR)
 
 
 def _line(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
+    """A line over an even axis; its plot is stretched, its words and dots are not."""
     top = _round_up(max(max(point.value for point in points), 0) or 1.0)
-    across, down = WIDTH - LEFT - 12, LINE_HEIGHT - TOP - BOTTOM
-
-    def place(index: int, value: float) -> tuple[float, float]:
-        x = LEFT + (across * index / (len(points) - 1) if len(points) > 1 else across / 2)
-        return round(x, 1), round(TOP + down * (1 - max(value, 0) / top), 1)
-
-    spots = [place(index, point.value) for index, point in enumerate(points)]
+    spots = [
+        (_percent(index, len(points)), round(16 + PLOT * (1 - max(point.value, 0) / top), 1))
+        for index, point in enumerate(points)
+    ]
     path = " ".join(f"{x},{y}" for x, y in spots)
-    floor = TOP + down
-    grid = format_html_join(
-        "",
-        '<line class="grid" x1="{}" y1="{}" x2="{}" y2="{}"/>'
-        '<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>',
-        (
-            (LEFT, y := TOP + down * (1 - share), WIDTH - 12, y, LEFT - 8, y + 4, amount(top * share, unit))
-            for share in (0.0, 0.5, 1.0)
-        ),
+    floor = 16 + PLOT
+    drawing = format_html(
+        '{grid}<svg x="0" y="0" width="100%" height="{height}" viewBox="0 0 100 {height}" preserveAspectRatio="none">'
+        '<polygon class="area" points="{first},{floor} {path} {last},{floor}"/>'
+        '<polyline class="line" points="{path}" vector-effect="non-scaling-stroke"/></svg>{dots}{labels}',
+        grid=_grid(top, unit),
+        height=floor,
+        first=spots[0][0],
+        last=spots[-1][0],
+        floor=floor,
+        path=path,
+        dots=_dots(points, spots, unit),
+        labels=_line_labels(points),
     )
-    dots = format_html_join(
+    return drawing, floor + LABELS
+
+
+def _grid(top: float, unit: str) -> SafeString:
+    return format_html_join(
         "",
-        '<circle class="dot" cx="{}" cy="{}" r="{}"><title>{}: {}</title></circle>',
+        '<line class="grid" x1="0" y1="{}" x2="100%" y2="{}"/><text class="axis" x="0" y="{}">{}</text>',
+        ((y := 16 + PLOT * (1 - share), y, y - 4, amount(top * share, unit)) for share in GRID_LINES),
+    )
+
+
+def _dots(points: Sequence[Point], spots: Sequence[tuple[float, float]], unit: str) -> SafeString:
+    return format_html_join(
+        "",
+        '<circle class="dot" cx="{}%" cy="{}" r="{}"><title>{}: {}</title></circle>',
         (
-            (x, y, 3 if len(points) <= 40 else 1.5, point.label, amount(point.value, unit))
+            (x, y, 2.5 if len(points) <= 40 else 1.5, point.label, amount(point.value, unit))
             for (x, y), point in zip(spots, points, strict=True)
         ),
     )
-    drawing = format_html(
-        '{}<polygon class="area" points="{},{} {} {},{}"/><polyline class="line" points="{}"/>{}{}',
-        grid,
-        spots[0][0],
-        floor,
-        path,
-        spots[-1][0],
-        floor,
-        path,
-        dots,
-        _line_labels(points, [x for x, _ in spots]),
-    )
-    return drawing, LINE_HEIGHT
 
 
-def _line_labels(points: Sequence[Point], xs: Sequence[float]) -> SafeString:
-    """At most six labels below the line, evenly spread, the last one kept inside the picture."""
-    every = max(1, -(-len(points) // 6))
+def _line_labels(points: Sequence[Point]) -> SafeString:
+    """The first, the middle and the last label: what fits on the narrowest screen."""
+    last = len(points) - 1
+    places = {0: "start", last // 2: "middle", last: "end"} if last >= 4 else {0: "start", last: "end"}
+    if last == 0:
+        places = {0: "middle"}
     return format_html_join(
         "",
-        '<text class="axis" x="{}" y="{}" text-anchor="{}">{}</text>',
+        '<text class="axis" x="{}%" y="{}" text-anchor="{}">{}</text>',
         (
-            (
-                xs[index],
-                LINE_HEIGHT - 6,
-                "middle" if xs[index] < WIDTH - 60 else "end",
-                _cut(points[index].label, 12),
-            )
-            for index in range(0, len(points), every)
+            (_percent(place, len(points)), 16 + PLOT + 17, anchor, _cut(points[place].label, 16))
+            for place, anchor in places.items()
         ),
     )
 
 
+def _percent(index: int, length: int) -> float:
+    """Where point `index` of `length` stands, 0-100; a lonely one in the middle."""
+    return round(100 * index / (length - 1), 2) if length > 1 else 50.0
+
+
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 2.5, 5 or 10 times a power of ten.
+    """The next of 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8 or 10 times a power of ten.
 
     >>> [_round_up(x) for x in (0.03, 7, 21, 100)]
-    [0.05, 10.0, 25.0, 100.0]
+    [0.03, 8.0, 25.0, 100.0]
     """
-    power = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 10.0 ** _exponent(value)
-    return next(round(step * power, 12) for step in (1, 2, 2.5, 5, 10) if step * power >= value * 0.999999)
-
-
-def _exponent(value: float) -> int:
-    return int(f"{value:e}".split("e")[1])
+    power = 10.0 ** int(f"{value:e}".split("e")[1])
+    return next(
+        round(step * power, 12) for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999999
+    )
 
 
 def _cut(text: str, characters: int = CHARACTERS) -> str:

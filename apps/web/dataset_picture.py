@@ -10,7 +10,7 @@ from apps.optimization.models import Dataset
 from apps.optimization.overview import overview
 from apps.optimization.results import Breakdown, Dimension, Overview
 from apps.optimization.services import open_calls
-from apps.web.templatetags.web import number, usd
+from apps.web.templatetags.web import UNKNOWN, number, usd
 
 BARS = 12  # in one chart; the table has more
 TABLE_ROWS = 50
@@ -62,9 +62,6 @@ def _facts(whole: Overview) -> tuple[Fact, ...]:
     ]
     if whole.recorded_cost_usd is not None:
         facts.append(Fact(name="As the source recorded it", value=usd(whole.recorded_cost_usd)))
-    if whole.first_call_at and whole.last_call_at:
-        days = f"{whole.first_call_at:%Y-%m-%d} to {whole.last_call_at:%Y-%m-%d}"
-        facts.append(Fact(name="From and to", value=days))
     return tuple(facts)
 
 
@@ -86,7 +83,8 @@ def _line_of_days(by_day: Breakdown) -> tuple[dict[str, Any], ...]:
 
 
 def _bars(part: Breakdown) -> dict[str, Any]:
-    points = [{"label": row.key or NOT_SAID, "value": float(row.cost_usd)} for row in part.rows[:BARS]]
+    priced = [row for row in part.rows if row.unpriced_calls < row.calls]
+    points = [{"label": row.key or NOT_SAID, "value": float(row.cost_usd)} for row in priced[:BARS]]
     return {"title": f"Spend by {part.by}", "kind": "bar", "unit": "USD", "points": points}
 
 
@@ -97,8 +95,7 @@ def _table(part: Breakdown) -> dict[str, Any]:
             number(row.calls),
             number(row.tokens.input),
             number(row.tokens.output),
-            usd(row.cost_usd) if row.unpriced_calls < row.calls else "unknown",
-            f"{row.share:.1%}",
+            *((usd(row.cost_usd), f"{row.share:.1%}") if row.unpriced_calls < row.calls else (UNKNOWN, "–")),
         ]
         for row in part.rows
     ]

@@ -170,5 +170,5 @@ def run_state(state: str) -> SafeString:
 @register.filter
 def numeric_column(table: Any, place: int) -> bool:
     """Whether every filled cell of a column reads as a number."""
-    cells = [row[place] for row in table["rows"] if len(row) > place and row[place] not in (None, "", "–")]
+    cells = [row[place] for row in table["rows"] if len(row) > place and row[place] not in (None, "", "–", UNKNOWN)]
     return bool(cells) and all(is_numeric(value) for value in cells)
