@@ -7,13 +7,21 @@ cost is unknown, never zero.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
 
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
-from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices, TimeOfDateConstraint
+from genai_prices.types import (
+    ModelInfo,
+    ModelPrice,
+    PriceVariant,
+    Provider,
+    StartDateConstraint,
+    TieredPrices,
+    TimeOfDateConstraint,
+)
 
 from apps.llm.pricing import Rates, Tier
 
@@ -101,7 +109,9 @@ class Identity:
 class Catalogue:
     """Rates by model, provider and moment. Pure values in, pure values out; reading it twice costs one look-up."""
 
-    def __init__(self, overrides: Sequence[Override] = ()) -> None:
+    def __init__(self, overrides: Sequence[Override] = (), *, today: date | None = None) -> None:
+        # Until when the list's announcements count as known; None: today.
+        self._today = today or datetime.now(UTC).date()
         self._overrides = tuple(sorted(overrides, key=_precedence, reverse=True))
         # Changes whenever a price does, so that a dataset knows what it was priced with.
         self.version = f"{VERSION} + {len(self._overrides)} own" if self._overrides else VERSION
@@ -112,7 +122,7 @@ class Catalogue:
             if override.holds(model=model, provider=provider, at=at):
                 return override.rates
         found = _find(model, provider)
-        return _rates(found, at) if found else None
+        return _rates(found, at, self._today) if found else None
 
     def priced_by_time_of_day(self, *, model: str, provider: str = "") -> bool:
         """Whether the rates change within a day (on the half hour), so that a day is too coarse a key."""
@@ -140,7 +150,7 @@ class Catalogue:
                     rates=override.rates,
                     context_window=None,
                 )
-        yield from _entries_on(at.astimezone(UTC).date().isoformat())
+        yield from _entries_on(at.astimezone(UTC).date())
 
 
 @dataclass(frozen=True)
@@ -182,16 +192,32 @@ def _readings(model: str, provider: str) -> Iterator[tuple[str, str | None]]:
         yield model, None
 
 
-def _rates(found: _Found, at: datetime) -> Rates | None:
-    listed = found.model.get_prices(at)
+def _rates(found: _Found, at: datetime, today: date) -> Rates | None:
+    provenance = f"{VERSION}: {found.provider.id}/{found.model.id}"
+    rates = _from_listed(found.model.get_prices(at), provenance)
+    return rates and replace(rates, batch=_batch_rates(found, at, today, rates))
+
+
+def _batch_rates(found: _Found, at: datetime, today: date, standard: Rates) -> Rates | None:
+    """The batch prices at `at`; before their first listing those of that day, if the standard price was the same."""
     # The catalogue lends other houses' models to a provider, but not their batch prices.
     lends = not any(found.model is own for own in found.provider.models)
-    variants = () if lends else found.model.price_variants or ()
-    has_batch = any(variant.when == BATCH for variant in variants)
-    rates = _from_listed(listed, f"{VERSION}: {found.provider.id}/{found.model.id}")
-    if rates is None or not has_batch:
-        return rates
-    return replace(rates, batch=_from_listed(found.model.get_prices(at, BATCH), f"{rates.provenance}, batch"))
+    starts = [_start(v) for v in found.model.price_variants or () if v.when == BATCH and not lends]
+    if any(start <= at.date() for start in starts):
+        return _from_listed(found.model.get_prices(at, BATCH), f"{standard.provenance}, batch")
+    first = min((start for start in starts if start <= today), default=None)
+    if first is None:
+        return None
+    listed = datetime.combine(first, time(), tzinfo=UTC)
+    if _from_listed(found.model.get_prices(listed), standard.provenance) != standard:
+        return None
+    return _from_listed(
+        found.model.get_prices(listed, BATCH), f"{standard.provenance}, batch as first listed on {first}"
+    )
+
+
+def _start(variant: PriceVariant) -> date:
+    return variant.constraint.start_date if isinstance(variant.constraint, StartDateConstraint) else date.min
 
 
 def _from_listed(listed: ModelPrice, provenance: str) -> Rates | None:
@@ -233,15 +259,14 @@ def _step(price: TieredPrices, start: int) -> Decimal:
 
 
 @cache
-def _entries_on(day: str) -> tuple[Entry, ...]:
-    at = datetime.fromisoformat(day).replace(tzinfo=UTC)
-    return tuple(_priced_entries(at))
+def _entries_on(day: date) -> tuple[Entry, ...]:
+    return tuple(_priced_entries(datetime.combine(day, time(), tzinfo=UTC)))
 
 
 def _priced_entries(at: datetime) -> Iterator[Entry]:
     for provider in _snapshot().providers:
         for model in provider.models:
-            if rates := _rates(_Found(provider, model), at):
+            if rates := _rates(_Found(provider, model), at, at.date()):
                 yield Entry(
                     provider=provider.id,
                     model=model.id,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from kombu.exceptions import OperationalError
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan
-from apps.accounts.tenancy import Principal
+from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import Forbidden, NetraError, NotFound
 from apps.llm.services import catalogue_for
 from apps.optimization import imports, storage, tasks
@@ -25,6 +26,9 @@ from apps.optimization.calls import Calls, reading
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset
 from apps.optimization.results import Analysis, Breakdown
+from apps.optimization.sample import write_sample_files
+
+SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
 log = structlog.get_logger(__name__)
 
@@ -194,6 +198,35 @@ def analysis(*, principal: Principal, dataset_id: UUID) -> Analysis:
     """
     with open_calls(principal=principal, dataset_id=dataset_id) as calls:
         return analyse(calls)
+
+
+def import_now(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """Import a queued dataset in this process instead of waiting for a worker; answers it as it is afterwards.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+    """
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    imports.run_import(dataset.pk)
+    dataset.refresh_from_db()
+    return dataset
+
+
+def seed_sample(*, calls: int, seed: int) -> Dataset | None:
+    """Import a synthetic dataset into the first organization, once in its life; None if that was done before."""
+    owner = Membership.objects.filter(role=Membership.Role.OWNER).order_by("organization__created_at", "id").first()
+    if owner is None:
+        return None
+    marker = storage.folder_of_organization(owner.organization_id) / "sample-was-here"
+    if marker.exists():
+        return None
+    principal = principal_for(user=owner.user)
+    with TemporaryDirectory(prefix="netra-sample-") as place:
+        path = Path(place) / f"sample-{seed}.csv"
+        write_sample_files(path=path, calls=calls, seed=seed)
+        dataset = create_dataset(principal=principal, upload=LocalFile(path), name=SAMPLE_NAME)
+    marker.touch()
+    return import_now(principal=principal, dataset_id=dataset.pk)
 
 
 def rescue_imports(*, now: datetime) -> int:

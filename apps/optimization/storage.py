@@ -30,7 +30,11 @@ class NoRoom(NetraError):
 
 
 def folder(*, organization_id: UUID, dataset_id: UUID) -> Path:
-    return Path(settings.MEDIA_ROOT) / "datasets" / str(organization_id) / str(dataset_id)
+    return folder_of_organization(organization_id) / str(dataset_id)
+
+
+def folder_of_organization(organization_id: UUID) -> Path:
+    return Path(settings.MEDIA_ROOT) / "datasets" / str(organization_id)
 
 
 def folder_of(dataset: Dataset) -> Path:

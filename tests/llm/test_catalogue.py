@@ -1,6 +1,6 @@
 """Rates come from the public catalogue, unless the house knows better; an unknown model has none."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
@@ -119,3 +119,16 @@ def test_every_listed_model_has_usable_rates():
     assert entries[0].model == "ours"
     assert len(entries) > 1000
     assert all(entry.rates.bands() for entry in entries)
+
+
+def test_a_batch_price_that_was_listed_later_holds_before_if_the_standard_price_was_the_same():
+    before = rates("gpt-4o", at=datetime(2026, 1, 5, tzinfo=UTC))
+
+    assert before.batch.input * 2 == before.input
+    assert "first listed on 2026-10-14" in before.batch.provenance
+
+
+def test_a_batch_price_that_is_only_announced_is_not_known_yet():
+    early = Catalogue(today=date(2026, 10, 1))
+
+    assert early.rates(model="gpt-4o", at=datetime(2026, 1, 5, tzinfo=UTC)).batch is None

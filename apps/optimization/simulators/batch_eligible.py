@@ -113,6 +113,7 @@ def _strategy(*, up_to: bool, **more: Any) -> Strategy:
         assumptions=(
             "A call can wait if nobody waits for it (interactive is false) or its deadline is a day or more.",
             "The same tokens at the model's listed batch price; answers do not change.",
+            "A batch price that is listed only from a later day counts if the standard price was the same.",
             "Failures and calls that went through a batch API already are left out.",
         ),
         latency_effect=LATENCY,

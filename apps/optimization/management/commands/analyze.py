@@ -1,0 +1,87 @@
+"""The main job in a terminal: what a file of LLM calls cost, and what could be saved. Needs no database."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandParser
+from django.utils import timezone
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from apps.errors import NetraError
+from apps.llm.catalogue import Catalogue
+from apps.operations.commands import NetraCommand
+from apps.optimization import presentation
+from apps.optimization.analysis import analyse
+from apps.optimization.calls import reading
+from apps.optimization.conversion import Conversion, Order, convert
+from apps.optimization.results import Analysis
+
+
+class NoSuchFile(NetraError):
+    """There is no such file, or it may not be read."""
+
+    code = "file.not_found"
+
+
+class Command(NetraCommand):
+    help = "Analyse a file of LLM calls (CSV, JSON lines, Parquet, LiteLLM spend logs). Nothing leaves the machine."
+    needs_house = False
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        super().add_arguments(parser)
+        parser.add_argument("file", type=Path, metavar="FILE")
+        parser.add_argument("--model", metavar="M", help="price every call as this model, at today's list price")
+
+    def run(self, *, file: Path, model: str | None, **_: Any) -> bool:
+        _refuse_unreadable(file)
+        with TemporaryDirectory(prefix="netra-analyze-") as place, _progress_bar() as progress:
+            parquet = Path(place) / "calls.parquet"
+            conversion, analysis = _computed(file, parquet, model, progress)
+        self.tell(presentation.document(analysis, conversion))
+        if not self.as_json:
+            presentation.show(Console(file=self.stdout, highlight=False), file.name, analysis, conversion)  # type: ignore[arg-type]
+        return True
+
+
+def _computed(
+    file: Path, parquet: Path, model: str | None, progress: Callable[[float], None]
+) -> tuple[Conversion, Analysis]:
+    memory, catalogue = settings.ANALYSIS_MEMORY_MIB, Catalogue()
+    order = Order(
+        source=file.resolve(),
+        target=parquet,
+        catalogue=catalogue,
+        now=timezone.now(),
+        memory_mib=memory,
+        metadata_only=True,
+        price_as=model,
+    )
+    conversion = convert(order, progress)
+    with reading(parquet=parquet, catalogue=catalogue, memory_mib=memory, notes=conversion.notes) as calls:
+        return conversion, analyse(calls)
+
+
+def _refuse_unreadable(file: Path) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise NoSuchFile(f"{str(file)!r} cannot be read: {error.strerror or error}.") from None
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[float], None]]:
+    """A bar on stderr where somebody looks at it, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda percent: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("Reading calls", total=100)
+        yield lambda percent: bar.update(task, completed=percent)

@@ -1,0 +1,120 @@
+"""An analysis for a terminal: for people as tables, for machines as one document."""
+
+from dataclasses import asdict
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from apps.optimization.conversion import Conversion
+from apps.optimization.results import Analysis, Breakdown, Strategy
+
+CENT = Decimal("0.01")
+SHOWN_REJECTS = 5
+
+
+def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
+    """The document of `analyze --json`: the analysis, and what the import of the file did."""
+    imported = {
+        "source": conversion.source,
+        "columns": dict(conversion.columns),
+        "rejected_rows": conversion.rejected,
+        "rejects": [asdict(reject) for reject in conversion.rejects],
+        "conventions": [asdict(verdict) for verdict in conversion.verdicts],
+        "prices": conversion.prices,
+    }
+    return analysis.model_dump(mode="json") | {"import": imported}
+
+
+def show(console: Console, name: str, analysis: Analysis, conversion: Conversion) -> None:
+    """The analysis as a person reads it."""
+    tokens = analysis.tokens
+    console.print(
+        _plain(
+            f"{name}: {analysis.calls:,} calls, {tokens.input:,} tokens in, {tokens.output:,} out, "
+            f"{usd(analysis.cost_usd)}"
+        ),
+        style="bold",
+        soft_wrap=True,
+    )
+    for sentence in _remarks(analysis, conversion):
+        console.print(_plain(f"- {sentence}"), soft_wrap=True)
+    for by in ("model", "feature"):
+        if analysis.breakdown[by].covered_share:
+            console.print(_spend_table(analysis.breakdown[by]))
+    console.print(_savings_table(analysis))
+    console.print("Savings overlap: do not add them up. “up to” is a ceiling, not an expectation.", soft_wrap=True)
+
+
+def usd(amount: Decimal) -> str:
+    """Dollars and cents; below ten cents with four more digits, so that small bills do not read as nothing.
+
+    >>> usd(Decimal("96.791325")), usd(Decimal("0.0421")), usd(Decimal(0))
+    ('$96.79', '$0.042100', '$0.00')
+    """
+    step = CENT if amount == 0 or abs(amount) >= Decimal("0.1") else Decimal("0.000001")
+    return f"${amount.quantize(step, rounding=ROUND_HALF_EVEN):,}"
+
+
+def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
+    whole, remarks = analysis.overview, []
+    if whole.first_call_at and whole.last_call_at:
+        remarks.append(f"From {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC.")
+    if whole.unpriced_calls:
+        names = ", ".join(whole.unpriced_models[:5])
+        remarks.append(f"The price of {whole.unpriced_calls:,} calls is unknown and not in the sum: {names}.")
+    if whole.failed_calls or whole.cached_answers:
+        unbilled = whole.calls - whole.billed_calls
+        remarks.append(f"{unbilled:,} calls were not billed (failures, answers from an own cache).")
+    if whole.recorded_cost_usd is not None and whole.computed_on_recorded_usd is not None:
+        remarks.append(
+            f"The source recorded {usd(whole.recorded_cost_usd)} for {whole.recorded_on:,} calls; "
+            f"computed: {usd(whole.computed_on_recorded_usd)}."
+        )
+    if conversion.rejected:
+        remarks.append(f"{conversion.rejected:,} rows were not usable:")
+        remarks += [
+            f"  line {reject.line}{f', {reject.column}' if reject.column else ''}: {reject.reason}"
+            for reject in conversion.rejects[:SHOWN_REJECTS]
+        ]
+    return [*remarks, *conversion.notes]
+
+
+def _spend_table(breakdown: Breakdown) -> Table:
+    table = Table(title=f"Spend by {breakdown.by}", title_justify="left")
+    table.add_column(breakdown.by)
+    for name in ("calls", "tokens in", "tokens out", "cost", "share"):
+        table.add_column(name, justify="right")
+    for row in breakdown.rows[:15]:
+        cost = "unknown" if row.unpriced_calls == row.calls else usd(row.cost_usd)
+        counts = (f"{row.calls:,}", f"{row.tokens.input:,}", f"{row.tokens.output:,}", cost, f"{row.share:.1%}")
+        table.add_row(_plain(row.key or "(not said)"), *counts)
+    return table
+
+
+def _savings_table(analysis: Analysis) -> Table:
+    table = Table(title="Where it could be less", title_justify="left")
+    table.add_column("strategy")
+    table.add_column("saving", justify="right")
+    table.add_column("evidence")
+    table.add_column("what to know")
+    for strategy in sorted(analysis.strategies, key=lambda s: (s.up_to, -(s.saving_usd or 0))):
+        table.add_row(strategy.title, _saving(strategy), strategy.evidence, _plain(_remark(strategy)))
+    return table
+
+
+def _saving(strategy: Strategy) -> str:
+    if strategy.saving_usd is None:
+        return "unknown"
+    return f"{'up to ' if strategy.up_to else ''}{usd(strategy.saving_usd)}"
+
+
+def _remark(strategy: Strategy) -> str:
+    return strategy.why or strategy.assumptions[0]
+
+
+def _plain(text: str) -> Text:
+    """Text from a file, without markup and without anything that could steer a terminal."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

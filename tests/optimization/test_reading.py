@@ -1,0 +1,194 @@
+"""Files as they come: good ones are read whatever they are called, bad ones fail whole with a sentence."""
+
+import gzip
+import json
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apps.errors import NetraError
+from apps.optimization.readers import (
+    BinaryFile,
+    EmptyFile,
+    MalformedFile,
+    UnusableFile,
+    WrongEncoding,
+    delimited,
+    open_table,
+)
+from apps.optimization.readers.delimited import DuplicateColumns
+from tests.optimization.conftest import as_csv, call
+
+ROWS = [call(feature="chat"), call(feature="search", model="gpt-4o-mini", input_tokens=5)]
+
+
+def rows_of(path):
+    return list(open_table(path).records(lambda read: None))
+
+
+@pytest.mark.parametrize("name", ["calls.csv", "calls.jsonl", "calls.parquet"])
+def test_the_same_rows_come_out_of_every_format(write, name):
+    path = write(name, ROWS)
+
+    features = [row["feature"] for _, row in rows_of(path)]
+
+    assert features == ["chat", "search"]
+
+
+def test_the_bytes_decide_and_not_the_name(write):
+    path = write("calls.csv", [call()]).rename(write("calls.parquet", "x"))
+
+    assert open_table(path).kind == "csv"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_every_delimiter_is_recognised(write, delimiter):
+    assert open_table(write("calls.csv", as_csv(ROWS, delimiter))).columns[0] == "timestamp"
+
+
+def test_a_byte_order_mark_belongs_to_no_column(write):
+    assert open_table(write("calls.csv", b"\xef\xbb\xbf" + as_csv(ROWS).encode())).columns[0] == "timestamp"
+
+
+def test_a_decimal_comma_is_recognised_only_where_the_comma_does_not_separate(write):
+    assert open_table(write("a.csv", "cost;input_tokens\n0,25;1\n")).decimal_comma
+    assert not open_table(write("b.csv", 'cost,input_tokens\n"0,25",1\n')).decimal_comma
+
+
+def test_line_numbers_count_the_header_and_the_lines_inside_quotes(write):
+    path = write("calls.csv", 'prompt,input_tokens\n"one\ntwo",1\nthree,2\n')
+
+    assert [line for line, _ in rows_of(path)] == [3, 4]
+
+
+def test_a_ragged_row_is_turned_away_and_the_others_are_not(write):
+    path = write("calls.csv", "a,b\n1,2\n1,2,3\n\n4\n5,6\n")
+
+    found = rows_of(path)
+
+    assert [(f.line, f.reason) for f in found if not isinstance(f, tuple)] == [
+        (3, "The row has 3 values, the header 2."),
+        (5, "The row has 1 values, the header 2."),
+    ]
+    assert [line for line, _ in (f for f in found if isinstance(f, tuple))] == [2, 6]
+
+
+def test_a_json_array_is_read_like_lines(write):
+    path = write("calls.json", json.dumps(ROWS, indent=2))
+
+    assert [row["model"] for _, row in rows_of(path)] == ["gpt-4o", "gpt-4o-mini"]
+
+
+def test_an_array_longer_than_a_chunk_loses_nothing(write):
+    path = write("calls.json", json.dumps([{"input_tokens": n, "text": "é" * 500} for n in range(2000)]))
+
+    assert [row["input_tokens"] for _, row in rows_of(path)] == [str(n) for n in range(2000)]
+
+
+def test_an_array_that_breaks_off_fails_whole(write):
+    with pytest.raises(MalformedFile, match="breaks off"):
+        rows_of(write("calls.json", json.dumps(ROWS)[:-20]))
+
+
+def test_nested_objects_become_dotted_columns(write):
+    path = write("calls.jsonl", [{"usage": {"prompt_tokens": 3, "details": {"cached": 1}}, "tags": ["a"]}])
+
+    [(_, row)] = rows_of(path)
+
+    assert (row["usage.prompt_tokens"], row["usage.details.cached"], row["tags"]) == ("3", "1", '["a"]')
+
+
+def test_lines_that_are_no_objects_are_turned_away_one_by_one(write):
+    path = write("calls.jsonl", '{"a": 1}\n[1]\nnonsense\n{"a": 2}\n')
+
+    assert [f.line for f in rows_of(path) if not isinstance(f, tuple)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "sentence"),
+    [
+        (b"", EmptyFile, "empty"),
+        (b" \n\n ", EmptyFile, "empty"),
+        (b"\xef\xbb\xbf", EmptyFile, "byte order mark"),
+        ("input_tokens\n1\n".encode("utf-16"), WrongEncoding, "UTF-16"),
+        ("input_tokens,feature\n1,Gr\xf6\xdfe\n".encode("latin-1"), WrongEncoding, "Line 2 is not UTF-8"),
+        (gzip.compress(b"input_tokens\n1\n"), BinaryFile, "gzip"),
+        (b"PK\x03\x04 a spreadsheet", BinaryFile, "spreadsheet"),
+        (b"\x7fELF\x02\x01\x01\0\0\0", BinaryFile, "binary"),
+        (b"PAR1 but no more", MalformedFile, "Parquet"),
+        (b"a,b,a\n1,2,3\n", DuplicateColumns, "'a' more than once"),
+        (b'a,b\n"never closed,1\n' + b"2,3\n" * 3_000_000, MalformedFile, "quotation mark"),
+    ],
+)
+def test_a_file_that_cannot_be_read_fails_whole_with_a_sentence(write, content, error, sentence):
+    path = write("calls.csv", content)
+
+    with pytest.raises(error, match=sentence):
+        rows_of(path)
+
+
+def test_wrong_bytes_far_into_the_file_are_found_with_their_line(write):
+    path = write("calls.csv", b"a,b\n" + b"1,2\n" * 200_000 + b"\xff,3\n")
+
+    with pytest.raises(WrongEncoding, match="not UTF-8"):
+        rows_of(path)
+
+
+def test_an_overlong_json_line_is_turned_away_alone(write, monkeypatch):
+    monkeypatch.setattr("apps.optimization.readers.json_records.MAX_FIELD", 1000)
+    path = write("calls.jsonl", '{"a": 1}\n{"a": "' + "x" * 5000 + '"}\n{"a": 2}\n')
+
+    found = rows_of(path)
+
+    assert [f.line for f in found if not isinstance(f, tuple)] == [2]
+    assert [line for line, _ in (f for f in found if isinstance(f, tuple))] == [1, 3]
+
+
+def test_a_header_with_far_too_many_columns_is_refused(write):
+    with pytest.raises(MalformedFile, match="columns"):
+        open_table(write("calls.csv", ",".join(f"c{n}" for n in range(3000)) + "\n"))
+
+
+@given(content=st.binary(max_size=400) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_at_all_bring_a_reader_down(tmp_path, content):
+    path = tmp_path / "fuzz"
+    path.write_bytes(content)
+
+    try:
+        rows_of(path)
+    except NetraError as error:
+        assert isinstance(error, UnusableFile)
+        assert error.detail
+
+
+@given(junk=st.binary(max_size=60), at=st.integers(0, 3000))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_parquet_file_is_a_declared_error_or_rows(write, tmp_path, junk, at):
+    good = tmp_path / "calls.parquet"
+    if not good.exists():
+        write("calls.parquet", [call(prompt=os.urandom(50).hex()) for _ in range(50)])
+    content = bytearray(good.read_bytes())
+    content[at : at + len(junk)] = junk
+    path = tmp_path / "damaged"
+    path.write_bytes(content)
+
+    try:
+        rows_of(path)
+    except NetraError as error:
+        assert isinstance(error, UnusableFile)
+
+
+def test_progress_follows_the_bytes(write):
+    seen = []
+    path = write("calls.csv", "a,b\n" + "1,2\n" * 100_000)
+
+    for _ in delimited.delimited(__import__("apps.optimization.readers", fromlist=["look"]).look(path)).records(
+        seen.append
+    ):
+        pass
+
+    assert seen == sorted(seen)
+    assert seen[-1] > path.stat().st_size / 2
