@@ -23,6 +23,7 @@ from apps.operations.first_sign_in import FirstSignIn
 from apps.operations.processes import spawn
 from apps.operations.supervisor import LOOK_EVERY, Child, Supervisor
 
+CHECKOUT = Path(__file__).resolve().parents[2]  # where manage.py is
 ANSWERS_WITHIN = 60.0  # seconds, for the web process on a slow machine
 HOPELESS_AFTER = 3  # deaths of the web process before it ever answered
 STANDARD_ERROR = 2  # where every process of the house writes its log
@@ -92,9 +93,9 @@ def _open(
     say("Preparing the database ...")
     sign_in = _prepare(home, environment)
     say("Starting web, workers and scheduler ...")
-    web = supervisor.start(_web(address, environment))
-    for child in _background(environment):
-        supervisor.start(child)
+    web = supervisor.start(_process("web process", web_command(address), environment))
+    for name, command in background_commands().items():
+        supervisor.start(_process(name, command, environment))
     _seed(home, environment, say)
     _wait_until_it_answers(address, web, supervisor)
     _say_who_reaches_it(address, say)
@@ -155,7 +156,26 @@ def _python(*words: str) -> list[str | Path]:
 
 
 def _manage(*words: str) -> list[str | Path]:
-    return [sys.executable, Path(settings.BASE_DIR) / "manage.py", *words]
+    return [sys.executable, CHECKOUT / "manage.py", *words]
+
+
+def web_command(address: Address) -> list[str | Path]:
+    """Daphne, listening on `address`."""
+    words = ["-b", address.host, "-p", str(address.port), "--verbosity", "0", "--server-name", "netra"]
+    words += ["--websocket-max-message-size", str(LARGEST_SOCKET_MESSAGE), "--application-close-timeout", "2"]
+    return _python("-m", "daphne", *words, "netra.asgi:application")
+
+
+def background_commands() -> dict[str, list[str | Path]]:
+    """The processes behind the pages, by name."""
+    quiet = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    worker = ("-m", "celery", "--quiet", "-A", "netra", "worker", *quiet)
+    tools = ("-Q", "tools", "-P", "prefork", "-c", "1", "--max-tasks-per-child", "20", "-n", "tools@%h")
+    return {
+        "agent worker": _python(*worker, "-Q", "agents", "-P", "threads", "-c", "4", "-n", "agents@%h"),
+        "tool worker": _python(*worker, *tools),
+        "scheduler": _manage("scheduler"),
+    }
 
 
 def _process(name: str, command: list[str | Path], environment: Mapping[str, str]) -> Child:
@@ -165,28 +185,10 @@ def _process(name: str, command: list[str | Path], environment: Mapping[str, str
             death_signal=signal.SIGKILL,  # the database decides what was done; there is nothing to say goodbye to
             output=STANDARD_ERROR,
             environment=environment,
-            directory=Path(settings.BASE_DIR),
+            directory=CHECKOUT,
         )
 
     return Child(name=name, spawn=start)
-
-
-def _web(address: Address, environment: Mapping[str, str]) -> Child:
-    words = ["-m", "daphne", "-b", address.host, "-p", str(address.port), "--verbosity", "0", "--server-name", "netra"]
-    words += ["--websocket-max-message-size", str(LARGEST_SOCKET_MESSAGE), "--application-close-timeout", "2"]
-    return _process("web process", _python(*words, "netra.asgi:application"), environment)
-
-
-def _background(environment: Mapping[str, str]) -> tuple[Child, ...]:
-    quiet = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
-    worker = ("-m", "celery", "--quiet", "-A", "netra", "worker", *quiet)
-    agents = _python(*worker, "-Q", "agents", "-P", "threads", "-c", "4", "-n", "agents@%h")
-    tools = _python(*worker, "-Q", "tools", "-P", "prefork", "-c", "1", "--max-tasks-per-child", "20", "-n", "tools@%h")
-    return (
-        _process("agent worker", agents, environment),
-        _process("tool worker", tools, environment),
-        _process("scheduler", _manage("scheduler"), environment),
-    )
 
 
 # --- Once ------------------------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def _run_once(
             output=subprocess.PIPE,
             errors=errors,
             environment=environment,
-            directory=Path(settings.BASE_DIR),
+            directory=CHECKOUT,
         )
     with process:
         try:
