@@ -188,6 +188,7 @@ SPECTACULAR_SETTINGS = {
     "TITLE": "Netra",
     "DESCRIPTION": "Agents that find what an LLM bill could save, on your own calls, and prove it.",
     "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/",
     "SWAGGER_UI_DIST": "SIDECAR",

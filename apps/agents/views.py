@@ -20,6 +20,7 @@ class AgentsView(GenericAPIView):  # type: ignore[type-arg]
 
     serializer_class = AgentSerializer
     pagination_class = None
+    filter_backends = []
 
     @extend_schema(responses=AgentSerializer(many=True), operation_id="agents_list")
     def get(self, request: Request) -> Response:
@@ -31,6 +32,7 @@ class ToolsView(GenericAPIView):  # type: ignore[type-arg]
 
     serializer_class = ToolSerializer
     pagination_class = None
+    filter_backends = []
 
     @extend_schema(responses=ToolSerializer(many=True), operation_id="tools_list")
     def get(self, request: Request) -> Response:

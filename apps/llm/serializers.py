@@ -57,3 +57,10 @@ def model_row(entry: Entry) -> dict[str, Any]:
 
 def _rates(step: Rates | Tier) -> dict[str, Any]:
     return {kind: getattr(step, kind) for kind in KINDS}
+
+
+class UsageSerializer(serializers.Serializer[Any]):
+    model_calls = serializers.IntegerField()
+    input_tokens = serializers.IntegerField()
+    output_tokens = serializers.IntegerField()
+    cost_usd = serializers.CharField(allow_null=True, help_text="Null as soon as one call has no known price.")

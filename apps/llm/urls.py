@@ -2,4 +2,7 @@ from django.urls import path
 
 from apps.llm import views
 
-urlpatterns = [path("models/", views.ModelsView.as_view())]
+urlpatterns = [
+    path("models/", views.ModelsView.as_view()),
+    path("usage/", views.UsageView.as_view()),
+]

@@ -8,8 +8,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.accounts.permissions import principal_of
-from apps.llm import services
-from apps.llm.serializers import ModelSerializer, model_row
+from apps.llm import ledger, services
+from apps.llm.serializers import ModelSerializer, UsageSerializer, model_row
 
 
 class ByPlace(LimitOffsetPagination):
@@ -24,7 +24,7 @@ class ModelsView(GenericAPIView):  # type: ignore[type-arg]
 
     serializer_class = ModelSerializer
     pagination_class = ByPlace
-    queryset = None
+    filter_backends = []
 
     @extend_schema(
         operation_id="models_list",
@@ -36,3 +36,12 @@ class ModelsView(GenericAPIView):  # type: ignore[type-arg]
         found = services.models(principal=principal_of(request), now=timezone.now(), **asked)
         page = self.paginate_queryset(found)
         return self.get_paginated_response(ModelSerializer([model_row(entry) for entry in page or []], many=True).data)
+
+
+class UsageView(GenericAPIView):  # type: ignore[type-arg]
+    """What Netra's own agents have spent on models for the organization."""
+
+    serializer_class = UsageSerializer
+
+    def get(self, request: Request) -> Response:
+        return Response(UsageSerializer(ledger.usage_of_organization(principal_of(request))).data)
