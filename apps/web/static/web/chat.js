@@ -1,7 +1,7 @@
 // The chat page: a thread's events in, a conversation out; what is typed and dropped goes the other way.
 
 import { ConversationView } from "./conversation.js";
-import { h, say, seconds, show } from "./dom.js";
+import { clock, h, say, seconds, show } from "./dom.js";
 import { Journal, api } from "./journal.js";
 import { currentRun, emptyThread, isUnfinished, reduce } from "./reducer.js";
 import { ThreadList } from "./threads.js";
@@ -112,7 +112,7 @@ function statusOf(run) {
   if (link.link === "reconnecting") return { light: "lost", text: "Connection lost, reconnecting. Nothing is lost." };
   const note = link.link === "polling" ? " · no live connection, updated every few seconds" : services.length ? ` · slower than usual (${services.join(", ")})` : "";
   if (!run) return { light: "live", text: `Ready${note}` };
-  const took = (from, to) => seconds(Math.max(0, Math.floor((new Date(to) - new Date(from)) / 1000))).replace(".0 s", " s");
+  const took = (from, to) => clock(new Date(to) - new Date(from));
   switch (run.phase) {
     case "queued":
       return { light: "waiting", text: `${run.position > 1 ? `Queued at position ${run.position}` : "Queued"} · ${took(run.askedAt, now())}${note}` };
@@ -124,13 +124,15 @@ function statusOf(run) {
     case "waiting":
       return { light: "waiting", text: `Waiting for your answer${note}` };
     case "completed":
-      return { light: "live", text: `Done in ${took(run.startedAt ?? run.askedAt, run.endedAt)}${note}` };
+      return { light: "live", text: `Done in ${between(run)}${note}` };
     case "failed":
-      return { light: "lost", text: `Failed after ${took(run.startedAt ?? run.askedAt, run.endedAt)}${note}` };
+      return { light: "lost", text: `Failed after ${between(run)}${note}` };
     default:
       return { light: "live", text: `Stopped${note}` };
   }
 }
+
+const between = ({ startedAt, askedAt, endedAt }) => seconds((new Date(endedAt) - new Date(startedAt ?? askedAt)) / 1000);
 
 const announce = (text) => text && say($("#announcer"), text);
 

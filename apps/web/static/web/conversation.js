@@ -1,6 +1,6 @@
 // Draws a thread's state. Drawing the same state twice changes nothing; what the reader opened stays open.
 
-import { fragment, h, icon, keyed, plural, say, seconds, show } from "./dom.js";
+import { clock, fragment, h, icon, keyed, plural, say, seconds, show } from "./dom.js";
 import { showLiveText } from "./livetext.js";
 import { tellTimes } from "./page.js";
 import { isUnfinished } from "./reducer.js";
@@ -117,11 +117,11 @@ export class ConversationView {
 
   #drawWorkSummary(view, run) {
     const calls = run.steps.reduce((sum, step) => sum + step.calls.length, 0);
-    const took = run.startedAt ? span(run.startedAt, run.endedAt ?? this.now()) : null;
     const counts = [plural(run.steps.length, "step"), calls ? plural(calls, "tool call") : null];
-    const verb = { completed: "Worked", cancelled: "Stopped after", failed: "Failed after" }[run.phase] ?? "Working";
-    const time = took === null ? "" : isUnfinished(run) ? `for ${seconds(Math.floor(took) || 0)}` : run.phase === "completed" ? `for ${seconds(took)}` : seconds(took);
-    say(view.workText, `${verb} ${time.replace(".0 s", " s")} · ${counts.filter(Boolean).join(" · ")}`);
+    const verb = { completed: "Worked for", cancelled: "Stopped after", failed: "Failed after" }[run.phase] ?? "Working for";
+    const took = span(run.startedAt ?? run.askedAt, run.endedAt ?? this.now());
+    const time = isUnfinished(run) ? clock(took * 1000) : seconds(took);
+    say(view.workText, `${verb} ${time} · ${counts.filter(Boolean).join(" · ")}`);
   }
 
   #drawRequested(view, run) {

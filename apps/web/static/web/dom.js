@@ -68,6 +68,12 @@ export function seconds(amount) {
   return minutes < 60 ? `${minutes} min ${Math.round(amount % 60)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+/** A running clock, in whole seconds. */
+export function clock(milliseconds) {
+  const whole = Math.max(0, Math.floor(milliseconds / 1000));
+  return whole < 60 ? `${whole} s` : seconds(whole);
+}
+
 export function bytes(amount) {
   if (amount < 1024) return `${amount} B`;
   const units = ["KiB", "MiB", "GiB"];
