@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 ROW, BAR = 40, 8  # pixels: a bar with its words above it, and the bar itself
 PLOT, LABELS = 170, 24  # pixels: height of a line's plot, and of the words below it
 CHARACTERS = 48  # of a label, before it is cut
+NOTHING = 1e-9  # values up to this are drawn as zero
 GRID_LINES = (0.0, 0.5, 1.0)
 _IDS = count(1)
 
@@ -66,7 +67,7 @@ def _in_words(points: Sequence[Point], unit: str) -> str:
 
 def _bars(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
     """A bar below its words: names of models and features are long, and screens are narrow."""
-    most = max(max(point.value for point in points), 0) or 1.0
+    most = _most(points)
     rows = format_html_join(
         "",
         '<g><title>{label}: {said}</title><text x="0" y="{words}">{name}</text>'
@@ -91,7 +92,7 @@ def _bars(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
 
 def _line(points: Sequence[Point], unit: str) -> tuple[SafeString, int]:
     """A line over an even axis; its plot is stretched, its words and dots are not."""
-    top = _round_up(max(max(point.value for point in points), 0) or 1.0)
+    top = _round_up(_most(points))
     spots = [
         (_percent(index, len(points)), round(16 + PLOT * (1 - max(point.value, 0) / top), 1))
         for index, point in enumerate(points)
@@ -147,6 +148,12 @@ def _line_labels(points: Sequence[Point]) -> SafeString:
             for place, anchor in places.items()
         ),
     )
+
+
+def _most(points: Sequence[Point]) -> float:
+    """The largest value; 1 where there is nothing above zero to draw."""
+    most = max(point.value for point in points)
+    return most if most > NOTHING else 1.0
 
 
 def _percent(index: int, length: int) -> float:
