@@ -56,7 +56,7 @@ def claimed(home: Path) -> Iterator[None]:
         # PostgreSQL's service user has to pass through where root keeps the house; every file inside stays closed.
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
         (home / "files").mkdir(mode=0o700, exist_ok=True)
-        lock = (home / "lock").open("a")
+        lock = open(os.open(home / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "w")  # noqa: SIM115  # closed below
     with lock:
         _lock(lock.fileno(), home)
         with _explaining(home):
