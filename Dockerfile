@@ -17,4 +17,4 @@ RUN python -m compileall -q netra apps
 USER netra
 VOLUME /data
 EXPOSE 8000
-CMD ["python", "-m", "daphne", "-b", "0.0.0.0", "-p", "8000", "--verbosity", "0", "--server-name", "netra", "netra.asgi:application"]
+CMD ["python", "-m", "netra.web_server", "-b", "0.0.0.0", "-p", "8000", "--verbosity", "0", "--server-name", "netra", "netra.asgi:application"]

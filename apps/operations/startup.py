@@ -163,7 +163,7 @@ def web_command(address: Address) -> list[str | Path]:
     """Daphne, listening on `address`."""
     words = ["-b", address.host, "-p", str(address.port), "--verbosity", "0", "--server-name", "netra"]
     words += ["--websocket-max-message-size", str(LARGEST_SOCKET_MESSAGE), "--application-close-timeout", "2"]
-    return _python("-m", "daphne", *words, "netra.asgi:application")
+    return _python("-m", "netra.web_server", *words, "netra.asgi:application")
 
 
 def background_commands() -> dict[str, list[str | Path]]:

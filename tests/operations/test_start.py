@@ -50,7 +50,7 @@ def test_a_house_opens_heals_itself_and_closes_within_five_seconds(directory):
         found = {one["name"]: one["ok"] for one in json.loads(doctor.stdout)["dependencies"]}
         assert found.items() >= {"postgresql": True, "migrations": True, "redis": True}.items()
 
-        for word in ("daphne", "postgres\0-D"):
+        for word in ("netra.web_server", "postgres\0-D"):
             killed = house.pid_of(word)
             os.kill(killed, signal.SIGKILL)
             assert eventually(lambda killed=killed: killed not in house.pids()), word

@@ -1,0 +1,68 @@
+"""`python -m netra.web_server`: Daphne by its own command line, except that a body above the limit is refused when it
+is announced. Daphne alone would take all of it to disk before any code of ours is asked."""
+
+import json
+from typing import Any
+
+import daphne.http_protocol
+from daphne.cli import CommandLineInterface
+from twisted.internet import reactor
+
+from netra.env import ENV
+
+FORM_BYTES = 16 * 1024  # of a multipart body beside the file
+LINGER = 3.0  # seconds for a client that is still sending to read why it is refused
+
+
+class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # daphne has no types
+    """A request that counts its body while it comes."""
+
+    _received = 0
+    _refused = False
+
+    def gotLength(self, length: int | None) -> None:  # Twisted's name
+        if length is not None and length > ENV.netra_max_upload_bytes + FORM_BYTES:
+            super().gotLength(0)
+            self._refuse()
+        else:
+            super().gotLength(length)
+
+    def handleContentChunk(self, data: bytes) -> None:  # Twisted's name
+        self._received += len(data)
+        if self._received > ENV.netra_max_upload_bytes + FORM_BYTES:
+            self._refuse()
+        if not self._refused:
+            super().handleContentChunk(data)
+
+    def process(self) -> Any:
+        return None if self._refused else super().process()
+
+    def _refuse(self) -> None:
+        if self._refused:
+            return
+        self._refused = True
+        self.channel.transport.write(_refusal())
+        # Closing at once would reset the connection before a client that is still sending has read the answer.
+        timer: Any = reactor
+        timer.callLater(LINGER, self.channel.loseConnection)
+
+
+def _refusal() -> bytes:
+    detail = f"An upload may have at most {ENV.netra_max_upload_bytes:,} bytes (NETRA_MAX_UPLOAD_BYTES)."
+    problem = {"type": "about:blank", "title": "upload.too_large", "status": 413, "code": "upload.too_large"}
+    body = json.dumps(problem | {"detail": detail}).encode()
+    head = (
+        "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def main() -> None:
+    """Run Daphne with requests that keep the limit."""
+    daphne.http_protocol.WebRequest = LimitedRequest
+    CommandLineInterface.entrypoint()
+
+
+if __name__ == "__main__":
+    main()
