@@ -1,0 +1,106 @@
+"""A real Chromium, and two sites for it: the modules alone, and a whole house."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
+
+from tests.houses import House, Person
+
+STATIC = Path(__file__).resolve().parents[2] / "apps" / "web" / "static"
+MODULES = "http://modules.test"
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()
+
+
+def watched(context: BrowserContext) -> Page:
+    """A page whose uncaught errors and broken policies are remembered in `page.complaints`."""
+    page = context.new_page()
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: "Content Security Policy" in message.text and page.complaints.append(message.text),
+    )
+    return page
+
+
+@pytest.fixture
+def modules(browser) -> Iterator[Page]:
+    """An empty page that can import our modules, straight from the working tree."""
+
+    def serve(route: Route) -> None:
+        path = STATIC / route.request.url.removeprefix(MODULES + "/")
+        if path.is_file():
+            route.fulfill(body=path.read_text(), content_type="text/javascript")
+        else:
+            route.fulfill(body="<!doctype html><title>modules</title>", content_type="text/html")
+
+    context = browser.new_context()
+    context.route(f"{MODULES}/**", serve)
+    page = watched(context)
+    page.goto(f"{MODULES}/")
+    yield page
+    context.close()
+    assert page.complaints == []
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[House]:
+    with tempfile.TemporaryDirectory(prefix="netra-browser-") as folder:
+        Path(folder).chmod(0o711)
+        house = House(Path(folder), NETRA_SAMPLE_DATA="false")
+        try:
+            yield house
+        finally:
+            house.close()
+
+
+@pytest.fixture
+def person(house) -> Person:
+    """Somebody new, with an organization of their own."""
+    return house.sign_up("dora")
+
+
+@pytest.fixture
+def open_page(browser, house, person) -> Iterator[Callable[..., Page]]:
+    """Open a page of the house as `person`; every opened page must stay free of complaints."""
+    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
+
+    def open_page(path: str = "/", **options) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        context.add_cookies(
+            [{"name": name, "value": value, "url": house.url} for name, value in person.session.cookies.items()]
+        )
+        pages.append(watched(context))
+        pages[-1].goto(house.url + path)
+        return pages[-1]
+
+    yield open_page
+    complaints = [complaint for page in pages for complaint in page.complaints]
+    for context in contexts:
+        context.close()
+    assert complaints == []
