@@ -52,7 +52,8 @@ MACROS = (
     # ISO 8601, or day.month.year; without an offset it is UTC.
     r"CREATE TEMP MACRO calendar(t) AS CASE"
     r" WHEN regexp_matches(t, '^\d{4}-\d') THEN try_cast(t AS TIMESTAMPTZ)::TIMESTAMP"
-    r" ELSE try_strptime(t, ['%d.%m.%Y %H:%M:%S', '%d.%m.%Y %H:%M', '%d.%m.%Y']) END",
+    r" WHEN regexp_matches(t, '^\d{1,2}\.\d')"
+    " THEN try_strptime(t, ['%d.%m.%Y %H:%M:%S', '%d.%m.%Y %H:%M', '%d.%m.%Y']) END",
     r"CREATE TEMP MACRO is_number(t) AS regexp_full_match(t, '\d+(\.\d+)?([eE]\+?\d+)?')",
     "CREATE TEMP MACRO yes_no(t) AS CASE WHEN lower(t) IN ('true', 't', 'yes', 'y', '1') THEN true"
     " WHEN lower(t) IN ('false', 'f', 'no', 'n', '0') THEN false END",

@@ -1,0 +1,455 @@
+"""From a file to calls: what is understood, what is turned away and why, and what is never stored."""
+
+import json
+from datetime import datetime
+from decimal import Decimal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apps.errors import NetraError
+from apps.llm.catalogue import Catalogue, Override
+from apps.llm.pricing import Rates
+from apps.optimization.conversion import NoCalls, UnknownModel
+from apps.optimization.importers import NoUsableColumns, WrongMapping, importer_for
+from apps.optimization.readers import UnusableFile
+from tests.optimization.conftest import as_csv, call
+
+
+def one(calls, columns):
+    return calls.row(f"SELECT {columns} FROM calls")
+
+
+# --- Columns ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (
+            ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+            {"started_at": "TIMESTAMP", "input_tokens": "ContextTokens", "output_tokens": "GeneratedTokens"},
+        ),
+        (
+            ("timestamp", "input_length", "output_length", "hash_ids"),
+            {"started_at": "timestamp", "input_tokens": "input_length", "output_tokens": "output_length"},
+        ),
+        (
+            ("createdAt", "Model", "usage.prompt_tokens", "usage.completion_tokens", "usage.details.cached_tokens"),
+            {
+                "started_at": "createdAt",
+                "model": "Model",
+                "input_tokens": "usage.prompt_tokens",
+                "output_tokens": "usage.completion_tokens",
+                "cached_read_tokens": "usage.details.cached_tokens",
+            },
+        ),
+        (("x.prompt_tokens", "prompt_tokens"), {"input_tokens": "prompt_tokens"}),
+    ],
+)
+def test_columns_are_understood_by_their_names(columns, expected):
+    assert importer_for(columns, {}).columns == expected
+
+
+def test_an_own_mapping_overrules_the_guess_and_can_take_a_column_away():
+    columns = ("prompt_len", "reply_len", "model", "input_tokens")
+
+    found = importer_for(columns, {"input_tokens": "prompt_len", "output_tokens": "reply_len", "model": None})
+
+    assert found.columns == {"input_tokens": "prompt_len", "output_tokens": "reply_len"}
+
+
+def test_without_token_counts_nothing_can_be_imported_and_the_columns_are_listed():
+    with pytest.raises(NoUsableColumns, match="'question', 'answer'"):
+        importer_for(("question", "answer"), {})
+
+
+@pytest.mark.parametrize("mapping", [{"tokens": "a"}, {"input_tokens": "b"}])
+def test_a_mapping_to_nowhere_is_refused(mapping):
+    with pytest.raises(WrongMapping, match=r"no (field|column)"):
+        importer_for(("a",), mapping)
+
+
+def test_a_key_that_appears_late_in_a_json_file_is_understood_from_there_on(write, calls_of):
+    rows = [call() for _ in range(500)] + [call(cached_tokens=400)]
+
+    with calls_of(write("calls.jsonl", rows)) as calls:
+        assert one(calls, "sum(cached_read_tokens)") == (400,)
+
+
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-10-01T12:30:00Z",
+        "2026-10-01T14:30:00+02:00",
+        "2026-10-01 12:30:00",
+        "2026-10-01 12:30:00.0000000",
+        "01.10.2026 12:30",
+        "1790857800",
+        "1790857800000",
+        "1790857800000000",
+        "1790857800.0",
+    ],
+)
+def test_a_moment_is_read_in_every_usual_spelling(write, calls_of, text):
+    with calls_of(write("calls.csv", [call(timestamp=text)])) as calls:
+        assert one(calls, "started_at") == (datetime.fromisoformat("2026-10-01T12:30"),)
+
+
+def test_a_semicolon_file_with_decimal_commas_is_read(write, calls_of):
+    content = "timestamp;model;input_tokens;output_tokens;cost\n01.10.2026 12:30:00;gpt-4o;1.000;100;0,0035\n"
+
+    with calls_of(write("calls.csv", content)) as calls:
+        assert one(calls, "input_tokens, recorded_cost, cost_pico") == (1000, Decimal("0.0035"), 3_500_000_000)
+
+
+def test_a_duration_gives_the_end_where_no_end_is_recorded(write, calls_of):
+    with calls_of(write("calls.csv", [call(latency_ms="1500")])) as calls:
+        assert one(calls, "epoch(ended_at - started_at)") == (1.5,)
+
+
+def test_times_of_a_trace_without_a_calendar_are_kept_relative_and_it_is_said(write, converted, opened):
+    rows = [{"timestamp": at, "input_length": 10, "output_length": 5} for at in (0, 3000, 6000)]
+
+    conversion = converted(write("trace.jsonl", rows))
+
+    assert "start of the trace" in " ".join(conversion.notes)
+    with opened() as calls:
+        assert one(calls, "epoch(max(started_at) - min(started_at))") == (6.0,)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"input_tokens": "-5"}, "negative"),
+        ({"output_tokens": "-1"}, "negative"),
+        ({"input_tokens": "many"}, "not a whole number"),
+        ({"input_tokens": "12.5"}, "not a whole number"),
+        ({"input_tokens": "NaN"}, "not a whole number"),
+        ({"output_tokens": "inf"}, "not a whole number"),
+        ({"input_tokens": "99999999999999999999999"}, "not a whole number"),
+        ({"input_tokens": "9223372036854775807"}, "cannot be one call"),
+        ({"input_tokens": "", "output_tokens": ""}, "no token counts"),
+        ({"timestamp": "yesterday"}, "time cannot be read"),
+        ({"timestamp": "2026-13-45T00:00:00Z"}, "time cannot be read"),
+        ({"timestamp": "infinity"}, "time cannot be read"),
+        ({"timestamp": "1999-12-31T00:00:00Z"}, "before 2015"),
+        ({"timestamp": "2999-01-01T00:00:00Z"}, "in the future"),
+        ({"ended_at": "2026-10-01T11:59:59Z"}, "ends before it starts"),
+        ({"cost": "-0.01"}, "not an amount of dollars"),
+        ({"cost": "NaN"}, "not an amount of dollars"),
+        ({"cost": "1e300"}, "not an amount of dollars"),
+        ({"deadline_seconds": "inf"}, "not a number"),
+        ({"temperature": "warm"}, "not a number"),
+        ({"cached_tokens": "5000"}, "More cached tokens than input"),
+    ],
+    ids=str,
+)
+def test_a_bad_row_is_turned_away_with_its_line_and_reason_and_stops_nothing(write, converted, bad, reason):
+    good = call(ended_at="", cost="", deadline_seconds="", temperature="", cached_tokens="10")
+
+    conversion = converted(write("calls.csv", [*[good] * 300, good | bad, good]))
+
+    assert (conversion.rows, conversion.rejected) == (301, 1)
+    [reject] = conversion.rejects
+    assert reject.line == 302
+    assert reason in reject.reason
+
+
+def test_only_the_first_hundred_rejects_are_kept_and_all_are_counted(write, converted):
+    rows = [call()] + [call(input_tokens=-n) for n in range(1, 251)] + [call()]
+
+    conversion = converted(write("calls.csv", rows))
+
+    assert (conversion.rows, conversion.rejected, len(conversion.rejects)) == (2, 250, 100)
+    assert [reject.line for reject in conversion.rejects] == list(range(3, 103))
+
+
+def test_ragged_rows_and_bad_values_are_told_in_the_order_of_their_lines(write, converted):
+    path = write("calls.csv", "input_tokens,output_tokens\n-1,2\n1,2,3\n5,6\nx,1\n")
+
+    conversion = converted(path)
+
+    assert [(r.line, r.column) for r in conversion.rejects] == [(2, "input_tokens"), (3, None), (5, "input_tokens")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("input_tokens,output_tokens\n", "no rows"),
+        ("input_tokens,output_tokens\n-1,2\n-3,4\n", "None of 2 rows is a usable call. The first, line 2"),
+        ('{"input_tokens": -1}\n', "None of 1 rows"),
+        ("[]", "No column"),
+        ("{}", "No column"),
+    ],
+)
+def test_a_file_without_one_usable_call_fails_whole(write, converted, tmp_path, content, sentence):
+    with pytest.raises(UnusableFile, match=sentence):
+        converted(write("calls.csv", content))
+
+    assert list((tmp_path / "converted").iterdir()) == []
+
+
+def test_the_rejects_of_a_failed_file_are_told_too(write, converted):
+    with pytest.raises(NoCalls, match="None of 2 rows") as failure:
+        converted(write("calls.csv", [call(input_tokens=-1), call(input_tokens="x")]))
+
+    assert [reject.line for reject in failure.value.rejects] == [2, 3]
+
+
+cells = st.text(max_size=20) | st.sampled_from(["", "-1", "1e400", "NaN", "2026-10-01", "'", '"', "{}", "\0", "gpt-4o"])
+names = st.sampled_from(
+    ["input_tokens", "output_tokens", "timestamp", "model", "cost", "status", "prompt", "metadata", "cached_tokens"]
+)
+
+
+@given(
+    rows=st.lists(st.dictionaries(names, cells | st.integers() | st.floats() | st.none(), max_size=9), max_size=8),
+    as_lines=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_values_at_all_bring_an_import_down(write, converted, rows, as_lines):
+    content = "".join(json.dumps(row) + "\n" for row in rows) if as_lines else as_csv([{}, *rows])
+    path = write("fuzz.csv", content.encode("utf-8", "surrogatepass"))
+
+    try:
+        assert converted(path).rows > 0
+    except NetraError as error:
+        assert isinstance(error, UnusableFile)
+
+
+# --- Prompts ---------------------------------------------------------------------------------------------------------
+
+
+def test_metadata_only_stores_no_prompt_anywhere(write, converted, tmp_path):
+    converted(write("calls.csv", [call(prompt="a very secret question")]), metadata_only=True)
+    parquet = tmp_path / "converted" / "calls.parquet"
+
+    assert b"secret question" not in parquet.read_bytes()
+    assert list(parquet.parent.iterdir()) == [parquet]
+
+
+def test_the_same_prompt_has_the_same_hash_within_an_import_and_another_in_the_next(write, converted, opened):
+    path = write("calls.csv", [call(prompt="one"), call(prompt="one"), call(prompt="two"), call(prompt="")])
+    seen = []
+    for _ in range(2):
+        converted(path, metadata_only=True)
+        with opened() as calls:
+            seen.append([hash for (hash,) in calls.rows("SELECT prompt_hash FROM calls ORDER BY line")])
+
+    first, second = seen
+    assert first[0] == first[1] != first[2]
+    assert first[3] is None
+    assert not {*first[:3]} & {*second[:3]}
+
+
+def test_prompts_are_kept_as_they_were_where_they_may_be(write, calls_of):
+    prompt = 'say "hi", then\nstop; é 🦙 \\n'
+
+    with calls_of(write("calls.csv", [call(prompt=prompt)])) as calls:
+        assert one(calls, "prompt") == (prompt,)
+
+
+# --- Prices ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_model_has_an_unknown_cost_and_not_none(write, calls_of):
+    rows = [call(model="llama-in-the-cellar"), call(model=""), call()]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        assert [c for (c,) in calls.rows("SELECT cost_pico FROM calls ORDER BY line")] == [None, None, 3_500_000_000]
+
+
+def test_every_call_is_priced_by_the_list_of_its_own_day(write, calls_of):
+    cheap = Rates(input=Decimal(1), output=Decimal(1), effective_to=datetime.fromisoformat("2026-10-02T00:00:00+00:00"))
+    dear = Rates(
+        input=Decimal(2), output=Decimal(2), effective_from=datetime.fromisoformat("2026-10-02T00:00:00+00:00")
+    )
+    catalogue = Catalogue([Override(model="ours", rates=cheap), Override(model="ours", rates=dear)])
+    rows = [call(model="ours", timestamp=f"2026-10-0{day}T23:59:59Z", input_tokens=10**6) for day in (1, 2)]
+
+    with calls_of(write("calls.csv", rows), catalogue) as calls:
+        costs = [cost for (cost,) in calls.rows("SELECT cost_pico FROM calls ORDER BY line")]
+
+    assert costs == [1_000_100_000_000, 2_000_200_000_000]
+
+
+def test_a_long_context_is_priced_per_call(write, calls_of):
+    row = call(model="claude-sonnet-4-5", input_tokens=100_000, output_tokens=10_000)
+    row |= {"cache_read_tokens": 90_000, "cache_write_tokens": 5_000}
+
+    with calls_of(write("calls.csv", [row] * 10)) as calls:
+        assert one(calls, "sum(cost_pico)") == (2_107_500_000_000,)
+
+
+def test_a_batch_call_pays_the_batch_price(write, calls_of):
+    with calls_of(write("calls.csv", [call(batch="true"), call(batch="no")])) as calls:
+        assert calls.rows("SELECT cost_pico FROM calls ORDER BY line") == [(1_750_000_000,), (3_500_000_000,)]
+
+
+def test_a_failed_call_costs_nothing_unless_the_source_recorded_a_cost(write, calls_of):
+    rows = [call(status="error", cost="0"), call(status="500", cost=""), call(status="failure", cost="0.01")]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        assert calls.rows("SELECT billed, cost_pico FROM calls ORDER BY line") == [
+            (False, 0),
+            (False, 0),
+            (True, 3_500_000_000),
+        ]
+
+
+def test_every_call_can_be_priced_as_one_model_and_it_is_said(write, converted, opened):
+    conversion = converted(write("calls.csv", [call(model="other"), call(model="")]), price_as="gpt-4o")
+
+    assert "priced as gpt-4o" in conversion.notes[0]
+    with opened() as calls:
+        assert one(calls, "sum(cost_pico)") == (7_000_000_000,)
+
+
+def test_a_model_without_a_price_cannot_be_asked_for(write, converted):
+    with pytest.raises(UnknownModel, match="'no-such-model'"):
+        converted(write("calls.csv", [call()]), price_as="no-such-model")
+
+
+# --- Whether input counts cached tokens ------------------------------------------------------------------------------
+
+
+def sonnet(fresh, read, *, counted, cost=True):
+    """A call of which `read` tokens came from the cache, in a source that counts them into its input or does not."""
+    dollars = (fresh * 3 + read * Decimal("0.3") + 100 * 15) / 10**6
+    row = call(model="claude-sonnet-4-5", input_tokens=fresh + (read if counted else 0), output_tokens=100)
+    return row | {"cached": read, "cost": dollars if cost else ""}
+
+
+MAPPING = {"cached_read_tokens": "cached"}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_recorded_costs_decide_how_input_is_counted(write, converted, opened, counted):
+    rows = [sonnet(2000 + n, 1000, counted=counted) for n in range(20)]
+
+    [verdict] = converted(write("calls.csv", rows), mapping=MAPPING).verdicts
+
+    assert verdict.convention == ("inclusive" if counted else "exclusive")
+    assert "20 of 20 recorded costs" in verdict.because
+    with opened() as calls:
+        assert one(calls, "min(input_tokens)") == (3000,)
+
+
+def test_more_cached_tokens_than_input_show_that_input_leaves_them_out(write, converted, opened):
+    rows = [sonnet(10, 5000, counted=False, cost=False) for _ in range(5)]
+
+    [verdict] = converted(write("calls.csv", rows), mapping=MAPPING).verdicts
+
+    assert (verdict.convention, verdict.because) == (
+        "exclusive",
+        "5 of 5 calls have more cached tokens than input tokens.",
+    )
+    with opened() as calls:
+        assert one(calls, "min(input_tokens)") == (5010,)
+
+
+def test_one_broken_row_among_many_does_not_turn_the_verdict(write, converted):
+    rows = [sonnet(6000, 5000, counted=True, cost=False) for _ in range(300)]
+
+    conversion = converted(write("calls.csv", [*rows, sonnet(10, 5000, counted=False, cost=False)]), mapping=MAPPING)
+
+    assert conversion.verdicts[0].convention == "inclusive"
+    assert conversion.rejected == 1
+
+
+def test_without_evidence_the_reading_is_an_assumption_and_is_called_one(write, converted):
+    [verdict] = converted(write("calls.csv", [sonnet(6000, 500, counted=True, cost=False)]), mapping=MAPPING).verdicts
+
+    assert verdict.because.startswith("Assumed")
+
+
+def test_two_models_of_one_file_may_count_differently(write, converted):
+    openai = call(input_tokens=5000, output_tokens=100) | {"cached": 4000, "cost": Decimal("0.0085")}
+
+    verdicts = converted(write("calls.csv", [sonnet(10, 5000, counted=False), openai]), mapping=MAPPING).verdicts
+
+    assert {v.model: v.convention for v in verdicts} == {"claude-sonnet-4-5": "exclusive", "gpt-4o": "inclusive"}
+
+
+# --- LiteLLM ---------------------------------------------------------------------------------------------------------
+
+
+def spend_log(**more):
+    usage = {"prompt_tokens": 3000, "prompt_tokens_details": {"cached_tokens": 2000}}
+    return {
+        "request_id": "r1",
+        "call_type": "acompletion",
+        "spend": 0.006,
+        "prompt_tokens": 3000,
+        "completion_tokens": 100,
+        "startTime": "2026-10-01T12:00:00.000Z",
+        "endTime": "2026-10-01T12:00:02.000Z",
+        "completionStartTime": "2026-10-01T12:00:01.000Z",
+        "model": "gpt-4o",
+        "custom_llm_provider": "openai",
+        "metadata": json.dumps({"usage_object": usage, "user_api_key_alias": "search-key", "status": "success"}),
+        "cache_hit": "False",
+        "request_tags": '["search"]',
+        "end_user": "",
+        "user": "u1",
+        "session_id": "s1",
+        "messages": "{}",
+        "proxy_server_request": json.dumps({"temperature": 0.2}),
+    } | more
+
+
+@pytest.mark.parametrize("name", ["spend.csv", "spend.jsonl", "spend.parquet"])
+def test_a_litellm_spend_log_is_recognised_and_its_cached_tokens_are_found(write, converted, opened, name):
+    conversion = converted(write(name, [spend_log()]))
+
+    assert conversion.source == "litellm"
+    assert conversion.verdicts[0].convention == "inclusive"
+    with opened() as calls:
+        assert one(calls, 'input_tokens, cached_read_tokens, cost_pico, feature, "user", status, temperature') == (
+            3000,
+            2000,
+            6_000_000_000,
+            "search",
+            "u1",
+            "succeeded",
+            0.2,
+        )
+
+
+def test_an_answer_from_litellms_own_cache_costs_nothing_and_it_is_said(write, converted, opened):
+    conversion = converted(write("spend.jsonl", [spend_log(), spend_log(cache_hit="True", spend=0)]))
+
+    assert any("own cache" in note for note in conversion.notes)
+    with opened() as calls:
+        assert one(calls, "sum(cost_pico), count(*) FILTER (NOT billed)") == (6_000_000_000, 1)
+
+
+def test_a_failed_request_of_litellm_is_not_billed(write, calls_of):
+    row = spend_log(status="failure", spend=0, completion_tokens=0)
+
+    with calls_of(write("spend.jsonl", [row])) as calls:
+        assert one(calls, "status, billed, cost_pico") == ("failed", False, 0)
+
+
+def test_anthropics_cache_writes_are_read_from_the_usage_object(write, calls_of):
+    usage = {
+        "cache_read_input_tokens": 1000,
+        "cache_creation_input_tokens": 500,
+        "cache_creation": {"ephemeral_1h_input_tokens": 200},
+    }
+    row = spend_log(model="claude-sonnet-4-5", custom_llm_provider="anthropic", spend="")
+    row["metadata"] = json.dumps({"usage_object": usage})
+
+    with calls_of(write("spend.jsonl", [row])) as calls:
+        assert one(calls, "cached_read_tokens, cached_write_tokens, cached_write_1h_tokens") == (1000, 500, 200)
+
+
+@pytest.mark.parametrize("metadata", ["", "not json", "[1]", '{"usage_object": "x"}', None, '{"usage_object": null}'])
+def test_unexpected_metadata_only_loses_what_it_does_not_hold(write, calls_of, metadata):
+    with calls_of(write("spend.jsonl", [spend_log(metadata=metadata)])) as calls:
+        assert one(calls, "cached_read_tokens, cost_pico") == (0, 8_500_000_000)
