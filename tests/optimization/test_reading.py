@@ -74,6 +74,18 @@ def test_a_ragged_row_is_turned_away_and_the_others_are_not(write):
     assert [line for line, _ in (f for f in found if isinstance(f, tuple))] == [2, 6]
 
 
+def test_quotation_marks_that_do_not_match_cost_their_own_lines_and_it_is_said_which(write):
+    path = write("calls.csv", 'a,b\n1,2\n"x"y,3\n"opened,\nand closed" late,4\n5,6\n')
+
+    found = rows_of(path)
+
+    assert [line for line, _ in (f for f in found if isinstance(f, tuple))] == [2, 6]
+    assert [f.reason for f in found if not isinstance(f, tuple)] == [
+        "The quotation marks on lines 3 to 3 do not match.",
+        "The quotation marks on lines 4 to 5 do not match.",
+    ]
+
+
 def test_a_json_array_is_read_like_lines(write):
     path = write("calls.json", json.dumps(ROWS, indent=2))
 
@@ -118,6 +130,7 @@ def test_lines_that_are_no_objects_are_turned_away_one_by_one(write):
         (b"\x7fELF\x02\x01\x01\0\0\0", BinaryFile, "binary"),
         (b"PAR1 but no more", MalformedFile, "Parquet"),
         (b"a,b,a\n1,2,3\n", DuplicateColumns, "'a' more than once"),
+        (b'a,b\n1,2\n3,"', MalformedFile, "Line 3: a quotation mark"),
         (b'a,b\n"never closed,1\n' + b"2,3\n" * 3_000_000, MalformedFile, "quotation mark"),
     ],
 )

@@ -5,13 +5,17 @@ import re
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from itertools import islice
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from apps.optimization.readers import MAX_COLUMNS, MAX_FIELD, Head, MalformedFile, Record, Reject, not_utf8, reader
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE = 200  # rows that are looked at to tell the dialect
 TELL_EVERY = 5000  # rows between two reports of progress
+_UNCLOSED, _OVERLONG = "unexpected end of data", "field larger than field limit"
 _DECIMAL_COMMA = re.compile(r"-?\d*,\d+")
 
 csv.field_size_limit(MAX_FIELD)
@@ -49,20 +53,34 @@ class DelimitedTable:
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
-            lines = csv.reader(text, delimiter=self._delimiter)
+            lines = csv.reader(text, delimiter=self._delimiter, strict=True)
+            records = self._rows(lines)
+            next(records, None)  # the header
+            for number, record in enumerate(records):
+                if number % TELL_EVERY == 0:
+                    read(raw.tell())
+                yield record
+
+    def _rows(self, lines: "Reader") -> Iterator[Record]:
+        while True:
+            first = lines.line_num + 1
             try:
-                next(lines)
-                for number, row in enumerate(lines):
-                    if number % TELL_EVERY == 0:
-                        read(raw.tell())
-                    if row:
-                        yield self._record(lines.line_num, row)
+                row = next(lines)
+            except StopIteration:
+                return
             except UnicodeDecodeError:
-                raise not_utf8(lines.line_num + 1) from None
+                raise not_utf8(first) from None
             except csv.Error as error:
-                raise MalformedFile(
-                    f"Line {lines.line_num}: {error}. Most likely a quotation mark is opened and never closed."
-                ) from None
+                if _UNCLOSED in str(error) or _OVERLONG in str(error):
+                    raise MalformedFile(
+                        f"Line {first}: a quotation mark is opened and never closed. Correct it and upload again."
+                    ) from None
+                # The reader goes on with the next line, so only these are lost, and it is said which.
+                reason = f"The quotation marks on lines {first} to {lines.line_num} do not match."
+                yield Reject(line=first, column=None, reason=reason)
+            else:
+                if row:
+                    yield self._record(lines.line_num, row)
 
     def _record(self, line: int, row: list[str]) -> Record:
         if len(row) != len(self.columns):

@@ -1,0 +1,425 @@
+"""Datasets over REST and from an import's side: who may, what happens once, what is left behind."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from apps.accounts.models import Plan
+from apps.errors import Forbidden
+from apps.optimization import imports, services, storage, tasks
+from apps.optimization.conversion import convert
+from apps.optimization.models import Dataset
+from apps.optimization.serializers import DatasetSerializer
+from tests.optimization.conftest import call, uploaded
+
+pytestmark = pytest.mark.django_db
+
+DATASETS = "/api/datasets/"
+ROWS = [call(feature="chat"), call(feature="search")]
+
+
+@pytest.fixture(autouse=True)
+def rung(monkeypatch):
+    """The datasets that a worker was rung for."""
+    rung = []
+    monkeypatch.setattr(services, "_ring", rung.append)
+    return rung
+
+
+@pytest.fixture
+def post(client_for):
+    def post(user, content=ROWS, name="calls.csv", **form):
+        body = {"file": uploaded(content, name)} | form
+        return client_for(user).post(DATASETS, body, format="multipart")
+
+    return post
+
+
+def files(root):
+    return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*") if path.is_file())
+
+
+# --- Uploading -------------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_is_kept_queued_and_answered_with_where_to_look(
+    post, alice, acme, rung, settings, django_capture_on_commit_callbacks
+):
+    with django_capture_on_commit_callbacks(execute=True):
+        response = post(alice, name="spend.csv")
+
+    dataset = Dataset.objects.get()
+    assert (response.status_code, response.headers["Location"]) == (202, f"{DATASETS}{dataset.pk}/")
+    assert (response.json()["state"], response.json()["name"]) == ("queued", "spend.csv")
+    assert rung == [dataset.pk]
+    assert files(settings.MEDIA_ROOT) == [f"datasets/{acme.pk}/{dataset.pk}/upload"]
+
+
+def test_an_import_turns_it_into_calls_and_removes_the_upload(import_dataset, alice, acme, settings):
+    dataset = import_dataset(alice, ROWS)
+
+    assert (dataset.state, dataset.rows, dataset.progress, dataset.source) == ("ready", 2, 100, "table")
+    assert files(settings.MEDIA_ROOT) == [f"datasets/{acme.pk}/{dataset.pk}/calls.parquet"]
+
+
+def test_the_same_file_twice_is_one_dataset(import_dataset, post, alice, bob, settings):
+    dataset = import_dataset(alice, ROWS)
+
+    again = post(bob, name="another name.csv")
+
+    assert (again.status_code, again.json()["id"]) == (200, str(dataset.pk))
+    assert Dataset.objects.count() == 1
+    assert len(files(settings.MEDIA_ROOT)) == 1
+
+
+def test_the_same_file_of_a_stranger_is_another_dataset(import_dataset, post, alice, charlie):
+    import_dataset(alice, ROWS)
+
+    assert post(charlie).status_code == 202
+    assert Dataset.objects.count() == 2
+
+
+def test_the_same_file_under_another_mapping_is_refused_and_leaves_nothing(import_dataset, post, alice, settings):
+    import_dataset(alice, ROWS)
+
+    response = post(alice, mapping=json.dumps({"output_tokens": "input_tokens"}))
+
+    assert (response.status_code, response.json()["code"]) == (409, "dataset.exists")
+    assert len(files(settings.MEDIA_ROOT)) == 1
+
+
+def test_a_file_that_failed_may_be_tried_again(import_dataset, post, alice):
+    import_dataset(alice, "nothing,useful\n1,2\n")
+
+    assert post(alice, "nothing,useful\n1,2\n").status_code == 202
+
+
+def test_metadata_only_is_kept_with_the_dataset(import_dataset, alice, settings):
+    dataset = import_dataset(alice, [call(prompt="a very secret question")], metadata_only=True)
+
+    kept = Path(settings.MEDIA_ROOT, *files(settings.MEDIA_ROOT))
+    assert dataset.metadata_only
+    assert b"secret" not in kept.read_bytes()
+
+
+def test_an_upload_above_the_limit_is_refused_by_its_announced_length(client_for, alice, settings):
+    settings.MAX_UPLOAD_BYTES = 1000
+
+    response = client_for(alice).generic(
+        "POST", DATASETS, b"never read", content_type="multipart/form-data; boundary=x", CONTENT_LENGTH="50000"
+    )
+
+    assert (response.status_code, response.json()["code"]) == (413, "upload.too_large")
+    assert not Path(settings.MEDIA_ROOT).exists()
+
+
+def test_an_upload_that_turns_out_too_large_leaves_nothing_behind(post, alice, settings):
+    settings.MAX_UPLOAD_BYTES = 1000
+
+    response = post(alice, "input_tokens\n" + "1\n" * 1000)
+
+    assert (response.status_code, response.json()["code"]) == (413, "upload.too_large")
+    assert files(settings.MEDIA_ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ({"mapping": "[1]"}, "request.invalid"),
+        ({"mapping": "{"}, "request.invalid"),
+        ({"mapping": '{"input_tokens": 5}'}, "request.invalid"),
+        ({"mapping": '{"tokens": "a"}'}, "mapping.invalid"),
+        ({"file": ""}, "request.invalid"),
+    ],
+)
+def test_a_form_that_cannot_be_understood_is_refused(post, alice, settings, form, code):
+    response = post(alice, **form)
+
+    assert response.json()["code"] == code
+    assert Dataset.objects.count() == 0
+
+
+def test_a_body_that_is_no_form_is_refused(client_for, alice):
+    assert client_for(alice).post(DATASETS, {"file": "x"}, format="json").json()["code"] == "media.unsupported"
+
+
+def test_a_plan_keeps_only_so_many_datasets(post, alice, acme, settings):
+    Plan.objects.filter(pk=acme.plan_id).update(max_datasets=1)
+    post(alice)
+
+    response = post(alice, [call(input_tokens=7)])
+
+    assert (response.status_code, response.json()["code"]) == (409, "quota.exceeded")
+    assert len(files(settings.MEDIA_ROOT)) == 1
+
+
+def test_a_file_name_is_only_ever_a_name(post, alice, settings):
+    post(alice, name="../../../etc/passwd")
+
+    assert Dataset.objects.get().file_name == "passwd"
+    assert all(name.startswith("datasets/") for name in files(settings.MEDIA_ROOT))
+
+
+# --- Failing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "file.empty"),
+        (b"\x7fELF\0\0\0", "file.binary"),
+        ("input_tokens\n1\n".encode("utf-16"), "file.encoding"),
+        (b"question,answer\n1,2\n", "file.no_usable_columns"),
+        (b"input_tokens,input_tokens\n1,2\n", "file.duplicate_columns"),
+        (b"input_tokens\n-1\n", "file.no_calls"),
+        (b'input_tokens,x\n1,"', "file.malformed"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_says_why_and_leaves_nothing(
+    import_dataset, client_for, alice, settings, content, code
+):
+    dataset = import_dataset(alice, content)
+
+    shown = client_for(alice).get(f"{DATASETS}{dataset.pk}/").json()
+    assert (shown["state"], shown["error"]["code"]) == ("failed", code)
+    assert shown["error"]["detail"].endswith((".", "…"))
+    assert files(settings.MEDIA_ROOT) == []
+
+
+def test_the_rejected_rows_are_shown(import_dataset, client_for, alice):
+    dataset = import_dataset(alice, [call(), call(input_tokens=-5)])
+
+    shown = client_for(alice).get(f"{DATASETS}{dataset.pk}/").json()
+
+    assert (shown["rows"], shown["rejected_rows"]) == (1, 1)
+    assert shown["rejects"] == [{"line": 3, "column": "input_tokens", "reason": "The number of tokens is negative."}]
+
+
+def test_a_bug_in_an_import_fails_the_dataset_without_its_details(import_dataset, alice, monkeypatch):
+    def broken(order, progress):
+        raise ZeroDivisionError("secret internals")
+
+    monkeypatch.setattr(imports, "convert", broken)
+    with pytest.raises(ZeroDivisionError, match="secret"):
+        import_dataset(alice, ROWS)
+
+    dataset = Dataset.objects.get()
+    assert (dataset.state, dataset.error_code) == ("failed", "import.interrupted")
+    assert "secret" not in dataset.error_detail
+
+
+# --- Once, and by one ------------------------------------------------------------------------------------------------
+
+
+def test_an_import_that_is_rung_for_twice_happens_once(import_dataset, alice):
+    dataset = import_dataset(alice, ROWS)
+
+    tasks.import_dataset(dataset=str(dataset.pk))
+    tasks.import_dataset(dataset=str(uuid4()))
+
+    dataset.refresh_from_db()
+    assert (dataset.state, dataset.attempt) == ("ready", 1)
+
+
+def test_a_dataset_that_is_deleted_while_it_is_imported_leaves_nothing(import_dataset, alice, settings, monkeypatch):
+    def delete_meanwhile(order, progress):
+        Dataset.objects.all().delete()
+        return convert(order, progress)
+
+    monkeypatch.setattr(imports, "convert", delete_meanwhile)
+    with pytest.raises(Dataset.DoesNotExist):
+        import_dataset(alice, ROWS)
+
+    assert files(settings.MEDIA_ROOT) == []
+
+
+def test_an_import_that_lost_its_worker_is_rung_for_again_and_finally_fails(post, alice, rung):
+    post(alice)
+    now = timezone.now()
+    Dataset.objects.update(state="importing", attempt=1, progress_at=now - timedelta(minutes=5))
+
+    assert services.rescue_imports(now=now) == 1
+    assert rung[-1] == Dataset.objects.get(state="queued").pk
+
+    Dataset.objects.update(state="importing", attempt=3, progress_at=now - timedelta(minutes=5))
+    assert services.rescue_imports(now=now) == 0
+    assert Dataset.objects.get().error_code == "import.interrupted"
+
+
+def test_an_import_that_shows_life_is_left_alone(post, alice):
+    post(alice)
+    now = timezone.now()
+    Dataset.objects.update(state="importing", attempt=1, progress_at=now - timedelta(seconds=20))
+
+    assert services.rescue_imports(now=now) == 0
+
+
+def test_a_worker_that_was_given_up_cannot_write_anymore(post, alice):
+    post(alice)
+    zombie = imports._claim(Dataset.objects.get().pk)
+    Dataset.objects.update(attempt=2)
+
+    imports._fail(zombie, imports.Interrupted("The zombie fails."))
+
+    dataset = Dataset.objects.get()
+    assert (dataset.state, dataset.error_code) == ("importing", "")
+    assert (storage.folder_of(dataset) / storage.UPLOAD).exists()
+
+
+def test_progress_goes_to_who_uploaded_it_in_the_shape_of_the_dataset(import_dataset, alice, monkeypatch):
+    frames = []
+    monkeypatch.setattr(imports, "publish_to_user", lambda user_id, frame: frames.append((user_id, frame)))
+    monkeypatch.setattr(imports, "TELL_EVERY", 0.0)
+
+    import_dataset(alice, ROWS)
+
+    shown = [frame["progress"] for _, frame in frames]
+    assert {user for user, _ in frames} == {alice.pk}
+    assert shown == sorted(shown)
+    assert shown[-1] == 100
+    assert frames[-1][1].keys() == {"type", *DatasetSerializer().fields}
+    json.dumps([frame for _, frame in frames])
+
+
+# --- Looking and deleting --------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_the_organizations_newest_first(import_dataset, client_for, alice, bob, charlie):
+    first, second = import_dataset(alice, ROWS), import_dataset(bob, [call()])
+    import_dataset(charlie, ROWS)
+
+    found = client_for(alice).get(DATASETS).json()
+
+    assert [dataset["id"] for dataset in found["results"]] == [str(second.pk), str(first.pk)]
+    assert found["next"] is None
+
+
+def test_the_document_has_exactly_the_described_fields(import_dataset, client_for, alice):
+    dataset = import_dataset(alice, ROWS)
+
+    assert client_for(alice).get(f"{DATASETS}{dataset.pk}/").json().keys() == DatasetSerializer().fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("who", "look", "upload", "delete"),
+    [
+        ("alice", 200, 202, 204),
+        ("bob", 200, 202, 403),
+        ("vera", 200, 403, 403),
+        ("charlie", 404, 202, 404),
+        (None, 401, 401, 401),
+    ],
+)
+def test_who_may_do_what(request, import_dataset, client_for, post, alice, who, look, upload, delete):
+    dataset = import_dataset(alice, ROWS)
+    user = request.getfixturevalue(who) if who else None
+    client = client_for(user)
+
+    assert client.get(f"{DATASETS}{dataset.pk}/").status_code == look
+    assert client.get(f"{DATASETS}{dataset.pk}/breakdown/").status_code == look
+    assert client.get(DATASETS).status_code == (200 if who else 401)
+    assert post(user, [call(input_tokens=99)]).status_code == upload
+    assert client.delete(f"{DATASETS}{dataset.pk}/").status_code == delete
+    assert Dataset.objects.filter(pk=dataset.pk).exists() == (delete != 204)
+
+
+def test_who_uploaded_a_dataset_may_delete_it_with_its_calls(
+    import_dataset, client_for, bob, settings, django_capture_on_commit_callbacks
+):
+    dataset = import_dataset(bob, ROWS)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        response = client_for(bob).delete(f"{DATASETS}{dataset.pk}/")
+
+    assert response.status_code == 204
+    assert files(settings.MEDIA_ROOT) == []
+
+
+def test_a_dataset_that_does_not_exist_is_not_found(client_for, alice):
+    assert client_for(alice).get(f"{DATASETS}{uuid4()}/").json()["code"] == "dataset.not_found"
+
+
+# --- Breakdown -------------------------------------------------------------------------------------------------------
+
+
+def test_spend_is_broken_down_over_rest(import_dataset, client_for, alice):
+    dataset = import_dataset(alice, ROWS)
+
+    found = client_for(alice).get(f"{DATASETS}{dataset.pk}/breakdown/", {"by": "feature", "limit": 1}).json()
+
+    assert (found["by"], found["total_usd"], found["other_rows"]) == ("feature", "0.007", 1)
+    assert (found["rows"][0]["key"], found["rows"][0]["cost_usd"]) == ("chat", "0.0035")
+
+
+@pytest.mark.parametrize("query", [{"by": "colour"}, {"limit": 0}, {"limit": "many"}])
+def test_a_breakdown_by_nonsense_is_refused(import_dataset, client_for, alice, query):
+    dataset = import_dataset(alice, ROWS)
+
+    assert client_for(alice).get(f"{DATASETS}{dataset.pk}/breakdown/", query).json()["code"] == "request.invalid"
+
+
+def test_while_it_is_imported_the_breakdown_says_where_to_look_again(post, client_for, alice):
+    location = post(alice).headers["Location"]
+
+    response = client_for(alice).get(f"{location}breakdown/")
+
+    assert (response.status_code, response.headers["Location"]) == (202, location)
+
+
+def test_a_failed_dataset_has_no_breakdown(import_dataset, client_for, alice):
+    dataset = import_dataset(alice, b"")
+
+    response = client_for(alice).get(f"{DATASETS}{dataset.pk}/breakdown/")
+
+    assert (response.status_code, response.json()["code"]) == (409, "dataset.failed")
+
+
+# --- Services --------------------------------------------------------------------------------------------------------
+
+
+def test_agents_open_the_calls_of_their_own_organization_only(import_dataset, as_principal, alice, bob, charlie):
+    dataset = import_dataset(alice, ROWS)
+
+    with services.open_calls(principal=as_principal(bob), dataset_id=dataset.pk) as calls:
+        assert calls.row("SELECT count(*) FROM calls") == (2,)
+    with (
+        pytest.raises(services.DatasetNotFound, match="no dataset"),
+        services.open_calls(principal=as_principal(charlie), dataset_id=dataset.pk),
+    ):
+        pass
+
+
+def test_an_analysis_of_a_dataset_sees_no_file_but_its_own(import_dataset, as_principal, alice, charlie):
+    own, foreign = import_dataset(alice, ROWS), import_dataset(charlie, ROWS)
+    path = storage.folder_of(foreign) / storage.CALLS
+
+    with services.open_calls(principal=as_principal(alice), dataset_id=own.pk) as calls:
+        for query in (f"SELECT * FROM read_parquet('{path}')", "SELECT * FROM read_text('/etc/passwd')"):
+            with pytest.raises(Exception, match="Permission Error"):
+                calls.rows(query)
+        with pytest.raises(Exception, match="locked"):
+            calls.rows("SET enable_external_access = true")
+
+
+def test_a_viewer_imports_nothing(as_principal, vera, settings):
+    with pytest.raises(Forbidden, match="Viewers"):
+        services.create_dataset(principal=as_principal(vera), upload=uploaded(ROWS))
+
+    assert not Path(settings.MEDIA_ROOT).exists()
+
+
+def test_the_sample_is_imported_once_in_the_life_of_an_organization(alice, acme, as_principal):
+    sample = services.seed_sample(calls=300, seed=1)
+
+    assert (sample.state, sample.rows, sample.organization_id) == ("ready", 300, acme.pk)
+    assert sample.name.startswith("Sample:")
+    services.delete_dataset(principal=as_principal(alice), dataset_id=sample.pk)
+    assert services.seed_sample(calls=300, seed=1) is None
+
+
+def test_without_an_organization_there_is_nobody_to_seed(db):
+    assert services.seed_sample(calls=10, seed=1) is None
