@@ -268,6 +268,8 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": ENV.netra_log_level},
     "loggers": {
+        "daphne": {"level": "WARNING"},
+        "django_structlog": {"level": "WARNING"},
         "django": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},

@@ -85,6 +85,7 @@ class Measurement(Artifact):
     tables: list[Table] = []
     charts: list[Chart] = []
     missing: list[Missing] = []
+    notes: list[str] = Field([], description="How the data was read.")
 
 
 class ToolResult(Artifact):

@@ -65,20 +65,31 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
         return f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again."
     paragraphs = [result.result.headline for result in findings.results]
     if body.findings:
-        paragraphs.append("\n".join(f"- {_sentence(finding)}" for finding in body.findings))
+        paragraphs.append(_bullets("Ways to save:", [_sentence(finding) for finding in body.findings]))
         paragraphs += _caution(triage, findings, body)
     paragraphs += [f"*Not computed:* {failure}" for failure in findings.failures]
+    paragraphs += [_bullets("How your log was read:", notes)] if (notes := _notes(findings)) else []
     if body.missing:
-        wanted = "\n".join(f"- **{item.field}**: {item.why} It unlocks {item.unlocks}." for item in body.missing)
-        paragraphs.append(f"To say more, these would help:\n\n{wanted}")
+        wanted = [f"**{item.field}**: {item.why} It unlocks {item.unlocks}." for item in body.missing]
+        paragraphs.append(_bullets("To say more, these would help:", wanted))
     return "\n\n".join(paragraphs)
+
+
+def _bullets(title: str, lines: list[str]) -> str:
+    return f"{title}\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _notes(findings: Findings) -> list[str]:
+    return [note for result in findings.results for note in result.result.notes]
 
 
 def _sentence(finding: Finding) -> str:
     if finding.saving_usd is None:
         return f"**{finding.title}**: not known. {finding.how}"
     amount = f"{'up to ' if finding.up_to else ''}**{dollars(finding.saving_usd)}**"
-    return f"**{finding.title}**: {amount} (evidence {finding.evidence}). {finding.how} {finding.latency}".strip()
+    return (
+        f"**{finding.title}**: {amount} (evidence {finding.evidence}). {finding.how} Response time: {finding.latency}"
+    )
 
 
 def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
-from apps.agents.artifacts import Findings, Intent, ToolResult, Triage
+from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
 from apps.execution.dispatcher import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
@@ -87,10 +87,11 @@ async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequen
 
 
 def _results(answers: Sequence[ToolAnswer]) -> list[ToolResult]:
+    """In the order of the tools, whichever answered first."""
+    found = [answer for answer in answers if answer.status == "succeeded"]
     return [
-        ToolResult(call=answer.call, tool=answer.tool, result=dict(answer.result or {}))
-        for answer in answers
-        if answer.status == "succeeded"
+        ToolResult(call=answer.call, tool=answer.tool, result=Measurement.model_validate(answer.result))
+        for answer in sorted(found, key=lambda answer: TOOLS["savings"].index(answer.tool))
     ]
 
 

@@ -22,11 +22,12 @@ def measure(calls: Calls) -> Measurement:
         spend_usd=decimal(whole.cost_usd) if _is_priced(whole) else None,
         tables=[_completeness(whole)],
         missing=missing(*(names.get(field, field) for field in lacking)),
+        notes=list(whole.assumptions),
     )
 
 
 def _sentences(whole: Overview) -> list[str]:
-    return [_bill(whole), *_unpriced(whole), *_recorded(whole), *whole.assumptions]
+    return [_bill(whole), *_unpriced(whole), *_recorded(whole)]
 
 
 def _bill(whole: Overview) -> str:
