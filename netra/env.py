@@ -4,10 +4,11 @@
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -89,4 +90,15 @@ class Environment(BaseSettings):
         ]
 
 
-ENV = Environment()
+def _read() -> Environment:
+    """The environment, or the end of the process with a sentence for each value that cannot be used (exit status 2)."""
+    try:
+        return Environment()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            sys.stderr.write(f"{name} cannot be used: {problem['msg']}. .env.example says what it means.\n")
+        raise SystemExit(2) from None
+
+
+ENV = _read()

@@ -1,4 +1,4 @@
-"""The cast: Alice owns Acme, Bob is a member of it, Vera may only look, Charlie is a stranger with a house of his own."""
+"""The cast: Alice owns Acme, Bob is a member of it, Vera may only look, Charlie is a stranger."""
 
 from collections.abc import Callable
 
