@@ -33,7 +33,7 @@ def show(console: Console, name: str, analysis: Analysis, conversion: Conversion
     tokens = analysis.tokens
     console.print(
         _plain(
-            f"{name}: {analysis.calls:,} calls, {tokens.input:,} tokens in, {tokens.output:,} out, "
+            f"{name}: {counted(analysis.calls, 'call')}, {tokens.input:,} tokens in, {tokens.output:,} out, "
             f"{usd(analysis.cost_usd)}"
         ),
         style="bold",
@@ -42,7 +42,7 @@ def show(console: Console, name: str, analysis: Analysis, conversion: Conversion
     for sentence in _remarks(analysis, conversion):
         console.print(_plain(f"- {sentence}"), soft_wrap=True)
     for by in ("model", "feature"):
-        if analysis.breakdown[by].covered_share:
+        if any(row.key for row in analysis.breakdown[by].rows):
             console.print(_spend_table(analysis.breakdown[by]))
     console.print(_savings_table(analysis))
     console.print("Savings overlap: do not add them up. “up to” is a ceiling, not an expectation.", soft_wrap=True)
@@ -58,23 +58,32 @@ def usd(amount: Decimal) -> str:
     return f"${amount.quantize(step, rounding=ROUND_HALF_EVEN):,}"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "call"), counted(19366, "call")
+    ('1 call', '19,366 calls')
+    """
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
     whole, remarks = analysis.overview, []
     if whole.first_call_at and whole.last_call_at:
         remarks.append(f"From {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC.")
     if whole.unpriced_calls:
         names = ", ".join(whole.unpriced_models[:5])
-        remarks.append(f"The price of {whole.unpriced_calls:,} calls is unknown and not in the sum: {names}.")
+        remarks.append(f"The price of {counted(whole.unpriced_calls, 'call')} is unknown and not in the sum: {names}.")
     if whole.failed_calls or whole.cached_answers:
         unbilled = whole.calls - whole.billed_calls
-        remarks.append(f"{unbilled:,} calls were not billed (failures, answers from an own cache).")
+        remarks.append(f"Not billed: {counted(unbilled, 'call')} (failures, answers from an own cache).")
     if whole.recorded_cost_usd is not None and whole.computed_on_recorded_usd is not None:
         remarks.append(
-            f"The source recorded {usd(whole.recorded_cost_usd)} for {whole.recorded_on:,} calls; "
+            f"The source recorded {usd(whole.recorded_cost_usd)} for {counted(whole.recorded_on, 'call')}; "
             f"computed: {usd(whole.computed_on_recorded_usd)}."
         )
     if conversion.rejected:
-        remarks.append(f"{conversion.rejected:,} rows were not usable:")
+        remarks.append(f"Not usable: {counted(conversion.rejected, 'row')}.")
         remarks += [
             f"  line {reject.line}{f', {reject.column}' if reject.column else ''}: {reject.reason}"
             for reject in conversion.rejects[:SHOWN_REJECTS]

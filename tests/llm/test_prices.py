@@ -1,0 +1,131 @@
+"""Prices of the house's own, and the list of models over REST."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+import pytest
+from django.db import IntegrityError
+
+from apps.llm.models import Price
+from apps.llm.services import catalogue_for
+
+pytestmark = pytest.mark.django_db
+
+MODELS = "/api/models/"
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def make_price():
+    def make(**more):
+        return Price.objects.create(
+            **{"model": "gpt-4o", "input": 2, "output": 8, "effective_from": date(2026, 1, 1), "source": "contract"}
+            | more
+        )
+
+    return make
+
+
+def rates(organization, model="gpt-4o", at=NOW):
+    return catalogue_for(organization_id=organization.pk).rates(model=model, at=at)
+
+
+def test_without_own_prices_the_public_list_holds(acme):
+    assert rates(acme).input == Decimal("2.5")
+
+
+def test_an_organizations_price_is_its_own(make_price, acme, charlie):
+    make_price(organization=acme)
+    elsewhere = charlie.memberships.get().organization
+
+    assert rates(acme).input == 2
+    assert rates(acme).provenance == "own price: contract"
+    assert rates(elsewhere).input == Decimal("2.5")
+
+
+def test_a_price_for_all_gives_way_to_the_organizations(make_price, acme):
+    make_price(input=3)
+    make_price(input=1, organization=acme)
+
+    assert rates(acme).input == 1
+
+
+def test_a_price_holds_from_its_first_day_until_before_its_last(make_price, acme):
+    make_price(effective_from=date(2026, 3, 1), effective_to=date(2026, 4, 1))
+
+    days = [datetime(2026, 2, 28, 23, 59), datetime(2026, 3, 1), datetime(2026, 3, 31, 23, 59), datetime(2026, 4, 1)]
+    assert [rates(acme, at=day.replace(tzinfo=UTC)).input for day in days] == [
+        Decimal("2.5"),
+        Decimal(2),
+        Decimal(2),
+        Decimal("2.5"),
+    ]
+
+
+def test_a_batch_multiplier_makes_batch_prices(make_price, acme):
+    make_price(batch_multiplier=Decimal("0.5"))
+
+    assert (rates(acme).batch.input, rates(acme).batch.output) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"input": -1}, {"output": 10_001}, {"effective_to": date(2025, 1, 1)}],
+    ids=["negative", "beyond what pricing holds", "ends before it starts"],
+)
+def test_an_impossible_price_is_refused_by_the_database(make_price, fields):
+    with pytest.raises(IntegrityError, match="price_"):
+        make_price(**fields)
+
+
+def test_two_prices_cannot_start_on_one_day(make_price):
+    make_price()
+
+    with pytest.raises(IntegrityError, match="price_once_per_start"):
+        make_price()
+
+
+def test_a_change_of_a_price_is_remembered(make_price):
+    price = make_price()
+    price.input = 5
+    price.save()
+
+    assert [entry.input for entry in price.history.order_by("history_id")] == [2, 5]
+
+
+def test_models_are_listed_with_todays_prices_and_their_provenance(client_for, bob):
+    found = client_for(bob).get(MODELS, {"search": "gpt-4o", "provider": "openai"}).json()
+
+    row = next(row for row in found["results"] if row["model"] == "gpt-4o")
+    assert (row["input"], row["output"], row["cached_read"]) == ("2.5", "10", "1.25")
+    assert row["batch"]["input"] == "1.25"
+    assert row["fallbacks"] == ["cached_write", "cached_write_1h"]
+    assert row["provenance"].startswith("genai-prices")
+
+
+def test_an_own_price_is_listed_first(client_for, bob, acme, make_price):
+    make_price(organization=acme, model="llama-in-the-cellar")
+
+    assert client_for(bob).get(MODELS).json()["results"][0]["model"] == "llama-in-the-cellar"
+
+
+def test_an_own_price_is_not_shown_to_strangers(client_for, charlie, acme, make_price):
+    make_price(organization=acme, model="llama-in-the-cellar")
+
+    assert client_for(charlie).get(MODELS, {"search": "llama-in-the-cellar"}).json()["count"] == 0
+
+
+def test_the_list_comes_in_pages(client_for, bob):
+    first = client_for(bob).get(MODELS, {"limit": 2}).json()
+    second = client_for(bob).get(first["next"]).json()
+
+    assert first["count"] > 1000
+    assert len(first["results"]) == len(second["results"]) == 2
+    assert first["results"] != second["results"]
+
+
+@pytest.mark.parametrize(
+    ("who", "status"), [("alice", 200), ("bob", 200), ("vera", 200), ("charlie", 200), (None, 401)]
+)
+def test_who_may_see_the_models(request, client_for, who, status):
+    assert client_for(request.getfixturevalue(who) if who else None).get(MODELS).status_code == status
