@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 
@@ -251,7 +250,7 @@ def test_older_runs_are_on_further_pages(client_for, alice, thread, monkeypatch)
     assert seen == ["4", "3", "2", "1", "0"]
 
 
-@pytest.mark.parametrize("junk", ["x", "1;drop", str(uuid4())])
+@pytest.mark.parametrize("junk", ["x", "1;drop", "01a1fbc3-b898-7816-809e-4a86bbeb25ce"])
 def test_junk_in_an_address_does_no_harm(client_for, alice, junk):
     assert client_for(alice).get("/runs/", {"before": junk}).status_code == 200
     assert client_for(alice).get("/threads/", {"current": junk}).status_code == 200
