@@ -16,8 +16,17 @@ _TAGS = {
 
 def to_html(text: str) -> SafeString:
     """`text` as sanitized HTML."""
+    return _clean(_MARKDOWN.render(text))
+
+
+def to_inline_html(text: str) -> SafeString:
+    """One line of `text` as sanitized HTML: emphasis, code and links, no blocks."""
+    return _clean(_MARKDOWN.renderInline(text))
+
+
+def _clean(html: str) -> SafeString:
     html = nh3.clean(
-        _MARKDOWN.render(text),
+        html,
         tags=_TAGS,
         attributes={"a": {"href", "title"}, "ol": {"start"}},
         url_schemes={"http", "https", "mailto"},

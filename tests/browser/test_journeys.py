@@ -1,5 +1,6 @@
 """What a person does, in a real browser against a real house."""
 
+import os
 import re
 import signal
 
@@ -136,6 +137,24 @@ def test_killed_web_and_worker_processes_cost_time_and_nothing_else(open_page, h
 
     expect(page.locator(".bubble")).to_have_count(2)
     expect(page.locator(".pendings .bubble")).to_have_count(0)
+
+
+def test_a_question_that_waits_can_be_stopped(open_page, house, dataset):
+    worker = house.pid_of("-Q agents")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        page = open_page()
+        ask(page, "Where can I save?")
+        expect(status(page)).to_contain_text("Queued")
+        page.get_by_role("button", name="Stop this answer").click()
+        expect(page.get_by_text("You stopped this.")).to_be_visible()
+        expect(page.get_by_role("button", name="Stop this answer")).to_be_hidden()
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+    page.get_by_role("button", name="Ask again").click()
+    page.keyboard.press("Enter")
+    answered(page, count=2)
 
 
 def test_without_sockets_the_answer_comes_all_the_same(open_page, dataset):
@@ -292,12 +311,18 @@ def test_a_page_left_open_by_somebody_signed_out_says_so(open_page, house, perso
     expect(page).to_have_url(re.compile("/accounts/login/"))
 
 
-@pytest.mark.parametrize("width", [360, 820, 1440])
-@pytest.mark.parametrize("path", ["/", "/data/", "/runs/", "/accounts/settings/"])
-def test_no_page_is_wider_than_its_screen(open_page, dataset, path, width):
-    page = open_page(path, viewport={"width": width, "height": 800})
+def test_no_page_is_wider_than_its_screen(open_page, house, dataset):
+    page = open_page()
+    ask(page, "Where can I save?")
+    answered(page)
+    report = page.get_by_role("link", name="Open report").get_attribute("href")
+    thread = page.url.removeprefix(house.url)
 
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for path in ("/", thread, report, "/data/", f"/data/{dataset['id']}/", "/runs/", "/accounts/settings/"):
+        page.goto(house.url + path)
+        for width in (340, 820, 1440):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
 
 
 def test_the_theme_is_chosen_and_kept(open_page):

@@ -11,6 +11,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from apps.web import charts
+from apps.web.markdown import to_inline_html
 
 register = template.Library()
 
@@ -96,6 +97,12 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1 else f"{value:,.2f}"
     return str(value)
+
+
+@register.filter
+def inline(text: Any) -> SafeString:
+    """A sentence that an agent wrote, with its emphasis and code."""
+    return to_inline_html(str(text or ""))
 
 
 @register.filter

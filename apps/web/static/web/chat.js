@@ -390,7 +390,9 @@ function remembered(what, of) {
 
 // --- Begin ----------------------------------------------------------------------------------------------------------
 
-input.value = kept("draft", thread);
+// Somebody may have been quicker than this script.
+input.value ||= kept("draft", thread);
+if (picker.files.length) picker.dispatchEvent(new Event("change"));
 sized();
 if (thread) journal.follow(thread);
 // What was sent but never confirmed before a reload is sent again; its key makes that harmless.

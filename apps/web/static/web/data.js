@@ -33,6 +33,8 @@ if (drop) {
   });
   document.querySelector("#choose").addEventListener("click", () => picker.click());
   acceptDrops(drop, accept);
+  // Somebody may have been quicker than this script.
+  if (picker.files.length) picker.dispatchEvent(new Event("change"));
   // A file that misses the field must not replace the page.
   for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
 }
