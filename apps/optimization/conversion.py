@@ -26,6 +26,7 @@ from apps.optimization.importers import FIELDS, Importer, importer_for
 from apps.optimization.readers import Reject, Table, UnusableFile, open_table
 from apps.optimization.tariffs import Key, create_tariff
 
+SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
 KEPT_REJECTS = 100
 STAGED = 70  # percent of the work that is done once the file is read
 CHECKED = 85
@@ -95,7 +96,7 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
         raise UnknownModel(f"No price is known for {order.price_as!r}; `models/` and the catalogue list what is known.")
     table = open_table(order.source)
     importer = importer_for(table.columns, order.mapping)
-    with TemporaryDirectory(prefix="netra-import-", dir=order.target.parent) as scratch:
+    with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as scratch:
         staged = Path(scratch) / "staged.csv"
         tally = _stage(table, importer, staged, order, progress)
         progress(STAGED)

@@ -121,6 +121,7 @@ def _claim(dataset_id: UUID) -> Dataset | None:
 
 def _order(dataset: Dataset) -> Order:
     place = storage.folder_of(dataset)
+    storage.clear_scratch(place)
     return Order(
         source=place / storage.UPLOAD,
         target=place / storage.CALLS,

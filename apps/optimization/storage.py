@@ -9,6 +9,7 @@ from uuid import UUID
 from django.conf import settings
 
 from apps.errors import NetraError
+from apps.optimization.conversion import SCRATCH
 from apps.optimization.models import Dataset
 
 UPLOAD, CALLS = "upload", "calls.parquet"
@@ -68,6 +69,12 @@ def refuse_beyond_limit(size: int) -> None:
 def remove(place: Path) -> None:
     """Remove a dataset's folder; nothing happens if there is none."""
     shutil.rmtree(place, ignore_errors=True)
+
+
+def clear_scratch(place: Path) -> None:
+    """Remove what imports that were killed left behind in a dataset's folder: copies of calls, prompts among them."""
+    for scratch in place.glob(f"{SCRATCH}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> tuple[int, str]:

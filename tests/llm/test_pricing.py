@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.llm.pricing import (
@@ -159,6 +159,7 @@ def calls(draw):
 
 
 @given(call=calls(), rates=all_rates)
+@settings(deadline=None)
 def test_sql_and_python_agree_to_the_last_pico_dollar(call, rates):
     bands = ", ".join(
         f"({b.above}, {b.up_to}, {b.input}, {b.cached_read}, {b.cached_write}, {b.cached_write_1h}, {b.output})"
@@ -177,5 +178,6 @@ def test_sql_and_python_agree_to_the_last_pico_dollar(call, rates):
 
 
 @given(call=calls(), rates=all_rates)
+@settings(deadline=None)
 def test_dollars_and_pico_dollars_are_the_same_money(call, rates):
     assert price(call, rates) * 10**12 == cost_pico(call, rates)

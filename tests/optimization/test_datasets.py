@@ -250,6 +250,19 @@ def test_an_import_that_lost_its_worker_is_rung_for_again_and_finally_fails(post
     assert Dataset.objects.get().error_code == "import.interrupted"
 
 
+def test_what_a_killed_import_left_behind_goes_with_the_next_attempt(post, alice, settings):
+    post(alice)
+    dataset = Dataset.objects.get()
+    scratch = storage.folder_of(dataset) / "netra-import-killed"
+    scratch.mkdir()
+    (scratch / "staged.csv").write_text("a secret prompt")
+
+    imports.run_import(dataset.pk)
+
+    assert [Path(name).name for name in files(settings.MEDIA_ROOT)] == ["calls.parquet"]
+    assert not scratch.exists()
+
+
 def test_an_import_that_shows_life_is_left_alone(post, alice):
     post(alice)
     now = timezone.now()
