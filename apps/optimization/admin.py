@@ -1,11 +1,9 @@
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from apps.optimization import storage
 from apps.optimization.models import Dataset
 
 
@@ -23,13 +21,3 @@ class DatasetAdmin(ModelAdmin):  # type: ignore[misc]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
-
-    def delete_model(self, request: HttpRequest, obj: Dataset) -> None:
-        super().delete_model(request, obj)
-        storage.remove(storage.folder_of(obj))
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
-        places = [storage.folder_of(dataset) for dataset in queryset]
-        super().delete_queryset(request, queryset)
-        for place in places:
-            storage.remove(place)

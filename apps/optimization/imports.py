@@ -1,5 +1,6 @@
 """One import's life: queued -> importing -> ready or failed. Every arrow is a compare-and-set with the attempt."""
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def run_import(dataset_id: UUID) -> None:
     """Import a queued dataset, if no other worker does; calling it twice does no harm."""
     dataset = _claim(dataset_id)
     if dataset is None:
-        return
+        return None
     try:
         with _pulse(dataset):
             conversion = convert(_order(dataset), _progress(dataset))
@@ -59,6 +60,12 @@ def run_import(dataset_id: UUID) -> None:
     except NetraError as error:
         _fail(dataset, error)
     except Exception as error:
+        if not _held(dataset).exists():
+            # Its files went away under it; that is how a deleted dataset looks from inside.
+            log.info("Import given up", dataset=str(dataset.pk), attempt=dataset.attempt)
+            return storage.remove_orphan(dataset)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _fail(dataset, storage.NoRoom("The disk of this Netra is full. Free some space and upload again."))
         log.error("Import failed", dataset=str(dataset.pk), exc_info=error)
         _fail(dataset, Interrupted("The import failed on our side. Upload the file again; if it fails again, tell us."))
         raise
@@ -220,8 +227,8 @@ def _settle(dataset: Dataset, **found: Any) -> bool:
     if settled:
         dataset.refresh_from_db()
         _publish(dataset)
-    elif not Dataset.objects.filter(pk=dataset.pk).exists():
-        storage.remove(storage.folder_of(dataset))
+    else:
+        storage.remove_orphan(dataset)
     return bool(settled)
 
 

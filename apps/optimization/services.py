@@ -155,10 +155,7 @@ def delete_dataset(*, principal: Principal, dataset_id: UUID) -> None:
     made_it = dataset.created_by == principal.user_id and principal.may(Membership.Role.MEMBER)
     if not (made_it or principal.may(Membership.Role.OWNER)):
         raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may delete it.")
-    place = storage.folder_of(dataset)
-    with transaction.atomic():
-        dataset.delete()
-        transaction.on_commit(lambda: storage.remove(place))
+    dataset.delete()
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """Where the files of a dataset live: `datasets/<organization>/<dataset>/` below the media root, and only there."""
 
+import errno
 import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
 
 from apps.errors import NetraError
 from apps.optimization.conversion import SCRATCH
@@ -54,7 +59,7 @@ def keep_upload(into: Path, chunks: Iterable[bytes]) -> tuple[int, str]:
         return _write(into / UPLOAD, chunks)
     except BaseException as error:
         remove(into)
-        if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise NoRoom("The disk of this Netra is full; nothing was kept. Free some space and try again.") from error
         raise
 
@@ -69,6 +74,19 @@ def refuse_beyond_limit(size: int) -> None:
 def remove(place: Path) -> None:
     """Remove a dataset's folder; nothing happens if there is none."""
     shutil.rmtree(place, ignore_errors=True)
+
+
+@receiver(post_delete, sender=Dataset)
+def _remove_with_the_row(instance: Dataset, **_: Any) -> None:
+    """However a dataset's row goes, by its owner, the admin or with its organization, its files go with it."""
+    place = folder_of(instance)
+    transaction.on_commit(lambda: remove(place))
+
+
+def remove_orphan(dataset: Dataset) -> None:
+    """Remove the files of a dataset whose row is gone; those of a living one stay."""
+    if not Dataset.objects.filter(pk=dataset.pk).exists():
+        remove(folder_of(dataset))
 
 
 def clear_scratch(place: Path) -> None:

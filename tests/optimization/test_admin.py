@@ -29,10 +29,16 @@ def test_a_dataset_is_shown_without_its_calls(operator, import_dataset, alice):
     assert "secret question" not in page.content.decode()
 
 
-def test_removing_a_dataset_removes_its_files(operator, import_dataset, alice, settings):
+@pytest.mark.parametrize(
+    "page", ["optimization/dataset/{dataset.pk}", "accounts/organization/{dataset.organization_id}"]
+)
+def test_the_files_of_a_dataset_go_with_it_and_with_its_organization(
+    operator, import_dataset, alice, settings, page, django_capture_on_commit_callbacks
+):
     dataset = import_dataset(alice, [call()])
 
-    operator.post(f"/admin/optimization/dataset/{dataset.pk}/delete/", {"post": "yes"})
+    with django_capture_on_commit_callbacks(execute=True):
+        operator.post(f"/admin/{page.format(dataset=dataset)}/delete/", {"post": "yes"})
 
     assert not Dataset.objects.exists()
     assert not list(settings.MEDIA_ROOT.rglob("*.parquet"))

@@ -1,5 +1,6 @@
 """Datasets over REST and from an import's side: who may, what happens once, what is left behind."""
 
+import errno
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -234,6 +235,28 @@ def test_a_dataset_that_is_deleted_while_it_is_imported_leaves_nothing(import_da
     with pytest.raises(Dataset.DoesNotExist):
         import_dataset(alice, ROWS)
 
+    assert files(settings.MEDIA_ROOT) == []
+
+
+def test_a_dataset_whose_files_go_while_it_is_imported_is_no_failure(import_dataset, alice, settings, monkeypatch):
+    def delete_meanwhile(order, progress):
+        Dataset.objects.all().delete()
+        raise FileNotFoundError(order.source)
+
+    monkeypatch.setattr(imports, "convert", delete_meanwhile)
+    with pytest.raises(Dataset.DoesNotExist):
+        import_dataset(alice, ROWS)
+
+    assert files(settings.MEDIA_ROOT) == []
+
+
+def test_a_full_disk_is_called_by_its_name(import_dataset, alice, settings, monkeypatch):
+    def full(order, progress):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(imports, "convert", full)
+
+    assert import_dataset(alice, ROWS).error_code == "storage.full"
     assert files(settings.MEDIA_ROOT) == []
 
 
