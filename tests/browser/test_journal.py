@@ -233,6 +233,22 @@ def test_once_a_socket_can_be_had_again_it_is_used(bench):
     assert out == {"last": "live", "after": [1]}
 
 
+def test_a_house_that_was_down_gets_a_socket_as_soon_as_it_answers_again(bench):
+    out = bench("""
+        refuse = true;
+        answer = () => { throw { code: "network.down" }; };
+        journal.follow("t");
+        await until(() => statuses.at(-1) === "reconnecting" && journal.link === "polling");
+        const before = sockets.length;
+        refuse = false;
+        answer = () => ({ events: [], more: false });
+        await live(before);
+        return { last: statuses.at(-1), soon: sockets.length - before };
+    """)
+
+    assert out == {"last": "live", "soon": 1}
+
+
 def test_a_house_restored_to_an_earlier_time_is_read_from_the_start(bench):
     out = bench("""
         journal.follow("t", 9);

@@ -131,12 +131,15 @@ def test_killed_web_and_worker_processes_cost_time_and_nothing_else(open_page, h
     answered(page)
 
     house.kill("netra.asgi", signal.SIGKILL)
-    expect(status(page)).to_contain_text("reconnecting", timeout=10_000)
     ask(page, "Which calls could run as a batch?")
     answered(page, count=2)
+    house.kill("-Q agents", signal.SIGKILL)
+    ask(page, "Where can I save?")
+    answered(page, count=3)
 
-    expect(page.locator(".bubble")).to_have_count(2)
+    expect(page.locator(".bubble")).to_have_count(3)
     expect(page.locator(".pendings .bubble")).to_have_count(0)
+    expect(status(page)).not_to_contain_text("no live connection", timeout=20_000)
 
 
 def test_a_question_that_waits_can_be_stopped(open_page, house, dataset):

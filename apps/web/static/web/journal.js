@@ -78,6 +78,7 @@ export class Journal {
     this.failures = 0;
     this.nextId = 1;
     this.link = "connecting";
+    this.down = false; // while polling: not even HTTP gets through
     this.stopped = false;
     this.wake = () => this.#hurry();
     globalThis.addEventListener?.("online", this.wake);
@@ -295,13 +296,24 @@ export class Journal {
           const page = await this.call(`/api/threads/${thread}/events/?after=${followed.last}`);
           page.events.forEach((event) => this.#hear(event));
           more = page.more && page.events.length > 0;
+          this.#reached(true);
         }
       } catch (error) {
         if (error.code?.startsWith("authentication.")) return this.#closeForGood(4401);
+        this.#reached(false);
       }
     }
     if (this.link === "polling" && !this.stopped) this.pollTimer = setTimeout(() => this.#poll(), POLL_EVERY);
     return undefined;
+  }
+
+  /** A house that was down and is back is worth a socket at once. */
+  #reached(up) {
+    if (this.link !== "polling" || this.down === !up) return;
+    const returned = this.down && up;
+    this.down = !up;
+    this.onStatus({ link: up ? "polling" : "reconnecting", detail: "", retryAt: null });
+    if (returned) this.#hurry();
   }
 
   // --- Requests -----------------------------------------------------------------------------------------------------
