@@ -51,26 +51,30 @@ def run_import(dataset_id: UUID) -> None:
     """Import a queued dataset, if no other worker does; calling it twice does no harm."""
     dataset = _claim(dataset_id)
     if dataset is None:
-        return None
+        return
     try:
         with _pulse(dataset):
             conversion = convert(_order(dataset), _progress(dataset))
-    except Superseded:
-        log.info("Import given up", dataset=str(dataset.pk), attempt=dataset.attempt)
-    except NetraError as error:
-        _fail(dataset, error)
     except Exception as error:
-        if not _held(dataset).exists():
-            # Its files went away under it; that is how a deleted dataset looks from inside.
-            log.info("Import given up", dataset=str(dataset.pk), attempt=dataset.attempt)
-            return storage.remove_orphan(dataset)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _fail(dataset, storage.NoRoom("The disk of this Netra is full. Free some space and upload again."))
-        log.error("Import failed", dataset=str(dataset.pk), exc_info=error)
-        _fail(dataset, Interrupted("The import failed on our side. Upload the file again; if it fails again, tell us."))
-        raise
+        _give_up(dataset, error)
     else:
         _finish(dataset, conversion)
+
+
+def _give_up(dataset: Dataset, error: Exception) -> None:
+    """Settle a failed import; raises the error again if it is a bug."""
+    if isinstance(error, Superseded) or not _held(dataset).exists():
+        # The files of a deleted dataset go away under its import, so any error may be how that looks from inside.
+        log.info("Import given up", dataset=str(dataset.pk), attempt=dataset.attempt)
+        storage.remove_orphan(dataset)
+    elif isinstance(error, NetraError):
+        _fail(dataset, error)
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _fail(dataset, storage.NoRoom("The disk of this Netra is full. Free some space and upload the file again."))
+    else:
+        log.error("Import failed", dataset=str(dataset.pk), exc_info=error)
+        _fail(dataset, Interrupted("The import failed on our side. Upload the file again; if it fails again, tell us."))
+        raise error
 
 
 def requeue_silent(now: datetime) -> list[UUID]:
