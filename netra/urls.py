@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 api: list[URLPattern | URLResolver] = [
     path("", include("apps.realtime.urls")),
@@ -12,7 +12,7 @@ api: list[URLPattern | URLResolver] = [
     path("", include("apps.optimization.urls")),
     path("", include("apps.agents.urls")),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerView.as_view(url_name="schema")),
+    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="schema")),
 ]
 urlpatterns = [
     path("api/", include(api)),
