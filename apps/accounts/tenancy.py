@@ -55,6 +55,29 @@ def principal_for(*, user: User, key: ApiKey | None = None) -> Principal:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Whom a long-lived connection stands for: a user, through an API key or through a session (key None)."""
+
+    user: str
+    key: str | None
+
+
+def principal_now(holder: Holder) -> Principal | None:
+    """The rights that the holder has at this moment; None once the user is inactive, or the key expired or revoked.
+
+    Raises:
+        NoOrganization: the holder has been removed.
+    """
+    user = User.objects.filter(pk=holder.user, is_active=True).first()
+    if user is None:
+        return None
+    if holder.key is None:
+        return principal_for(user=user)
+    key = ApiKey.objects.usable().filter(pk=holder.key, user=user).first()
+    return principal_for(user=user, key=key) if key else None
+
+
 class TenantQuerySet(models.QuerySet[Any]):
     """A queryset whose rows belong to an organization; each query of a service starts here."""
 

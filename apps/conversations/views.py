@@ -1,5 +1,6 @@
 """REST: threads, their events (JSON or a stream), and runs."""
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,8 @@ from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.accounts.permissions import principal_of
+from apps.accounts.permissions import holder_of, principal_of
+from apps.accounts.tenancy import principal_now
 from apps.conversations import services
 from apps.conversations.serializers import (
     EventsSerializer,
@@ -19,7 +21,7 @@ from apps.conversations.serializers import (
     ThreadSerializer,
 )
 from apps.conversations.source import JournalSource
-from apps.errors import Invalid
+from apps.errors import Forbidden, Invalid
 from apps.operations.pagination import ByAge
 from apps.realtime.stream import event_stream
 
@@ -96,7 +98,7 @@ class EventsView(GenericAPIView):  # type: ignore[type-arg]
         last_seq = source.authorize(principal_of(request), thread_id)
         after = _after(request)
         if isinstance(request.accepted_renderer, EventStreamRenderer):
-            stream = event_stream(source, thread_id, after=after)
+            stream = event_stream(source, thread_id, after=after, recheck=_recheck(request, source, thread_id))
             return StreamingHttpResponse(
                 stream,
                 content_type="text/event-stream",
@@ -105,6 +107,20 @@ class EventsView(GenericAPIView):  # type: ignore[type-arg]
         events = source.read(thread_id, after, AT_ONCE)
         known = events[-1]["seq"] if events else after
         return Response({"events": events, "last_seq": max(last_seq, known), "more": known < last_seq})
+
+
+def _recheck(request: Request, source: JournalSource, thread_id: UUID) -> Callable[[], object]:
+    """Raises a NetraError once whoever made `request` has signed out or lost the right to read the thread."""
+    holder, session = holder_of(request), request.session
+
+    def recheck() -> None:
+        principal = principal_now(holder)
+        signed_out = holder.key is None and not session.exists(session.session_key or "")
+        if principal is None or signed_out:
+            raise Forbidden("Signed out.")
+        source.authorize(principal, thread_id)
+
+    return recheck
 
 
 def _after(request: Request) -> int:

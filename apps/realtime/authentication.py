@@ -12,7 +12,7 @@ from django.http import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
 from apps.accounts.models import User
-from apps.accounts.tenancy import Principal, principal_for
+from apps.accounts.tenancy import Holder, Principal, principal_for
 from apps.operations.database import in_database
 from apps.realtime import tickets
 
@@ -56,6 +56,6 @@ def _principal_of_session_key(key: str) -> Principal | None:
     return principal_for(user=user) if isinstance(user, User) else None
 
 
-async def principal_of_ticket(value: str) -> Principal | None:
-    """The principal that a ticket was issued to; None for one that does not count."""
+async def holder_of_ticket(value: str) -> Holder | None:
+    """Whom a ticket stands for; None for one that does not count. It counts once."""
     return await in_database(tickets.redeem, value)

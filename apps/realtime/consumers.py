@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from apps.accounts.tenancy import Principal
+from apps.accounts.tenancy import Holder, Principal, principal_now
 from apps.errors import NetraError, NotFound
 from apps.operations.database import in_database
 from apps.realtime import authentication, schema
@@ -29,7 +29,7 @@ SLOW_CONSUMER, TOO_MANY, RESTART = 4008, 4029, 4012
 
 HELLO_PATIENCE = 10.0  # seconds
 HEARTBEAT = 25.0  # seconds between two pings of the client
-RECHECK = 30.0  # seconds between two looks at whether the session still counts
+RECHECK = 10.0  # seconds between two looks at whether the client may still listen
 CREDIT_EVENTS, CREDIT_BYTES = 500, 256 * 1024  # unacknowledged at most; Daphne itself knows no back-pressure
 CREDIT_PATIENCE = 30.0  # seconds without an acknowledgement while credit is used up
 READ_AT_ONCE = 200  # events per read of the table
@@ -78,7 +78,8 @@ class Connection:
         self._allowance, self._counted_at = float(MESSAGES), time.monotonic()
         self._acknowledged_at = time.monotonic()
         self._principal: Principal
-        self._by_ticket = False
+        self._holder: Holder | None = None  # of the ticket that opened the socket; None: a session did
+        self._channels: set[str] = set()
         self._hub: Hub
 
     # --- From hello to goodbye ---------------------------------------------------------------------------------------
@@ -93,15 +94,18 @@ class Connection:
             raise Closed(BAD_ORIGIN)
         self._principal = await self._welcome()
         self._hub = hub_for(self._source)
-        channels = [CONTROL, user_channel(self._principal.user_id)]
-        for channel in channels:
-            await self._hub.join(channel, self)
         try:
+            for channel in (CONTROL, user_channel(self._principal.user_id)):
+                await self._join(channel)
             await self._say(self._ready())
             await self._work()
         finally:
-            for channel in [*channels, *(thread_channel(thread) for thread in self._cursors)]:
+            for channel in self._channels:
                 await self._hub.leave(channel, self)
+
+    async def _join(self, channel: str) -> None:
+        self._channels.add(channel)
+        await self._hub.join(channel, self)
 
     async def _welcome(self) -> Principal:
         try:
@@ -121,9 +125,29 @@ class Connection:
         if not isinstance(message, schema.Hello):
             return None
         if message.ticket is not None:
-            self._by_ticket = True
-            return await authentication.principal_of_ticket(message.ticket)
+            self._holder = await authentication.holder_of_ticket(message.ticket)
+            if self._holder is None:
+                return None
+        return await self._current_principal()
+
+    async def _current_principal(self) -> Principal | None:
+        if self._holder is not None:
+            return await in_database(principal_now, self._holder)
         return await authentication.principal_of_session(self._scope)
+
+    async def _recheck(self) -> None:
+        """Take on the rights that the client has now.
+
+        Raises:
+            Closed: it has none any more, or those of another organization.
+        """
+        try:
+            principal = await self._current_principal()
+        except NetraError as error:
+            raise Closed(UNAUTHENTICATED) from error
+        if principal is None or principal.organization_id != self._principal.organization_id:
+            raise Closed(UNAUTHENTICATED)
+        self._principal = principal
 
     def _ready(self) -> dict[str, Any]:
         return {
@@ -209,6 +233,7 @@ class Connection:
             case schema.Ping():
                 await self._say({"type": "pong", "at": message.at, "reply_to": message.id})
             case schema.SendMessage() | schema.CancelRun():
+                await self._recheck()
                 await self._say(await self._router.answer(self._principal, message))
             case _:
                 assert_never(message)
@@ -216,13 +241,14 @@ class Connection:
     async def _subscribe(self, message: schema.Subscribe) -> None:
         if len(self._cursors) >= SUBSCRIPTIONS and message.thread not in self._cursors:
             raise TooManySubscriptions(f"At most {SUBSCRIPTIONS} threads per socket; unsubscribe from one first.")
+        await self._recheck()
         last_seq = await in_database(self._source.authorize, self._principal, message.thread)
         if message.after > last_seq:
             raise ThreadBehind(
                 f"The thread has {last_seq} events, fewer than {message.after}; start over with after 0."
             )
         # Join first, then replay: an event in between arrives twice and is dropped by number, never zero times.
-        await self._hub.join(thread_channel(message.thread), self)
+        await self._join(thread_channel(message.thread))
         await self._say({"type": "accepted", "reply_to": message.id})
         self._cursors[message.thread] = Cursor(message.after)
         self._dirty.set()
@@ -230,6 +256,7 @@ class Connection:
     async def _unsubscribe(self, message: schema.Unsubscribe) -> None:
         if self._cursors.pop(message.thread, None) is None:
             raise NotFound(f"Not subscribed to {message.thread}.")
+        self._channels.discard(thread_channel(message.thread))
         await self._hub.leave(thread_channel(message.thread), self)
         await self._say({"type": "accepted", "reply_to": message.id})
 
@@ -319,10 +346,9 @@ class Connection:
                 self._acknowledged_at = now
             elif now - self._acknowledged_at > CREDIT_PATIENCE:
                 raise Closed(SLOW_CONSUMER)
-            if now - checked_at > RECHECK and not self._by_ticket:
+            if now - checked_at > RECHECK:
                 checked_at = now
-                if await authentication.principal_of_session(self._scope) is None:
-                    raise Closed(UNAUTHENTICATED)
+                await self._recheck()
 
 
 class TooManySubscriptions(NetraError):

@@ -51,6 +51,7 @@ class Hub:
         self._listeners: dict[str, set[Listener]] = {}
         self._joined: dict[str, asyncio.Event] = {}
         self._connected = asyncio.Event()
+        self._down: list[str] = []
         self._tasks = [asyncio.create_task(self._read_forever()), asyncio.create_task(self._check_positions_forever())]
 
     async def join(self, channel: str, listener: Listener) -> None:
@@ -80,6 +81,13 @@ class Hub:
                 await self._pubsub.unsubscribe(channel)
             except RedisError as error:
                 log.info("Redis went away during an unsubscription", reason=repr(error))
+
+    async def close(self) -> None:
+        """Stop listening, for good."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose()
 
     def everyone(self) -> set[Listener]:
         """All listeners, each once."""
@@ -122,6 +130,9 @@ class Hub:
             listener.heard(channel, payload)
 
     def _tell_services(self, *, down: list[str]) -> None:
+        if down == self._down:
+            return
+        self._down = down
         for listener in self.everyone():
             listener.services_changed(down=down)
 

@@ -2,33 +2,51 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+import structlog
+
+from apps.errors import NetraError
 from apps.operations.database import in_database
 from apps.realtime.hub import hub_for
 from apps.realtime.notifier import thread_channel
 from apps.realtime.source import EventSource
 
 READ_AT_ONCE = 200  # events
-KEEP_ALIVE = 15.0  # seconds between two comments on a silent stream
+KEEP_ALIVE = 10.0  # seconds between two comments on a silent stream
+RECHECK = 10.0  # seconds between two looks at whether the client may still listen
+
+log = structlog.get_logger(__name__)
 
 
-async def event_stream(source: EventSource, thread: UUID, *, after: int) -> AsyncIterator[bytes]:
-    """Events above `after`, then new ones as they come, until the client leaves. `id` is the event's number."""
+async def event_stream(
+    source: EventSource, thread: UUID, *, after: int, recheck: Callable[[], object]
+) -> AsyncIterator[bytes]:
+    """Events above `after`, then new ones as they come, until the client leaves. `id` is the event's number.
+
+    `recheck` blocks, and raises a NetraError once the client may not listen any more; the stream then ends.
+    """
     listener = _Waiter(thread, after)
     hub, channel = hub_for(source), thread_channel(thread)
-    await hub.join(channel, listener)
+    checked_at = time.monotonic()
     try:
+        await hub.join(channel, listener)
         while True:
             listener.news.clear()
             events = await in_database(source.read, thread, listener.after, READ_AT_ONCE)
             for event in events:
                 yield f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
                 listener.after = event["seq"]
+            if time.monotonic() - checked_at > RECHECK:
+                checked_at = time.monotonic()
+                await in_database(recheck)
             if not events and not await listener.wait(KEEP_ALIVE):
                 yield b": still here\n\n"
+    except NetraError as error:
+        log.info("Stream ended", reason=error.code)
     finally:
         await hub.leave(channel, listener)
 

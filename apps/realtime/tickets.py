@@ -2,13 +2,12 @@
 
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import redis
 from django.conf import settings
 
-from apps.accounts.models import ApiKey, User
-from apps.accounts.tenancy import Principal, principal_for
+from apps.accounts.tenancy import Holder
 
 LIFETIME = 30  # seconds
 
@@ -21,33 +20,19 @@ class Ticket:
     expires_in: int  # seconds
 
 
-def issue(*, user: User, key: ApiKey | None) -> Ticket:
-    """A ticket for `user`, with no more rights than `key` has."""
+def issue(holder: Holder) -> Ticket:
+    """A ticket with the rights of `holder`, no more."""
     value = secrets.token_urlsafe(32)
-    holder = json.dumps({"user": str(user.pk), "key": key.pk if key else None})
     with _redis() as client:
-        client.set(_name(value), holder, ex=LIFETIME)
+        client.set(_name(value), json.dumps(asdict(holder)), ex=LIFETIME)
     return Ticket(value=value, expires_in=LIFETIME)
 
 
-def redeem(value: str) -> Principal | None:
-    """The holder's principal, once; None for a ticket that is unknown, used or older than `LIFETIME`.
-
-    Raises:
-        NoOrganization: the holder has been removed meanwhile.
-    """
+def redeem(value: str) -> Holder | None:
+    """Whose ticket it is, once; None for a ticket that is unknown, used or older than `LIFETIME`."""
     with _redis() as client:
         found = client.getdel(_name(value))
-    if not isinstance(found, bytes):
-        return None
-    holder = json.loads(found)
-    user = User.objects.filter(pk=holder["user"], is_active=True).first()
-    if user is None:
-        return None
-    if holder["key"] is None:
-        return principal_for(user=user)
-    key = ApiKey.objects.usable().filter(pk=holder["key"], user=user).first()
-    return principal_for(user=user, key=key) if key else None
+    return Holder(**json.loads(found)) if isinstance(found, bytes) else None
 
 
 def _name(value: str) -> str:

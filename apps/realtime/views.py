@@ -8,8 +8,7 @@ from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from apps.accounts.models import ApiKey
-from apps.accounts.permissions import authenticated_user
+from apps.accounts.permissions import holder_of
 from apps.realtime import tickets
 
 
@@ -25,6 +24,4 @@ class TicketView(GenericAPIView):  # type: ignore[type-arg]
 
     @extend_schema(request=None, responses={201: TicketSerializer})
     def post(self, request: Request) -> Response:
-        user = authenticated_user(request)
-        key = request.auth if isinstance(request.auth, ApiKey) else None
-        return Response(TicketSerializer(tickets.issue(user=user, key=key)).data, status=201)
+        return Response(TicketSerializer(tickets.issue(holder_of(request))).data, status=201)

@@ -1,0 +1,166 @@
+"""One socket, in this process: its rights are those of now, and a client that takes nothing gets only so much."""
+
+import json
+from uuid import uuid4
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+
+from apps.accounts.models import ApiKey, Membership
+from apps.accounts.tenancy import Holder
+from apps.conversations import journal
+from apps.conversations import services as conversations
+from apps.conversations.journal import Fact
+from apps.operations.database import in_database
+from apps.realtime import consumers, hub, tickets
+from netra.routing import socket_application
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+async def _no_hub_left_behind():
+    yield
+    for each in hub._hubs.values():
+        await each.close()
+    hub._hubs.clear()
+
+
+class Tab:
+    def __init__(self):
+        # Asgiref's communicator: the one of Channels keeps database connections open behind our back.
+        self.wire = ApplicationCommunicator(socket_application, {"type": "websocket", "path": "/ws/", "headers": []})
+
+    async def connect(self):
+        await self.wire.send_input({"type": "websocket.connect"})
+        assert (await self.receive())["type"] == "websocket.accept"
+
+    async def open(self, **hello):
+        await self.connect()
+        await self.send({"type": "hello", **hello})
+        return await self.frame()
+
+    async def send(self, frame):
+        await self.wire.send_input({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    async def receive(self):
+        return await self.wire.receive_output(timeout=5)
+
+    async def frame(self):
+        return json.loads((await self.receive())["text"])
+
+    async def leave(self):
+        await self.wire.send_input({"type": "websocket.disconnect", "code": 1000})
+        await self.wire.wait(timeout=5)
+
+
+async def until_closed(tab):
+    while (output := await tab.receive())["type"] != "websocket.close":
+        pass
+    return output["code"]
+
+
+@pytest.fixture
+def key(alice, acme):
+    made, _ = ApiKey.objects.create(user=alice, organization=acme, name="k", scope="write")
+    return made
+
+
+@pytest.fixture
+def ticket(alice, key):
+    return tickets.issue(Holder(user=str(alice.pk), key=key.pk)).value
+
+
+@pytest.fixture
+def thread(as_principal, alice):
+    return conversations.create_thread(principal=as_principal(alice))
+
+
+async def test_a_revoked_key_closes_its_socket_at_the_next_message(key, ticket, thread):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+    await in_database(key.delete)
+
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk)})
+
+    assert await until_closed(tab) == 4401
+
+
+async def test_a_removed_member_hears_nothing_more_even_if_silent(ticket, alice, thread, monkeypatch):
+    monkeypatch.setattr(consumers, "RECHECK", 0)
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await in_database(Membership.objects.filter(user=alice).delete)
+
+    assert await until_closed(tab) == 4401
+
+
+async def test_a_client_that_never_acknowledges_gets_its_credit_and_is_closed(ticket, thread, monkeypatch):
+    monkeypatch.setattr(consumers, "CREDIT_PATIENCE", 0)
+    by = uuid4()
+    facts = [Fact("answer_received", {"by": by, "call": None})] * (consumers.CREDIT_EVENTS + 300)
+    await in_database(journal.append_to_thread, thread=thread.pk, run=uuid4(), facts=facts)
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk)})
+    seen = 0
+    while (output := await tab.receive())["type"] != "websocket.close":
+        seen += '"seq"' in output["text"]
+
+    assert output["code"] == 4008
+    assert consumers.CREDIT_EVENTS <= seen < consumers.CREDIT_EVENTS + consumers.READ_AT_ONCE
+
+
+async def test_a_client_that_acknowledges_gets_everything(ticket, thread):
+    total = consumers.CREDIT_EVENTS + 300
+    facts = [Fact("answer_received", {"by": uuid4(), "call": None})] * total
+    await in_database(journal.append_to_thread, thread=thread.pk, run=uuid4(), facts=facts)
+    tab = Tab()
+    await tab.open(ticket=ticket)
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk)})
+
+    numbers = []
+    while len(numbers) < total:
+        frame = await tab.frame()
+        if "seq" in frame:
+            numbers.append(frame["seq"])
+            if frame["seq"] % 50 == 0:
+                await tab.send({"type": "ack", "thread": str(thread.pk), "seq": frame["seq"]})
+    await tab.leave()
+
+    assert numbers == list(range(1, total + 1))
+
+
+async def test_a_client_that_does_not_say_hello_is_closed(monkeypatch):
+    monkeypatch.setattr(consumers, "HELLO_PATIENCE", 0.01)
+    tab = Tab()
+    await tab.connect()
+
+    assert await until_closed(tab) == 4408
+
+
+@pytest.mark.parametrize(
+    "sent", [{"bytes": b"\x00"}, {"text": "{" * 100_000}, {"text": "[" * 20_000}, {"text": "nope"}]
+)
+async def test_a_frame_that_is_no_json_text_is_answered_and_the_socket_stays(ticket, sent):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await tab.wire.send_input({"type": "websocket.receive", **sent})
+
+    assert (await tab.frame())["code"] == "message.invalid"
+    await tab.send({"type": "ping"})
+    assert (await tab.frame())["type"] == "pong"
+    await tab.leave()
+
+
+async def test_to_start_beyond_the_last_event_is_refused(ticket, thread):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk), "after": 7})
+
+    assert (await tab.frame())["code"] == "thread.behind"
+    await tab.leave()
