@@ -38,6 +38,9 @@ def _settings(folders: tuple[Path, ...], scratch: Path, memory_mib: int) -> tupl
         ("memory_limit", quoted(f"{memory_mib}MiB")),
         ("threads", str(THREADS)),
         ("TimeZone", "'UTC'"),
+        # It would be drawn on standard output, into the middle of a JSON document.
+        ("enable_progress_bar", "false"),
+        ("enable_progress_bar_print", "false"),
         ("preserve_insertion_order", "true"),
         ("temp_directory", quoted(str(scratch.resolve() / "spill"))),
         ("allowed_directories", f"[{allowed}]"),

@@ -333,3 +333,10 @@ def test_the_mooncake_trace_is_read_with_its_relative_times(calls_of):
 
     assert (found.calls, found.tokens.input, found.tokens.output) == (3_993, 61_194_628, 595_432)
     assert round(found.cost_usd, 2) == Decimal("82.45")
+
+
+def test_a_slow_query_draws_nothing_on_standard_output(write, calls_of):
+    with calls_of(write("calls.csv", [call()])) as calls:
+        shown = calls.row("SELECT current_setting('enable_progress_bar'), current_setting('enable_progress_bar_print')")
+
+    assert shown == (False, False)
