@@ -70,7 +70,9 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     paragraphs += [f"*Not computed:* {failure}" for failure in findings.failures]
     paragraphs += [_bullets("How your log was read:", notes)] if (notes := _notes(findings)) else []
     if body.missing:
-        wanted = [f"**{item.field}**: {item.why} It unlocks {item.unlocks}." for item in body.missing]
+        wanted = [
+            f"**{item.field}**: {item.why} It unlocks {item.unlocks}. {item.how_to_export}" for item in body.missing
+        ]
         paragraphs.append(_bullets("To say more, these would help:", wanted))
     return "\n\n".join(paragraphs)
 

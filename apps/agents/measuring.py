@@ -24,7 +24,8 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
     "model": (
         "Without a model, a call has no price.",
         "cost of any kind",
-        "Export the model's name (LiteLLM: model).",
+        "Export the model's name (LiteLLM: model), or upload the log again on the Data page and say there which model "
+        "to price it as.",
     ),
     "tokens": (
         "Cost is tokens times price.",

@@ -85,6 +85,16 @@ class Conversion:
 Progress = Callable[[float], None]  # percent, 0-100
 
 
+def check_price_as(model: str, catalogue: Catalogue, now: datetime) -> None:
+    """Refuse to price calls as a model without a price; an empty name asks for nothing.
+
+    Raises:
+        UnknownModel: no price is known for it.
+    """
+    if model and not catalogue.rates(model=model, at=now):
+        raise UnknownModel(f"No price is known for {model!r}; `models/` lists the models whose price is known.")
+
+
 def convert(order: Order, progress: Progress = lambda percent: None) -> Conversion:
     """Convert one file.
 
@@ -92,8 +102,7 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
         UnusableFile: nothing can be imported from it; nothing was written.
         UnknownModel: `price_as` has no known price.
     """
-    if order.price_as and not order.catalogue.rates(model=order.price_as, at=order.now):
-        raise UnknownModel(f"No price is known for {order.price_as!r}; `models/` and the catalogue list what is known.")
+    check_price_as(order.price_as or "", order.catalogue, order.now)
     table = open_table(order.source)
     importer = importer_for(table.columns, order.mapping)
     with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as scratch:

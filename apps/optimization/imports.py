@@ -97,6 +97,7 @@ def frame(dataset: Dataset) -> dict[str, Any]:
         "file_name": dataset.file_name,
         "file_bytes": dataset.file_bytes,
         "metadata_only": dataset.metadata_only,
+        "price_as": dataset.price_as,
         "mapping": dataset.mapping,
         "state": dataset.state,
         "progress": dataset.progress,
@@ -141,6 +142,7 @@ def _order(dataset: Dataset) -> Order:
         memory_mib=settings.ANALYSIS_MEMORY_MIB,
         mapping=dataset.mapping,
         metadata_only=dataset.metadata_only,
+        price_as=dataset.price_as or None,
     )
 
 

@@ -25,6 +25,7 @@ class Dataset(models.Model):
     file_bytes = models.PositiveBigIntegerField(help_text="Size of the uploaded file.")
     sha256 = models.CharField(max_length=64, help_text="Of the uploaded file.")
     metadata_only = models.BooleanField(default=False, help_text="Prompt text was never stored.")
+    price_as = models.CharField(max_length=128, blank=True, help_text="Every call is priced as this model.")
     mapping = models.JSONField(default=dict, blank=True, help_text="Field of a call -> column of the file, as asked.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
     attempt = models.PositiveSmallIntegerField(default=0, help_text="Imports begun; every write of one carries it.")
@@ -50,7 +51,7 @@ class Dataset(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["organization", "sha256", "metadata_only"],
+                fields=["organization", "sha256", "metadata_only", "price_as"],
                 condition=~models.Q(state="failed"),
                 name="dataset_file_once",
             ),

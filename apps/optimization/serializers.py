@@ -35,6 +35,9 @@ class DatasetSerializer(serializers.Serializer[Dataset]):
     file_name = serializers.CharField()
     file_bytes = serializers.IntegerField()
     metadata_only = serializers.BooleanField(help_text="Prompt text was never stored.")
+    price_as = serializers.CharField(
+        allow_blank=True, help_text="The model that every call is priced as, if asked for."
+    )
     mapping = serializers.DictField(child=serializers.CharField(allow_null=True))
     state = serializers.ChoiceField(choices=Dataset.State.choices)
     progress = serializers.IntegerField(min_value=0, max_value=100)
@@ -68,6 +71,12 @@ class UploadSerializer(serializers.Serializer[Any]):
         required=False, help_text='Field of a call -> column of the file, for example {"input_tokens": "prompt_len"}.'
     )
     metadata_only = serializers.BooleanField(default=False, help_text="Never store prompt text.")
+    price_as = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=128,
+        help_text="Price every call as this model at today's list price, for logs that name none.",
+    )
 
     def validate_mapping(self, value: Any) -> dict[str, str | None]:
         if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):

@@ -12,6 +12,7 @@ import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
+from django.utils import timezone
 from kombu.exceptions import OperationalError
 from uuid6 import uuid7
 
@@ -23,6 +24,7 @@ from apps.optimization import imports, storage, tasks
 from apps.optimization.analysis import analyse
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls, reading
+from apps.optimization.conversion import check_price_as
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset
 from apps.optimization.results import Analysis, Breakdown
@@ -97,6 +99,7 @@ def create_dataset(
     name: str = "",
     mapping: Mapping[str, str | None] | None = None,
     metadata_only: bool = False,
+    price_as: str = "",
 ) -> Dataset:
     """Keep an upload and queue its import. The same file again, read the same way, answers the dataset there is.
 
@@ -105,10 +108,12 @@ def create_dataset(
         TooLarge, NoRoom: see `storage`; nothing was kept.
         TooManyDatasets: the plan allows no more.
         DatasetExists: the file is there already, under another mapping.
+        UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
     """
     _may_act(principal)
     _check_mapping(mapping or {})
+    check_price_as(price_as.strip(), catalogue_for(organization_id=principal.organization_id), timezone.now())
     dataset_id = uuid7()
     place = storage.folder(organization_id=principal.organization_id, dataset_id=dataset_id)
     size, digest = storage.keep_upload(place, upload.chunks())
@@ -122,6 +127,7 @@ def create_dataset(
         file_bytes=size,
         sha256=digest,
         metadata_only=metadata_only,
+        price_as=price_as.strip(),
         mapping=dict(mapping or {}),
     )
     return _queue_once(principal, dataset)
@@ -290,7 +296,7 @@ def _saved(principal: Principal, dataset: Dataset) -> Dataset:
 def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
     found: Dataset | None = (
         Dataset.objects.for_organization(principal)
-        .filter(sha256=dataset.sha256, metadata_only=dataset.metadata_only)
+        .filter(sha256=dataset.sha256, metadata_only=dataset.metadata_only, price_as=dataset.price_as)
         .exclude(state=Dataset.State.FAILED)
         .first()
     )

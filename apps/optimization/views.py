@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
 from rest_framework.parsers import MultiPartParser
@@ -71,6 +72,42 @@ class DatasetView(GenericAPIView):  # type: ignore[type-arg]
     def delete(self, request: Request, dataset_id: UUID) -> Response:
         services.delete_dataset(principal=principal_of(request), dataset_id=dataset_id)
         return Response(status=204)
+
+
+class _AnalysisView(GenericAPIView):  # type: ignore[type-arg]
+    """Part of the whole analysis of one dataset; 202 while it is being imported."""
+
+    serializer_class = DatasetSerializer
+    parts: tuple[str, ...]
+
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        principal = principal_of(request)
+        try:
+            found = services.analysis(principal=principal, dataset_id=dataset_id)
+        except services.DatasetNotReady:
+            return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
+        document = found.model_dump(mode="json", include=set(self.parts))
+        return Response(document[self.parts[0]] if len(self.parts) == 1 else document)
+
+
+class SufficiencyView(_AnalysisView):
+    """How far a dataset carries each analysis, and what is missing."""
+
+    parts = ("sufficiency",)
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: QUEUED})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        return super().get(request, dataset_id)
+
+
+class SavingsView(_AnalysisView):
+    """What each way to save would have saved on a dataset. They overlap; `joint` is null until it is computed."""
+
+    parts = ("cost_usd", "strategies", "joint")
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: QUEUED})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        return super().get(request, dataset_id)
 
 
 class BreakdownView(GenericAPIView):  # type: ignore[type-arg]

@@ -74,6 +74,12 @@ def test_the_offline_team_answers_with_what_it_computed(ask, dataset):
     calls = set(ToolCall.objects.filter(run=run).values_list("call", flat=True))
     assert {finding["source"] for finding in report["findings"]} <= calls
     assert report["summary"] == answer_of(run)
+    thoughts = [
+        e["data"]["thought"]
+        for e in journal.read(thread=run.thread_id, after=0, limit=99)
+        if e["type"] == "agent_thinking"
+    ]
+    assert not any("not computed" in thought for thought in thoughts)
 
 
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):

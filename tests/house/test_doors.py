@@ -37,6 +37,8 @@ DOORS = {
     ("POST", "datasets/"): (415, 415, 403, 415, 401),  # JSON is sent, a form is wanted
     ("GET", "datasets/{dataset}/"): (200, 200, 200, 404, 401),
     ("DELETE", "datasets/{dataset}/"): (204, 403, 403, 404, 401),
+    ("GET", "datasets/{dataset}/sufficiency/"): (200, 200, 200, 404, 401),
+    ("GET", "datasets/{dataset}/savings/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/breakdown/"): (200, 200, 200, 404, 401),
     ("GET", "models/"): (200, 200, 200, 200, 401),
     ("GET", "usage/"): (200, 200, 200, 200, 401),

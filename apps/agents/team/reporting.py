@@ -41,7 +41,8 @@ async def _word(scope: StepScope, body: ReportBody) -> str:
     from apps.agents.offline import Turn, planner
     from apps.agents.runtime import ModelConfused, Said, converse
 
-    facts = body.model_dump_json()
+    # The summary stands in there too, but with line breaks written as letters.
+    facts = f"{body.model_dump_json()}\n{body.summary}"
 
     def check(summary: str) -> str | None:
         foreign = unsupported_numbers(summary, facts=f"{facts} {scope.context.goal}")

@@ -24,7 +24,9 @@ const uploads = new Uploads(document.querySelector(".uploads"), {
   onCreated: refresh,
 });
 const accept = (files) =>
-  files.forEach((file) => uploads.add(file, { metadataOnly: document.querySelector("#metadata-only").checked }));
+  files.forEach((file) =>
+    uploads.add(file, { metadataOnly: document.querySelector("#metadata-only").checked, priceAs: document.querySelector("#price-as").value.trim() }),
+  );
 
 if (drop) {
   picker.addEventListener("change", () => {

@@ -7,12 +7,13 @@ const LOOK_EVERY = 2000; // milliseconds, where no frame brings the news
 export const SETTLED = new Set(["ready", "failed"]);
 
 /** POST a file; `onProgress(share)` runs from 0 to 1. `abort` of the result gives up. */
-export function send(file, { metadataOnly, onProgress }) {
+export function send(file, { metadataOnly, priceAs = "", onProgress }) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     const form = new FormData();
     // The switch goes first, so that the server knows it before the first byte of the file.
     form.append("metadata_only", metadataOnly ? "true" : "false");
+    form.append("price_as", priceAs);
     form.append("file", file, file.name);
     request.open("POST", "/api/datasets/");
     request.setRequestHeader("Accept", "application/json");
@@ -50,7 +51,7 @@ export class Uploads {
     return this.container.querySelector(".upload:not(.failed, .done)") !== null;
   }
 
-  async add(file, { metadataOnly }) {
+  async add(file, { metadataOnly, priceAs = "" }) {
     const card = this.#card(file.name);
     card.close.onclick = () => card.node.remove();
     if (file.size === 0) return this.#fail(card, "The file is empty.");
@@ -60,6 +61,7 @@ export class Uploads {
     }
     const sending = send(file, {
       metadataOnly,
+      priceAs,
       onProgress: (share) => {
         card.bar.value = share * 100;
         say(card.state, share < 1 ? `Sending, ${bytes(Math.round(file.size * share))} of ${bytes(file.size)}` : "Sent, reading it…");
@@ -76,7 +78,7 @@ export class Uploads {
       this.#watch(dataset.id);
     } catch (error) {
       if (error.code === "upload.stopped") card.node.remove();
-      else this.#fail(card, error.message, () => this.add(file, { metadataOnly }));
+      else this.#fail(card, error.message, () => this.add(file, { metadataOnly, priceAs }));
     }
     return undefined;
   }
