@@ -45,39 +45,32 @@ class Fact:
 
 
 # The fence is locked, not joined: a plain join re-reads only the row it locks and lets stale attempts through.
-_BY_STEP = """
-with fence as materialized (
+_FENCE = """fence as materialized (
     select run_id from conversations_step
     where run_id = %(run)s and name = %(step)s and attempt = %(attempt)s and state = 'running'
     for no key update
-), numbered as (
+)"""
+_LIVE = "and thread.live_run = %(run)s"
+
+
+def _numbering(*, first: str = "", source: str = "", condition: str = "", ends: bool = False) -> str:
+    """The part of the statement that takes the thread's next numbers; `ends` shuts out every step of the run."""
+    ending = ", live_run = null" if ends else ""
+    return f"""with {first}numbered as (
     update conversations_thread thread
-    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
-    from fence where thread.id = %(thread)s and thread.live_run = fence.run_id
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp(){ending}
+    {source} where thread.id = %(thread)s {condition}
     returning thread.last_seq
-)"""
-_BY_LIVE_RUN = """
-with numbered as (
-    update conversations_thread
-    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
-    where id = %(thread)s and live_run = %(run)s
-    returning last_seq
-)"""
-# The very row update that numbers the last event shuts out every step of the run.
-_BY_LIVE_RUN_ENDING = """
-with numbered as (
-    update conversations_thread
-    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp(), live_run = null
-    where id = %(thread)s and live_run = %(run)s
-    returning last_seq
-)"""
-_BY_THREAD = """
-with numbered as (
-    update conversations_thread
-    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp()
-    where id = %(thread)s
-    returning last_seq
-)"""
+)"""  # noqa: S608  # fixed parts only
+
+
+_BY_STEP = _numbering(first=f"{_FENCE}, ", source="from fence", condition="and thread.live_run = fence.run_id")
+_BY_LIVE_RUN = _numbering(condition=_LIVE)
+_BY_LIVE_RUN_ENDING = _numbering(condition=_LIVE, ends=True)
+_BY_THREAD = _numbering()
+_HOLD = f"""with {_FENCE}
+select thread.id from conversations_thread thread join fence on thread.live_run = fence.run_id
+where thread.id = %(thread)s for no key update of thread"""  # noqa: S608  # fixed parts only
 _INSERT = """
 insert into conversations_event (thread_id, seq, run_id, step, attempt, type, data, at)
 select %(thread)s, numbered.last_seq - %(count)s + fact.place, %(run)s, fact.step, fact.attempt, fact.type,
@@ -89,6 +82,18 @@ from numbered, unnest(%(types)s::text[], %(datas)s::text[]::jsonb[], %(steps)s::
     with ordinality as fact(type, data, step, attempt, place)
 returning seq, step, attempt, type, data, at
 """
+
+
+def hold(fence: Fence) -> None:
+    """Lock the step and its thread, in the one order that everybody keeps, until the transaction ends.
+
+    Raises:
+        Fenced: the attempt is stale or the run is not live any more.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLD, {"thread": fence.thread, "run": fence.run, "step": fence.step, "attempt": fence.attempt})
+        if cursor.fetchone() is None:
+            raise Fenced(f"Run {fence.run} is not {fence} any more.")
 
 
 def append(fence: Fence, *facts: Fact) -> list[Envelope]:

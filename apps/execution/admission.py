@@ -13,8 +13,10 @@ from django.utils import timezone
 
 from apps.accounts.models import User
 from apps.conversations import journal, lifecycle
+from apps.conversations.journal import Fact
 from apps.conversations.models import Run, Step, Thread
-from apps.execution.registry import RUN_DEADLINE, Workflow, agents, workflows
+from apps.execution.registry import RUN_DEADLINE, Workflow, workflows
+from apps.operations.problems import new_support_id
 
 _NEXT_USER = """
 select id from accounts_user where runnable order by served_at limit 1 for no key update skip locked
@@ -52,22 +54,23 @@ def admit_one() -> UUID | None:
                 User.objects.filter(pk=user[0]).update(runnable=False)
                 continue
             run_id, thread_id, workflow, goal = found
-            _start(run_id, thread_id, workflows.get(workflow), goal)
+            if workflow in workflows:
+                _start(run_id, thread_id, workflows.get(workflow), goal)
+            else:
+                _refuse(run_id, thread_id, workflow, goal)
             User.objects.filter(pk=user[0]).update(served_at=Now())
             return UUID(str(run_id))
 
 
 def _start(run_id: UUID, thread_id: UUID, workflow: Workflow, goal: str) -> None:
+    _begin(run_id, thread_id, Fact("agent_started", {"agent": workflow.lead, "workflow": workflow.name, "goal": goal}))
+    Step.objects.bulk_create(_steps(run_id, workflow))
+
+
+def _begin(run_id: UUID, thread_id: UUID, started: Fact) -> None:
     now = timezone.now()
     Thread.objects.filter(pk=thread_id).update(live_run=run_id)
-    journal.append_to_run(
-        thread=thread_id,
-        run=run_id,
-        facts=[
-            journal.Fact("agent_started", {"agent": workflow.lead, "workflow": workflow.name, "goal": goal}),
-        ],
-    )
-    Step.objects.bulk_create(_steps(run_id, workflow))
+    journal.append_to_run(thread=thread_id, run=run_id, facts=[started])
     lifecycle.move_run(
         run_id,
         source=Run.State.QUEUED,
@@ -77,12 +80,28 @@ def _start(run_id: UUID, thread_id: UUID, workflow: Workflow, goal: str) -> None
     )
 
 
+def _refuse(run_id: UUID, thread_id: UUID, workflow: str, goal: str) -> None:
+    """End a run whose workflow this release does not have; it would stand in everybody's way otherwise."""
+    _begin(run_id, thread_id, Fact("agent_started", {"agent": workflow, "workflow": workflow, "goal": goal}))
+    error = {"code": "workflow.unknown", "detail": f"This release has no workflow {workflow!r}.", "retryable": True}
+    ending = Fact("agent_error", error | {"suggestions": ["Ask again."], "support_id": new_support_id()})
+    journal.append_to_run(thread=thread_id, run=run_id, facts=[ending])
+    lifecycle.move_run(
+        run_id,
+        source=Run.State.RUNNING,
+        to=Run.State.FAILED,
+        finished_at=timezone.now(),
+        error_code=str(error["code"]),
+        error_detail=str(error["detail"]),
+    )
+
+
 def _steps(run_id: UUID, workflow: Workflow) -> list[Step]:
     return [
         Step(
             run_id=run_id,
             name=spec.name,
-            agent=agents.get(spec.agent).name,
+            agent=spec.agent,
             position=position,
             depends_on=list(spec.depends_on),
             state=Step.State.BLOCKED if spec.depends_on else Step.State.READY,

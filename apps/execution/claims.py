@@ -1,6 +1,6 @@
 """Taking a ready step, and giving it back."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -12,7 +12,7 @@ from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact
 from apps.conversations.models import Run, Step
 from apps.execution.context import UserExecutionContext
-from apps.execution.registry import agents
+from apps.execution.registry import STEP_DEADLINE, agents
 
 _CLAIM = """
 update conversations_step set state = 'running', attempt = attempt + 1, worker = %(worker)s,
@@ -22,6 +22,18 @@ where id = (select id from conversations_step where run_id = %(run)s and state =
   and state = 'ready'
 returning id, name, agent, attempt
 """
+
+_ENDED = "not exists (select from conversations_thread thread where thread.live_run = %(run)s)"
+_BURY = f"""
+update conversations_step set state = 'skipped' where id in (
+    select id from conversations_step where run_id = %(run)s and state in ('blocked', 'ready', 'waiting')
+    for no key update skip locked
+) and {_ENDED}
+"""  # noqa: S608  # fixed parts only
+_ABANDON = f"""
+update conversations_step set state = 'skipped', finished_at = clock_timestamp()
+where id = %(step)s and attempt = %(attempt)s and state = 'running' and {_ENDED}
+"""  # noqa: S608  # fixed parts only
 
 
 def claim_step(run_id: UUID, *, worker: UUID) -> UserExecutionContext | None:
@@ -33,6 +45,7 @@ def claim_step(run_id: UUID, *, worker: UUID) -> UserExecutionContext | None:
         with transaction.atomic():
             return _claim(run_id, worker)
     except journal.Fenced:
+        bury(run_id)
         return None
 
 
@@ -44,7 +57,9 @@ def _claim(run_id: UUID, worker: UUID) -> UserExecutionContext | None:
         return None
     step_id, step, agent, attempt = claimed
     run = Run.objects.select_related("organization").get(pk=run_id)
-    deadline_at = timezone.now() + timedelta(seconds=agents.get(agent).deadline)
+    # An agent that this release does not know is told by the engine, which can end the run.
+    patience = agents.get(agent).deadline if agent in agents else STEP_DEADLINE
+    deadline_at = min(timezone.now() + timedelta(seconds=patience), run.deadline_at or datetime.max.replace(tzinfo=UTC))
     Step.objects.filter(pk=step_id).update(deadline_at=deadline_at)
     context = UserExecutionContext(
         principal=_principal(run),
@@ -90,3 +105,15 @@ def release(context: UserExecutionContext) -> bool:
     return lifecycle.move_step(
         context.step_id, attempt=context.attempt, source=Step.State.RUNNING, to=Step.State.READY, worker=None
     )
+
+
+def bury(run_id: UUID) -> None:
+    """Mark the steps of an ended run that nobody holds as skipped; does nothing while the run is live."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BURY, {"run": run_id})
+
+
+def abandon(context: UserExecutionContext) -> None:
+    """After being fenced off: if that is because the run has ended, the step is over too."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ABANDON, {"run": context.run_id, "step": context.step_id, "attempt": context.attempt})

@@ -106,7 +106,7 @@ class RequestScopedToolDispatcher:
         """The call's row: new and opened by an event, or the one that an earlier attempt left."""
         key = idempotency_key(self._context, tool.name, arguments, call)
         with transaction.atomic():
-            earlier = ToolCall.objects.filter(run_id=self._context.run_id, step=self._context.step, call=call).first()
+            earlier = self._earlier(call)
             if earlier is not None:
                 if earlier.idempotency_key != key:
                     raise ToolCallMismatch(f"Call {call!r} was made before with other arguments.")
@@ -144,15 +144,33 @@ class RequestScopedToolDispatcher:
     async def _refuse(
         self, name: str, arguments: Mapping[str, Any], call: str, *, code: str, detail: str
     ) -> ToolAnswer:
-        facts = (
-            Fact("tool_executing", {"call": call, "tool": name, "arguments": _masked(arguments)}),
-            Fact(
-                "tool_completed",
-                {"call": call, "tool": name, "status": "refused", "seconds": None, "summary": detail},
-            ),
-        )
-        await in_database(journal.append, self._context.fence, *facts)
+        await in_database(self._store_refusal, name, dict(arguments), call, code, detail)
         return ToolAnswer(call=call, tool=name, status="refused", code=code, detail=detail)
+
+    def _store_refusal(self, name: str, arguments: dict[str, Any], call: str, code: str, detail: str) -> None:
+        """Once per call, whichever attempt comes first."""
+        masked = _masked(arguments)
+        asked = Fact("tool_executing", {"call": call, "tool": name, "arguments": masked})
+        told = {"call": call, "tool": name, "status": "refused", "seconds": None, "summary": detail}
+        with transaction.atomic():
+            if self._earlier(call) is not None:
+                return
+            journal.append(self._context.fence, asked, Fact("tool_completed", told))
+            ToolCall.objects.create(
+                run_id=self._context.run_id,
+                step=self._context.step,
+                call=call,
+                tool=name[:64],
+                arguments=masked,
+                idempotency_key=idempotency_key(self._context, name, arguments, call),
+                state=ToolCall.State.REFUSED,
+                attempt=self._context.attempt,
+                error_code=code,
+                summary=detail,
+            )
+
+    def _earlier(self, call: str) -> ToolCall | None:
+        return ToolCall.objects.filter(run_id=self._context.run_id, step=self._context.step, call=call).first()
 
 
 def closing(row: ToolCall, *, status: str, summary: str, now: Any) -> Fact:

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import stamina
 import structlog
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from apps.conversations.journal import Fenced
@@ -20,6 +22,9 @@ from apps.operations.database import in_database
 from apps.operations.problems import UnexpectedError, new_support_id
 
 log = structlog.get_logger(__name__)
+
+ATTEMPTS = 5  # of one step, by whichever workers
+GIVE_BACK_WITHIN = 60.0  # seconds for a database that is away to come back
 
 
 class ExecutionEngine:
@@ -36,7 +41,8 @@ class ExecutionEngine:
     async def run_step(self) -> None:
         """Let the agent work within the step's deadline, and settle what came of it.
 
-        A step lost to somebody else is left alone. On cancellation (the worker stops) the step is given back.
+        A step lost to somebody else is left alone. When the worker stops, or the database is away, the step is given
+        back, and somebody takes it up where its journal ends.
         """
         with structlog.contextvars.bound_contextvars(run=str(self._context.run_id), step=self._context.step):
             try:
@@ -44,19 +50,35 @@ class ExecutionEngine:
                 await in_database(orchestrator.settle, self._context, outcome)
             except Fenced as error:
                 log.info("Step lost", attempt=self._context.attempt, reason=error.detail)
+                await in_database(claims.abandon, self._context)
             except asyncio.CancelledError:
                 await asyncio.shield(in_database(claims.release, self._context))
                 raise
+            except Exception as error:
+                log.error("Step could not be settled; giving it back", exc_info=error)
+                await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Release the step as soon as the database lets it; after that it is overdue, and the sweep takes it."""
+        async for attempt in stamina.retry_context(
+            on=(OperationalError, InterfaceError), attempts=None, timeout=GIVE_BACK_WITHIN
+        ):
+            with attempt:
+                await in_database(claims.release, self._context)
 
     async def _outcome(self) -> Outcome:
-        agent = agents.get(self._context.agent)
+        if self._context.attempt > ATTEMPTS:
+            tries = f"This step was begun {ATTEMPTS} times and never came to an end."
+            return self._failed("run.poisoned", tries, retryable=False)
         try:
+            agent = agents.get(self._context.agent)
             async with asyncio.timeout((self._context.deadline_at - timezone.now()).total_seconds()):
                 return await agent.run(await self._scope(agent))
-        except Fenced:
+        except (Fenced, OperationalError, InterfaceError):
             raise
         except TimeoutError:
-            return self._failed("step.deadline", f"{agent.name} took longer than {agent.deadline:g} s.", retryable=True)
+            detail = f"{self._context.agent} did not finish within the time that a step and a run have."
+            return self._failed("step.deadline", detail, retryable=True)
         except NetraError as error:
             return self._failed(error.code, error.detail, retryable=error.retryable)
         except Exception as error:

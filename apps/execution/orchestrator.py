@@ -11,13 +11,12 @@ from apps.accounts.models import User
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Run, Step, ToolCall
-from apps.execution import doorbell
+from apps.execution import claims, doorbell
 from apps.execution.context import UserExecutionContext
 from apps.execution.dispatcher import closing
 from apps.execution.registry import Completed, Effect, Failed, Outcome
 from apps.llm import ledger
 
-UNTOUCHED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.WAITING})
 Entry = tuple[Fact, str, int]  # a fact of a step, with the step's name and attempt
 
 
@@ -28,6 +27,8 @@ def settle(context: UserExecutionContext, outcome: Outcome) -> None:
         Fenced: the step is not held any more; nothing was written.
     """
     with transaction.atomic():
+        # Step, thread, then the rest: in any other order a settling step and a cancelled run wait for each other.
+        journal.hold(context.fence)
         if isinstance(outcome, Completed):
             _complete_step(context, outcome)
         else:
@@ -45,7 +46,6 @@ def _complete_step(context: UserExecutionContext, outcome: Completed) -> None:
             "confidence": outcome.confidence,
         },
     )
-    # Appending takes the thread's lock, so that of two steps settling at once the second sees the first as settled.
     journal.append(context.fence, *_close_calls(context.run_id, context.step, now), done)
     _move(
         context,
@@ -59,6 +59,7 @@ def _complete_step(context: UserExecutionContext, outcome: Completed) -> None:
         Message.objects.filter(run_id=context.run_id, role=Message.Role.ASSISTANT).update(
             text=outcome.answer.text, report=outcome.answer.report
         )
+    # Under the thread's lock, so that of two steps settling at once the second sees the first as settled.
     steps = list(Step.objects.filter(run_id=context.run_id))
     if all(step.state == Step.State.COMPLETED for step in steps):
         _complete_run(context)
@@ -77,7 +78,9 @@ def _ready_successors(run_id: UUID, steps: list[Step]) -> None:
 
 
 def _complete_run(context: UserExecutionContext) -> None:
-    message = Message.objects.get(run_id=context.run_id, role=Message.Role.ASSISTANT)
+    message, _ = Message.objects.get_or_create(
+        run_id=context.run_id, role=Message.Role.ASSISTANT, defaults={"thread_id": context.thread_id}
+    )
     usage = ledger.usage_of_run(context.run_id)
     end = Fact(
         "agent_completed",
@@ -131,10 +134,8 @@ def _end_run(context: UserExecutionContext, state: str, terminal: Fact, **fields
 
 def release_user(run_id: UUID, user_id: UUID) -> None:
     """After a run has ended: skip its untouched steps, and let admission look at the user again."""
-    untouched = Step.objects.filter(run_id=run_id, state__in=UNTOUCHED)
     # A step being claimed at this moment is passed over: its claim waits for the thread and then finds itself fenced.
-    free = list(untouched.select_for_update(no_key=True, skip_locked=True).values_list("pk", flat=True))
-    Step.objects.filter(pk__in=free).update(state=Step.State.SKIPPED)
+    claims.bury(run_id)
     User.objects.filter(pk=user_id).update(runnable=True)
     # Whoever comes for the ended run admits the next one.
     doorbell.ring(run_id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 from uuid6 import uuid7
 
@@ -66,9 +66,14 @@ def start_run(
     workflow.admit(principal, dataset)
     run_id, key = uuid7(), key or uuid7().hex
     digest = _digest(thread_id, text, dataset)
-    with transaction.atomic():
-        if _insert_run(run_id, thread, workflow, text, key=key, digest=digest, dataset=dataset):
-            return _begin(run_id, thread, text)
+    try:
+        with transaction.atomic():
+            if _insert_run(run_id, thread, workflow, text, key=key, digest=digest, dataset=dataset):
+                return _begin(run_id, thread, text)
+    except (Fenced, IntegrityError):
+        # Deleted since it was looked up; where it still is, the error is another one.
+        get_thread(principal=principal, thread_id=thread_id)
+        raise
     # A second statement sees the winner, which the first could not.
     return _earlier(principal, key, digest)
 

@@ -9,6 +9,7 @@ import structlog
 from uuid6 import uuid7
 
 from apps.execution import admission, claims, doorbell
+from apps.execution.context import UserExecutionContext
 from apps.execution.engine import ExecutionEngine
 from apps.operations.database import in_database
 
@@ -44,6 +45,8 @@ class WorkerLoop:
             log.warning("Not every step could be given back in time", seconds=HAND_OVER)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1.0)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def _begin(self, run_id: UUID) -> None:
         task = self._loop.create_task(self._serve(run_id))
@@ -54,21 +57,36 @@ class WorkerLoop:
         self._work.discard(task)
         self._room.release()
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("Work on a run broke off; the sweep will ring again", exc_info=error)
+            log.error("Work on a run broke off; the sweep takes it up", exc_info=error)
 
     async def _serve(self, run_id: UUID) -> None:
         """Start what may start, then do this run's ready steps, one after the other, until none is left."""
         await self._admit(but=run_id)
         while not self._draining:
-            context = await in_database(claims.claim_step, run_id, worker=self.id)
+            context = await self._claim(run_id)
             if context is None:
                 return
             await ExecutionEngine.for_user(context).run_step()
 
+    async def _claim(self, run_id: UUID) -> UserExecutionContext | None:
+        """Take a step. A claim that commits while this is being cancelled is given back: nobody else knows of it."""
+        claim = asyncio.ensure_future(in_database(claims.claim_step, run_id, worker=self.id))
+        try:
+            return await asyncio.shield(claim)
+        except asyncio.CancelledError:
+            context = await claim
+            if context is not None:
+                await in_database(claims.release, context)
+            raise
+
     async def _admit(self, *, but: UUID) -> None:
-        while not self._draining and (admitted := await in_database(admission.admit_one)) is not None:
-            if admitted != but:
-                await in_database(doorbell.ring, admitted)
+        """Start what may start; a failure here is nobody's reason not to work on a run that was rung for."""
+        try:
+            while not self._draining and (admitted := await in_database(admission.admit_one)) is not None:
+                if admitted != but:
+                    await in_database(doorbell.ring, admitted)
+        except Exception as error:
+            log.error("Admission failed; the sweep rings again", exc_info=error)
 
     async def _cancel_all(self) -> None:
         for task in self._work:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, assert_never
 from uuid import UUID, uuid4
 
 import structlog
+from django.db.utils import Error as DatabaseError
+from redis.exceptions import RedisError
 
 from apps.accounts.tenancy import Holder, Principal, principal_now
 from apps.errors import NetraError, NotFound
@@ -17,7 +19,7 @@ from apps.realtime.cursor import Cursor
 from apps.realtime.hub import Hub, hub_for
 from apps.realtime.notifier import CONTROL, thread_channel, user_channel
 from apps.realtime.router import MessageRouter, error_frame, unexpected_frame
-from apps.realtime.source import EventSource
+from apps.realtime.source import Envelope, EventSource
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +63,10 @@ class NetraConsumer:
         except Closed as closed:
             if closed.code is not None:
                 await send({"type": "websocket.close", "code": closed.code})
+        except (DatabaseError, RedisError) as error:
+            # The client comes back by itself and says the last number it has.
+            log.warning("Socket closed: a store is away", connection=str(connection.id), reason=repr(error))
+            await send({"type": "websocket.close", "code": RESTART})
 
 
 class Connection:
@@ -183,9 +189,8 @@ class Connection:
             try:
                 message = await self._next_message()
             except NetraError as error:
-                await self._say(error_frame(error))
+                await self._say(error_frame(error, reply_to=getattr(error, "reply_to", None)))
                 continue
-            self._count_message()
             try:
                 await self._handle(message)
             except NetraError as error:
@@ -199,6 +204,7 @@ class Connection:
         frame = await self._receive()
         if frame["type"] == "websocket.disconnect":
             raise Closed(None)
+        self._count_message()
         text = frame.get("text")
         if text is None or len(text) > schema.FRAME_LIMIT:
             raise schema.InvalidMessage(f"Send text frames of at most {schema.FRAME_LIMIT} bytes.")
@@ -288,6 +294,9 @@ class Connection:
             self._dirty.set()
 
     def services_changed(self, *, down: list[str]) -> None:
+        for cursor in self._cursors.values():
+            # Whatever was said while Redis was away was not heard.
+            cursor.behind = cursor.wants_text = True
         self._frames.append({"type": "degraded", "level": "slower" if down else "none", "services": down})
         self._dirty.set()
 
@@ -305,27 +314,38 @@ class Connection:
 
     async def _deliver(self, thread: UUID, cursor: Cursor) -> None:
         """Send what the cursor lacks, as far as credit goes: the table first, then what was heard, then live text."""
-        while cursor.behind and self._has_credit():
+        while cursor.behind and self._may_send(thread, cursor):
             cursor.behind = False
             events = await in_database(self._source.read, thread, cursor.sent, READ_AT_ONCE)
-            await self._send_events(cursor, events)
+            await self._send_events(thread, cursor, events)
             cursor.behind = cursor.behind or len(events) == READ_AT_ONCE
-        if cursor.behind or not self._has_credit():
-            return
-        await self._send_events(cursor, cursor.take_heard())
+        if not cursor.behind:
+            await self._send_events(thread, cursor, cursor.take_heard())
+        if not cursor.behind and self._may_send(thread, cursor):
+            await self._send_text(thread, cursor)
+
+    async def _send_events(self, thread: UUID, cursor: Cursor, events: Sequence[Envelope]) -> None:
+        for event in events:
+            if not self._may_send(thread, cursor):
+                cursor.behind = True  # what is left stands in the table
+                return
+            text = json.dumps(event)
+            await self._send({"type": "websocket.send", "text": text})
+            cursor.was_sent(event["seq"], len(text))
+
+    async def _send_text(self, thread: UUID, cursor: Cursor) -> None:
         if cursor.wants_text:
             cursor.wants_text = False
             snapshot = await in_database(self._source.live, thread)
             if snapshot is not None:
+                cursor.text_begins(snapshot)
                 await self._say(snapshot)
         for delta in cursor.take_deltas():
             await self._say(delta)
 
-    async def _send_events(self, cursor: Cursor, events: Any) -> None:
-        for event in events:
-            text = json.dumps(event)
-            await self._send({"type": "websocket.send", "text": text})
-            cursor.was_sent(event["seq"], len(text))
+    def _may_send(self, thread: UUID, cursor: Cursor) -> bool:
+        """Whether the client still follows the thread by this cursor, and has credit left."""
+        return self._cursors.get(thread) is cursor and self._has_credit()
 
     def _has_credit(self) -> bool:
         used = [cursor.unacknowledged for cursor in self._cursors.values()]

@@ -16,6 +16,7 @@ class Cursor:
         self.wants_text = True  # live text shall start over from offset 0
         self._heard: list[Mapping[str, Any]] = []
         self._deltas: list[Mapping[str, Any]] = []
+        self._text_ends: dict[tuple[str, int], int] = {}  # message and attempt -> characters that were passed on
         self._unacknowledged: deque[tuple[int, int]] = deque()  # seq, bytes
 
     @property
@@ -35,13 +36,21 @@ class Cursor:
         """A hint without the events."""
         self.behind = self.behind or last_seq > self.known
 
+    def text_begins(self, snapshot: Mapping[str, Any]) -> None:
+        """The socket has the live text as far as `snapshot` goes."""
+        self._text_ends = {_text_of(snapshot): len(snapshot["data"]["text"])}
+
     def hear_delta(self, frame: Mapping[str, Any]) -> None:
-        """Keep a piece of live text; too many, and the newcomer's way is shorter."""
-        if len(self._deltas) >= HELD:
+        """Keep a piece of live text; after a hole, or when there are too many, the text starts over."""
+        if self.wants_text:
+            return
+        offset, end = frame["data"]["offset"], frame["data"]["offset"] + len(frame["data"]["text"])
+        if offset > self._text_ends.get(_text_of(frame), 0) or len(self._deltas) >= HELD:
             self._deltas.clear()
             self.wants_text = True
-        elif not self.wants_text:
-            self._deltas.append(frame)
+            return
+        self._text_ends = {_text_of(frame): end}
+        self._deltas.append(frame)
 
     def take_heard(self) -> list[Mapping[str, Any]]:
         """What comes next, in order; what a read of the table has sent meanwhile is dropped."""
@@ -64,3 +73,8 @@ class Cursor:
     def unacknowledged(self) -> tuple[int, int]:
         """Events and bytes that the client has not acknowledged."""
         return len(self._unacknowledged), sum(size for _, size in self._unacknowledged)
+
+
+def _text_of(frame: Mapping[str, Any]) -> tuple[str, int]:
+    """Which text a frame belongs to: a later attempt writes another one."""
+    return frame["data"]["message"], frame["attempt"]

@@ -217,13 +217,21 @@ AnyClientMessage = Annotated[
 _CLIENT = TypeAdapter[AnyClientMessage](AnyClientMessage)
 
 
-class UnknownMessage(NetraError):
+class BadMessage(NetraError):
+    """A frame that cannot be handled; `reply_to` is its `id` where that could be read."""
+
+    def __init__(self, detail: str, *, reply_to: str | int | None = None) -> None:
+        super().__init__(detail)
+        self.reply_to = reply_to
+
+
+class UnknownMessage(BadMessage):
     """The frame is no message that the socket understands."""
 
     code = "message.unknown"
 
 
-class InvalidMessage(NetraError):
+class InvalidMessage(BadMessage):
     """The message is known, but one of its fields cannot be used."""
 
     code = "message.invalid"
@@ -239,10 +247,13 @@ def client_message(frame: Any) -> AnyClientMessage:
     try:
         return _CLIENT.validate_python(frame)
     except ValidationError as error:
+        given = frame.get("id") if isinstance(frame, dict) else None
+        reply_to = given if isinstance(given, str | int) else None
         kind = error.errors()[0]["type"]
         if kind.startswith("union_tag") or not isinstance(frame, dict):
-            raise UnknownMessage("Send a JSON object with a known `type`, for example thread.subscribe.") from error
-        raise InvalidMessage(first_problem(error)) from error
+            detail = "Send a JSON object with a known `type`, for example thread.subscribe."
+            raise UnknownMessage(detail, reply_to=reply_to) from error
+        raise InvalidMessage(first_problem(error), reply_to=reply_to) from error
 
 
 def first_problem(error: ValidationError) -> str:

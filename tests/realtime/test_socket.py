@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.db import OperationalError
 
 from apps.accounts.models import ApiKey, Membership
 from apps.accounts.tenancy import Holder
@@ -164,3 +165,53 @@ async def test_to_start_beyond_the_last_event_is_refused(ticket, thread):
 
     assert (await tab.frame())["code"] == "thread.behind"
     await tab.leave()
+
+
+async def test_an_error_names_the_message_that_it_answers(ticket, thread):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await tab.send({"type": "message.send", "id": "m1", "thread": str(thread.pk), "text": "x" * 32_001, "key": "k"})
+
+    answer = await tab.frame()
+    assert (answer["code"], answer["reply_to"]) == ("message.invalid", "m1")
+    await tab.leave()
+
+
+async def test_frames_that_make_no_sense_count_too(ticket):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    for _ in range(consumers.MESSAGES + 50):
+        await tab.wire.send_input({"type": "websocket.receive", "text": "nope"})
+
+    assert await until_closed(tab) == 4029
+
+
+async def test_a_database_that_is_away_closes_the_socket_for_a_new_try(ticket, thread, monkeypatch):
+    def away(*_):
+        raise OperationalError("the server closed the connection")
+
+    monkeypatch.setattr("apps.conversations.source.JournalSource.read", away)
+    tab = Tab()
+    await tab.open(ticket=ticket)
+
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk)})
+
+    assert await until_closed(tab) == 4012
+
+
+async def test_large_events_use_up_the_credit_by_their_size(ticket, thread):
+    facts = [Fact("agent_thinking", {"thought": "x" * 32_000, "progress": 1})] * 40
+    await in_database(journal.append_to_thread, thread=thread.pk, run=uuid4(), facts=facts)
+    tab = Tab()
+    await tab.open(ticket=ticket)
+    await tab.send({"type": "thread.subscribe", "thread": str(thread.pk)})
+    await tab.frame()
+
+    size = 0
+    while not await tab.wire.receive_nothing(timeout=0.5):
+        size += len((await tab.receive())["text"])
+    await tab.leave()
+
+    assert consumers.CREDIT_BYTES <= size < consumers.CREDIT_BYTES + 40_000
