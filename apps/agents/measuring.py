@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from apps.agents.artifacts import Measurement, Missing, Saving, Table
-from apps.agents.composing import dollars
 from apps.execution.context import UserExecutionContext
+from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.operations.database import in_database
 from apps.optimization import services
 from apps.optimization.calls import Calls
@@ -52,6 +52,12 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "spend and savings by feature",
         "Tag your calls (LiteLLM: request_tags) and export the tags.",
     ),
+    "price": (
+        "The price catalogue has no price for these models.",
+        "cost of any kind",
+        "Have the operator enter the price you pay in the price list, or upload the log again on the Data page and say "
+        "there which model to price it as.",
+    ),
     "batch_price": (
         "The price catalogue has no batch price for these models.",
         "savings by batching",
@@ -85,7 +91,8 @@ def _measure(context: UserExecutionContext, dataset: UUID, measure: Callable[[Ca
 
 
 def saving(strategy: Strategy, *, how: str) -> Saving:
-    """A strategy's result, as a report shows it."""
+    """A strategy's result, as a report shows it: `how` to get what it saves, or why that is unknown."""
+    said = (strategy.why,) if strategy.saving_usd is None else (how, strategy.why)
     return Saving(
         title=strategy.title,
         saving_usd=decimal(strategy.saving_usd),
@@ -93,7 +100,7 @@ def saving(strategy: Strategy, *, how: str) -> Saving:
         high=decimal(strategy.high),
         evidence=strategy.evidence,
         up_to=strategy.up_to,
-        how=how,
+        how=" ".join(filter(None, said)),
         assumptions=list(strategy.assumptions),
         latency=strategy.latency_effect,
     )
@@ -134,13 +141,18 @@ def count(key: str) -> Cell:
 
 def money(key: str) -> Cell:
     """Read dollars; unknown is said as unknown."""
-    return lambda row: "unknown" if row[key] is None else dollars(str(row[key]))
+    return lambda row: spell_dollars(None if row[key] is None else str(row[key]))
 
 
-def percent(share: float) -> str:
+def part(key: str) -> Cell:
+    """Read a share; unknown is said as unknown."""
+    return lambda row: percent(None if row[key] is None else float(str(row[key])))
+
+
+def percent(share: float | None) -> str:
     """A share for reading.
 
-    >>> percent(0.4213), percent(1)
-    ('42.1 %', '100.0 %')
+    >>> percent(0.4213), percent(1), percent(None)
+    ('42.1 %', '100.0 %', 'unknown')
     """
-    return f"{100 * share:.1f} %"
+    return UNKNOWN if share is None else f"{100 * share:.1f} %"

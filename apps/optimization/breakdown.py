@@ -3,10 +3,9 @@
 from typing import Any, get_args
 
 from apps.errors import Invalid
-from apps.llm.pricing import dollars
 from apps.optimization.calls import Calls
-from apps.optimization.overview import TOKENS, share, spend, tokens
-from apps.optimization.results import Breakdown, BreakdownRow, Dimension
+from apps.optimization.overview import TOKENS, part_of, spend, tokens
+from apps.optimization.results import Breakdown, BreakdownRow, Dimension, in_dollars
 
 _KEYS: dict[Dimension, str] = {
     "model": "model",
@@ -55,19 +54,18 @@ def spend_breakdown(calls: Calls, by: Dimension, *, limit: int = 50) -> Breakdow
         by=by,
         rows=tuple(_row(group, total) for group in groups[:limit]),
         other_rows=max(0, len(groups) - limit),
-        total_usd=dollars(total),
-        covered_share=share(known, total),
+        total_usd=in_dollars(total),
+        covered_share=part_of(known, total),
     )
 
 
-def _row(group: tuple[Any, ...], total: int) -> BreakdownRow:
+def _row(group: tuple[Any, ...], total: int | None) -> BreakdownRow:
     key, calls, cost, unpriced, *sums = group
-    cost = int(cost or 0)
     return BreakdownRow(
         key=None if key is None else str(key),
         calls=calls,
         tokens=tokens(tuple(sums)),
-        cost_usd=dollars(cost),
-        share=share(cost, total),
+        cost_usd=in_dollars(cost),
+        share=part_of(cost, total),
         unpriced_calls=unpriced,
     )

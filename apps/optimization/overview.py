@@ -1,8 +1,7 @@
 """The bill as a whole: what there is, what it cost, and how much of that is known."""
 
-from apps.llm.pricing import dollars
 from apps.optimization.calls import Calls
-from apps.optimization.results import Overview, Tokens
+from apps.optimization.results import Overview, Tokens, in_dollars
 
 SHOWN_UNPRICED = 20  # models
 SHOWN_MODELS = 50
@@ -46,13 +45,13 @@ def overview(calls: Calls) -> Overview:
         failed_calls=counts[2],
         cached_answers=counts[3],
         tokens=tokens(calls.row(f"SELECT {TOKENS} FROM calls WHERE billed")),  # noqa: S608
-        cost_usd=dollars(spend(calls)),
+        cost_usd=in_dollars(spend(calls)),
         unpriced_calls=counts[4],
         unpriced_share=_unpriced_share(calls),
         unpriced_models=_unpriced_models(calls),
         recorded_cost_usd=recorded[1],
         recorded_on=recorded[0],
-        computed_on_recorded_usd=dollars(int(recorded[2])) if recorded[0] else None,
+        computed_on_recorded_usd=in_dollars(recorded[2]),
         first_call_at=counts[5],
         last_call_at=counts[6],
         models=_models(calls),
@@ -61,9 +60,20 @@ def overview(calls: Calls) -> Overview:
     )
 
 
-def spend(calls: Calls) -> int:
-    """Pico-dollars of all calls whose price is known."""
-    return int(calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls")[0])
+def spend(calls: Calls) -> int | None:
+    """Pico-dollars of all calls whose price is known; None where none is."""
+    return known_cost(*calls.row("SELECT count(*), sum(cost_pico) FROM calls WHERE billed"))
+
+
+def known_cost(calls: int, cost: int | None) -> int | None:
+    """What SQL's sum says of the pico-dollars of `calls` calls: 0 of no calls, None where no call has a price.
+
+    >>> known_cost(3, 70), known_cost(3, None), known_cost(0, None)
+    (70, None, 0)
+    """
+    if cost is None:
+        return None if calls else 0
+    return int(cost)
 
 
 def tokens(sums: tuple[int | None, ...]) -> Tokens:
@@ -83,6 +93,11 @@ def coverage(calls: Calls) -> dict[str, float]:
 def share(part: int | None, whole: int | None) -> float:
     """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
     return round(int(part or 0) / int(whole), 6) if whole else 0.0
+
+
+def part_of(cost: int | None, total: int | None) -> float | None:
+    """A cost's share of the spend, 0-1; None where either is unknown."""
+    return None if cost is None or total is None else share(cost, total)
 
 
 def _unpriced_share(calls: Calls) -> float:

@@ -1,18 +1,18 @@
 """An analysis for a terminal: for people as tables, for machines as one document."""
 
 from dataclasses import asdict
-from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.conversion import Conversion
 from apps.optimization.results import Analysis, Breakdown, Strategy
 
-CENT = Decimal("0.01")
 SHOWN_REJECTS = 5
+NOTHING = "–"  # in a cell of a number that is not known
 
 
 def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
@@ -31,11 +31,9 @@ def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
 def show(console: Console, name: str, analysis: Analysis, conversion: Conversion) -> None:
     """The analysis as a person reads it."""
     tokens = analysis.tokens
+    cost = "cost unknown" if analysis.cost_usd is None else spell_dollars(analysis.cost_usd)
     console.print(
-        _plain(
-            f"{name}: {counted(analysis.calls, 'call')}, {tokens.input:,} tokens in, {tokens.output:,} out, "
-            f"{usd(analysis.cost_usd)}"
-        ),
+        _plain(f"{name}: {counted(analysis.calls, 'call')}, {tokens.input:,} tokens in, {tokens.output:,} out, {cost}"),
         style="bold",
         soft_wrap=True,
     )
@@ -46,16 +44,6 @@ def show(console: Console, name: str, analysis: Analysis, conversion: Conversion
             console.print(_spend_table(analysis.breakdown[by]))
     console.print(_savings_table(analysis))
     console.print("Savings overlap: do not add them up. “up to” is a ceiling, not an expectation.", soft_wrap=True)
-
-
-def usd(amount: Decimal) -> str:
-    """Dollars and cents; below ten cents with four more digits, so that small bills do not read as nothing.
-
-    >>> usd(Decimal("96.791325")), usd(Decimal("0.0421")), usd(Decimal(0))
-    ('$96.79', '$0.042100', '$0.00')
-    """
-    step = CENT if amount == 0 or abs(amount) >= Decimal("0.1") else Decimal("0.000001")
-    return f"${amount.quantize(step, rounding=ROUND_HALF_EVEN):,}"
 
 
 def counted(number: int, what: str) -> str:
@@ -79,8 +67,8 @@ def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
         remarks.append(f"Not billed: {counted(unbilled, 'call')} (failures, answers from an own cache).")
     if whole.recorded_cost_usd is not None and whole.computed_on_recorded_usd is not None:
         remarks.append(
-            f"The source recorded {usd(whole.recorded_cost_usd)} for {counted(whole.recorded_on, 'call')}; "
-            f"computed: {usd(whole.computed_on_recorded_usd)}."
+            f"The source recorded {spell_dollars(whole.recorded_cost_usd)} for {counted(whole.recorded_on, 'call')}; "
+            f"computed: {spell_dollars(whole.computed_on_recorded_usd)}."
         )
     if conversion.rejected:
         remarks.append(f"Not usable: {counted(conversion.rejected, 'row')}.")
@@ -97,8 +85,14 @@ def _spend_table(breakdown: Breakdown) -> Table:
     for name in ("calls", "tokens in", "tokens out", "cost", "share"):
         table.add_column(name, justify="right")
     for row in breakdown.rows[:15]:
-        cost = "unknown" if row.unpriced_calls == row.calls else usd(row.cost_usd)
-        counts = (f"{row.calls:,}", f"{row.tokens.input:,}", f"{row.tokens.output:,}", cost, f"{row.share:.1%}")
+        share = NOTHING if row.share is None else f"{row.share:.1%}"
+        counts = (
+            f"{row.calls:,}",
+            f"{row.tokens.input:,}",
+            f"{row.tokens.output:,}",
+            spell_dollars(row.cost_usd),
+            share,
+        )
         table.add_row(_plain(row.key or "(not said)"), *counts)
     return table
 
@@ -110,14 +104,15 @@ def _savings_table(analysis: Analysis) -> Table:
     table.add_column("evidence")
     table.add_column("what to know")
     for strategy in sorted(analysis.strategies, key=lambda s: (s.up_to, -(s.saving_usd or 0))):
-        table.add_row(strategy.title, _saving(strategy), strategy.evidence, _plain(_remark(strategy)))
+        evidence = NOTHING if strategy.saving_usd is None else strategy.evidence
+        table.add_row(strategy.title, _saving(strategy), evidence, _plain(_remark(strategy)))
     return table
 
 
 def _saving(strategy: Strategy) -> str:
     if strategy.saving_usd is None:
-        return "unknown"
-    return f"{'up to ' if strategy.up_to else ''}{usd(strategy.saving_usd)}"
+        return UNKNOWN
+    return f"{'up to ' if strategy.up_to else ''}{spell_dollars(strategy.saving_usd)}"
 
 
 def _remark(strategy: Strategy) -> str:

@@ -11,6 +11,11 @@ from apps.llm.pricing import dollars
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 
 
+def in_dollars(pico: int | Decimal | None) -> Decimal | None:
+    """Pico-dollars as dollars; None stays None."""
+    return None if pico is None else dollars(int(pico))
+
+
 def usd(pico: int | Decimal | None) -> str | None:
     """Pico-dollars as dollars in a decimal string; None stays None.
 
@@ -48,7 +53,7 @@ class Overview(Result):
     failed_calls: int
     cached_answers: int  # answered by the caller's own response cache, so the provider never saw them
     tokens: Tokens
-    cost_usd: Dollars  # the priced part
+    cost_usd: Dollars | None  # the priced part; None where no call has a known price
     unpriced_calls: int
     unpriced_share: float  # share of the billed tokens whose price is unknown, 0-1
     unpriced_models: tuple[str, ...]  # at most 20, the largest first
@@ -66,8 +71,8 @@ class BreakdownRow(Result):
     key: str | None  # None: the calls that do not say
     calls: int
     tokens: Tokens
-    cost_usd: Dollars
-    share: float  # of the priced spend, 0-1
+    cost_usd: Dollars | None  # of the priced calls; None where none has a known price
+    share: float | None  # of the priced spend, 0-1; None like `cost_usd`
     unpriced_calls: int
 
 
@@ -77,8 +82,8 @@ class Breakdown(Result):
     by: Dimension
     rows: tuple[BreakdownRow, ...]
     other_rows: int  # groups beyond the limit
-    total_usd: Dollars
-    covered_share: float  # share of the priced spend whose calls carry the dimension, 0-1
+    total_usd: Dollars | None  # of the priced calls; None where none has a known price
+    covered_share: float | None  # share of the priced spend whose calls carry the dimension, 0-1; None like `total_usd`
 
 
 class Sufficiency(Result):
@@ -103,7 +108,7 @@ class Strategy(Result):
     assumptions: tuple[str, ...] = ()
     latency_effect: str
     missing: tuple[str, ...] = ()  # fields without which it cannot be computed
-    why: str | None = None  # why it cannot be computed, or is only a ceiling
+    why: str | None = None  # why it cannot be computed, is only a ceiling, or leaves calls without a price out
     detail: dict[str, Any] = {}
 
 
@@ -112,7 +117,7 @@ class Analysis(Result):
 
     calls: int
     tokens: Tokens
-    cost_usd: Dollars
+    cost_usd: Dollars | None  # the priced part; None where no call has a known price
     unpriced_share: float
     sufficiency: dict[str, Sufficiency]
     strategies: tuple[Strategy, ...]

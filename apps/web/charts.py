@@ -12,6 +12,8 @@ from typing import Any
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from apps.llm.amounts import spell_dollars
+
 ROW, BAR = 40, 8  # pixels: a bar with its words above it, and the bar itself
 PLOT, LABELS = 170, 24  # pixels: height of a line's plot, and of the words below it
 CHARACTERS = 48  # of a label, before it is cut
@@ -55,7 +57,7 @@ def amount(value: float, unit: str) -> str:
     ['$1,234.50', '$0.0123', '0.25 %', '12,300 calls']
     """
     if unit.upper() in {"$", "USD", "US$"}:
-        return f"${value:,.2f}" if abs(value) >= 1 or value == 0 else f"${value:.3g}"
+        return spell_dollars(value)
     text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.4g}"
     return f"{text} {unit}".strip()
 

@@ -1,16 +1,17 @@
 """A dataset at a glance: its facts, and its spend by day, model and feature, as charts and tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apps.accounts.tenancy import Principal
+from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.models import Dataset
 from apps.optimization.overview import overview
-from apps.optimization.results import Breakdown, Dimension, Overview
+from apps.optimization.results import Breakdown, BreakdownRow, Dimension, Overview
 from apps.optimization.services import open_calls
-from apps.web.templatetags.web import UNKNOWN, number, usd
+from apps.web.templatetags.web import number
 
 BARS = 12  # in one chart; the table has more
 TABLE_ROWS = 50
@@ -41,7 +42,7 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
         parts = [spend_breakdown(calls, by, limit=TABLE_ROWS) for by in _DIMENSIONS]
     known = [part for part in parts if any(row.key is not None for row in part.rows)]
     return Picture(
-        facts=_facts(whole),
+        facts=_facts(whole, dataset.columns),
         warnings=_warnings(whole),
         charts=(*_line_of_days(by_day), *(_bars(part) for part in known)),
         tables=tuple(_table(part) for part in known),
@@ -51,17 +52,22 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
 _DIMENSIONS: Sequence[Dimension] = ("model", "feature")
 
 
-def _facts(whole: Overview) -> tuple[Fact, ...]:
+def _facts(whole: Overview, columns: Mapping[str, str]) -> tuple[Fact, ...]:
+    """The totals; one whose column the source does not have is unknown."""
+
+    def total(name: str, count: int, field: str) -> Fact:
+        return Fact(name=name, value=number(count) if field in columns else UNKNOWN)
+
     facts = [
-        Fact(name="Spend", value=usd(whole.cost_usd) if whole.unpriced_share < 1 else "unknown"),
+        Fact(name="Spend", value=spell_dollars(whole.cost_usd)),
         Fact(name="Calls", value=number(whole.calls)),
-        Fact(name="Tokens in", value=number(whole.tokens.input)),
-        Fact(name="of those cached", value=number(whole.tokens.cached_read)),
-        Fact(name="Tokens out", value=number(whole.tokens.output)),
-        Fact(name="Failed calls", value=number(whole.failed_calls)),
+        total("Tokens in", whole.tokens.input, "input_tokens"),
+        total("of those cached", whole.tokens.cached_read, "cached_read_tokens"),
+        total("Tokens out", whole.tokens.output, "output_tokens"),
+        total("Failed calls", whole.failed_calls, "status"),
     ]
     if whole.recorded_cost_usd is not None:
-        facts.append(Fact(name="As the source recorded it", value=usd(whole.recorded_cost_usd)))
+        facts.append(Fact(name="As the source recorded it", value=spell_dollars(whole.recorded_cost_usd)))
     return tuple(facts)
 
 
@@ -76,16 +82,20 @@ def _warnings(whole: Overview) -> tuple[str, ...]:
 
 
 def _line_of_days(by_day: Breakdown) -> tuple[dict[str, Any], ...]:
-    points = [{"label": row.key, "value": float(row.cost_usd)} for row in by_day.rows if row.key is not None]
+    points = _points(row for row in by_day.rows if row.key is not None)
     if len(points) < 2:
         return ()
     return ({"title": "Spend by day (UTC)", "kind": "line", "unit": "USD", "points": points},)
 
 
 def _bars(part: Breakdown) -> dict[str, Any]:
-    priced = [row for row in part.rows if row.unpriced_calls < row.calls]
-    points = [{"label": row.key or NOT_SAID, "value": float(row.cost_usd)} for row in priced[:BARS]]
+    points = _points(part.rows)[:BARS]
     return {"title": f"Spend by {part.by}", "kind": "bar", "unit": "USD", "points": points}
+
+
+def _points(rows: Iterable[BreakdownRow]) -> list[dict[str, Any]]:
+    """A point per row whose cost is known."""
+    return [{"label": row.key or NOT_SAID, "value": float(row.cost_usd)} for row in rows if row.cost_usd is not None]
 
 
 def _table(part: Breakdown) -> dict[str, Any]:
@@ -95,7 +105,8 @@ def _table(part: Breakdown) -> dict[str, Any]:
             number(row.calls),
             number(row.tokens.input),
             number(row.tokens.output),
-            *((usd(row.cost_usd), f"{row.share:.1%}") if row.unpriced_calls < row.calls else (UNKNOWN, "–")),
+            spell_dollars(row.cost_usd),
+            "–" if row.share is None else f"{row.share:.1%}",
         ]
         for row in part.rows
     ]

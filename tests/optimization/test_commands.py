@@ -61,7 +61,7 @@ def test_a_file_is_analysed_without_any_service_and_nothing_is_left_behind(tmp_p
     ended = alone(tmp_path, "analyze", write("calls.csv", [call(feature="chat")] * 2))
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "calls.csv: 2 calls, 2,000 tokens in, 200 out, $0.007000" in ended.stdout
+    assert "calls.csv: 2 calls, 2,000 tokens in, 200 out, $0.00700" in ended.stdout
     assert "up to" in ended.stdout
     assert not (tmp_path / "no-house").exists()
 

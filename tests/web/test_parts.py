@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apps.llm.amounts import spell_dollars
 from apps.web import charts
 from apps.web.markdown import to_html
-from apps.web.templatetags.web import numeric_column, size, usd
+from apps.web.templatetags.web import numeric_column, size
 
 points = st.lists(
     st.fixed_dictionaries({"label": st.text(), "value": st.one_of(st.none(), st.floats(-1e12, 1e12))}), max_size=60
@@ -50,10 +51,18 @@ def test_a_chart_is_named_and_told_in_words():
 
 @pytest.mark.parametrize(
     ("amount", "shown"),
-    [("1234.5", "$1,234.50"), ("-3", "-$3.00"), ("0.00012345", "$0.0001234"), (None, "unknown"), ("NaN", "unknown")],
+    [
+        ("1234.5", "$1,234.50"),
+        ("-3", "-$3.00"),
+        ("0.1", "$0.10"),
+        ("0.0999", "$0.0999"),
+        ("0.00012345", "$0.000123"),
+        ("0.0000000001", "$0.000000000100"),
+        (None, "unknown"),
+    ],
 )
 def test_dollars_are_shown_as_far_as_they_say_something(amount, shown):
-    assert usd(amount) == shown
+    assert spell_dollars(amount) == shown
 
 
 def test_sizes_are_shown_in_the_unit_that_fits():

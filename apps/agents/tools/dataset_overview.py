@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.composing import dollars
 from apps.agents.measuring import OnDataset, decimal, measured, missing, percent
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
+from apps.llm.amounts import spell_dollars
 from apps.optimization.calls import Calls
 from apps.optimization.overview import overview
 from apps.optimization.results import Overview
@@ -19,7 +19,7 @@ def measure(calls: Calls) -> Measurement:
     names = {"prompt_hash": "prompt", "delay": "interactive"}
     return Measurement(
         headline=" ".join(_sentences(whole)),
-        spend_usd=decimal(whole.cost_usd) if _is_priced(whole) else None,
+        spend_usd=decimal(whole.cost_usd),
         tables=[_completeness(whole)],
         missing=missing(*(names.get(field, field) for field in lacking)),
         notes=list(whole.assumptions),
@@ -33,13 +33,9 @@ def _sentences(whole: Overview) -> list[str]:
 def _bill(whole: Overview) -> str:
     tokens = f"{whole.tokens.input:,} tokens in and {whole.tokens.output:,} out"
     calls = f"{whole.calls:,} calls{_period(whole)}"
-    if not _is_priced(whole):
+    if whole.cost_usd is None:
         return f"Your {calls} took {tokens}; what they cost is not known."
-    return f"Your {calls} cost **{dollars(str(whole.cost_usd))}** at list prices, for {tokens}."
-
-
-def _is_priced(whole: Overview) -> bool:
-    return whole.billed_calls > whole.unpriced_calls
+    return f"Your {calls} cost **{spell_dollars(whole.cost_usd)}** at list prices, for {tokens}."
 
 
 def _period(whole: Overview) -> str:
@@ -56,13 +52,14 @@ def _unpriced(whole: Overview) -> Iterator[str]:
 
 def _recorded(whole: Overview) -> Iterator[str]:
     if whole.recorded_cost_usd is not None and whole.computed_on_recorded_usd is not None:
-        log, own = dollars(str(whole.recorded_cost_usd)), dollars(str(whole.computed_on_recorded_usd))
+        log, own = spell_dollars(whole.recorded_cost_usd), spell_dollars(whole.computed_on_recorded_usd)
         yield f"Your log says {log} for the {whole.recorded_on:,} calls that carry a cost; from tokens it is {own}."
 
 
 def _completeness(whole: Overview) -> Table:
     rows = [[name.replace("_", " "), percent(share)] for name, share in whole.coverage.items()]
-    return Table(title="How complete the data is", columns=["Field", "Share of spend that carries it"], rows=rows)
+    of = "spend" if whole.cost_usd else "calls"
+    return Table(title="How complete the data is", columns=["Field", f"Share of {of} that carries it"], rows=rows)
 
 
 async def run(context: UserExecutionContext, arguments: OnDataset) -> Measurement:

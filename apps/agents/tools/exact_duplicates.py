@@ -19,13 +19,14 @@ COLUMNS = {
 
 def measure(calls: Calls) -> Measurement:
     found = simulate(calls, "exact_duplicates")
-    if found.saving_usd is None:
-        return Measurement(headline=found.why or "", savings=[], missing=missing(*found.missing))
+    if not found.detail:
+        return Measurement(headline=found.why or "", missing=missing(*found.missing))
     tops = found.detail["top"]
     return Measurement(
         headline=_headline(found),
         savings=[saving(found, how="Keep answers by prompt, model and parameters, and look there first.")],
         tables=[table("Most repeated calls", COLUMNS, tops)] if tops else [],
+        missing=missing(*found.missing),
     )
 
 

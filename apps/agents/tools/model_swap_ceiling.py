@@ -3,10 +3,10 @@
 from typing import Any
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.composing import dollars
 from apps.agents.measuring import OnDataset, measured, missing, saving
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
+from apps.llm.amounts import spell_dollars
 from apps.optimization.calls import Calls
 from apps.optimization.simulators import simulate
 
@@ -32,10 +32,10 @@ def _rows(used: dict[str, Any]) -> list[list[str]]:
     return [
         [
             used["model"],
-            dollars(used["cost_usd"]),
+            spell_dollars(used["cost_usd"]),
             f"{offer['model']} ({offer['provider']})",
-            dollars(offer["cost_usd"]),
-            dollars(offer["saving_usd"]),
+            spell_dollars(offer["cost_usd"]),
+            spell_dollars(offer["saving_usd"]),
         ]
         for offer in offers[:OFFERS]
     ]

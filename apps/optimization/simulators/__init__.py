@@ -24,6 +24,22 @@ def strategy(simulator: Simulator) -> Simulator:
     return simulator
 
 
+def priceless(unpriced: int, eligible: int, what: str) -> str | None:
+    """What to say of the eligible calls without a known price; None if each has one.
+
+    >>> priceless(0, 5, "repeats"), priceless(2, 5, "repeats")
+    (None, 'Of 5 repeats, 2 have no known price and are not in the sum.')
+    >>> priceless(3, 3, "repeats")
+    'None of the 3 repeats has a known price, so what they would save is unknown.'
+    """
+    if not unpriced:
+        return None
+    if unpriced == eligible:
+        return f"None of the {eligible:,} {what} has a known price, so what they would save is unknown."
+    left_out = "has no known price and is" if unpriced == 1 else "have no known price and are"
+    return f"Of {eligible:,} {what}, {unpriced:,} {left_out} not in the sum."
+
+
 def known() -> dict[str, Simulator]:
     """Name -> simulator, by name."""
     for module in iter_modules(__path__, f"{__name__}."):

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from apps.llm.pricing import band_sql, cost_sql, dollars
+from apps.llm.amounts import spell_dollars
+from apps.llm.pricing import band_sql, cost_sql
 from apps.optimization.calls import Calls
-from apps.optimization.overview import share, spend
-from apps.optimization.results import Strategy, usd
-from apps.optimization.simulators import strategy
+from apps.optimization.overview import known_cost, part_of, spend
+from apps.optimization.results import Strategy, in_dollars, usd
+from apps.optimization.simulators import priceless, strategy
 from apps.optimization.tariffs import Key, create_tariff
 
 BATCH_WINDOW = 24 * 3600.0  # seconds; providers promise an answer within a day
@@ -15,7 +16,7 @@ LATENCY = "Batched calls answer within 24 hours instead of seconds. Every other 
 # Somebody who waits cannot be batched, whatever the deadline says.
 _CAN_WAIT = "interactive IS NOT TRUE AND coalesce(deadline_seconds >= ?, interactive IS FALSE)"
 _SAYS = "(interactive IS NOT NULL OR deadline_seconds IS NOT NULL)"
-_OPEN = "billed AND batch IS NOT TRUE AND cost_pico > 0"
+_OPEN = "billed AND batch IS NOT TRUE AND cost_pico IS DISTINCT FROM 0"  # what is free cannot be cheaper
 
 
 @strategy
@@ -30,7 +31,7 @@ def batch_eligible(calls: Calls) -> Strategy:
 def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
     eligible = f"FROM calls WHERE {_OPEN} AND {condition}"
     keys = calls.rows(
-        f"SELECT DISTINCT model, coalesce(provider, ''), price_moment {eligible}",
+        f"SELECT DISTINCT model, coalesce(provider, ''), price_moment {eligible} AND cost_pico IS NOT NULL",
         parameters,
     )
     calls.connection.execute("DROP TABLE IF EXISTS batch_tariff")
@@ -51,34 +52,52 @@ def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
 
 
 def _result(calls: Calls, *, hinted: bool) -> Strategy:
-    count, cost, saving, unknown = calls.row(
-        """SELECT count(*), coalesce(sum(cost_pico), 0), coalesce(sum(cost_pico - batch_pico), 0),
+    count, cost, saving, unpriced, unlisted = calls.row(
+        """SELECT count(*), sum(cost_pico), sum(cost_pico - batch_pico), count(*) FILTER (cost_pico IS NULL),
                   coalesce(sum(cost_pico) FILTER (batch_pico IS NULL), 0) FROM batched"""
     )
+    eligible = known_cost(count, cost)
     detail = {
         "eligible_calls": count,
-        "eligible_usd": usd(cost),
-        "eligible_share_of_spend": share(cost, spend(calls)),
-        "without_known_batch_price_usd": usd(unknown),
+        "eligible_unpriced": unpriced,
+        "eligible_usd": usd(eligible),
+        "eligible_share_of_spend": part_of(eligible, spend(calls)),
+        "without_known_batch_price_usd": None if eligible is None else usd(unlisted),
         "silent_share_of_spend": _silent_share(calls),
         "by_feature": _groups(calls, "feature"),
         "by_model": _groups(calls, "model"),
     }
-    if count and cost == unknown:
-        return _strategy(
-            saving_usd=None,
-            up_to=not hinted,
-            missing=("batch_price",),
-            why="No batch price is known for these models.",
-            detail=detail,
-        )
-    return _strategy(saving_usd=dollars(int(saving)), up_to=not hinted, detail=detail, **({} if hinted else _CEILING))
+    missing, remarks = _lacking(count, unpriced, eligible, int(unlisted))
+    return _strategy(
+        saving_usd=in_dollars(known_cost(count, saving)),
+        up_to=not hinted,
+        missing=missing or (() if hinted else ("interactive", "deadline_seconds")),
+        why=" ".join(remarks if hinted or missing else (_CEILING, *remarks)) or None,
+        detail=detail,
+    )
 
 
-def _silent_share(calls: Calls) -> float:
+_CEILING = "No call says whether somebody waits for it, so this is what batching every call would save."
+
+
+def _lacking(count: int, unpriced: int, eligible: int | None, unlisted: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What keeps the saving from being computed, if something does, and what to say of calls that are not in it."""
+    without = priceless(unpriced, count, "calls that can wait")
+    remarks = (without,) if without else ()
+    if count and unpriced == count:
+        return ("price",), remarks
+    if count and unlisted == eligible:
+        return ("batch_price",), ("No batch price is known for these models.", *remarks)
+    if unlisted:
+        cost = spell_dollars(in_dollars(unlisted))
+        remarks = (*remarks, f"Calls for {cost} have no known batch price; they are taken to save nothing.")
+    return (), remarks
+
+
+def _silent_share(calls: Calls) -> float | None:
     """Share of the spend whose calls do not say whether they can wait; they are not counted as eligible."""
-    part, whole = calls.row(f"SELECT sum(cost_pico) FILTER (NOT {_SAYS}), sum(cost_pico) FROM calls")  # noqa: S608
-    return share(part, whole)
+    silent = calls.row(f"SELECT count(*), sum(cost_pico) FROM calls WHERE billed AND NOT {_SAYS}")  # noqa: S608
+    return part_of(known_cost(*silent), spend(calls))
 
 
 def _groups(calls: Calls, column: str) -> list[dict[str, Any]]:
@@ -96,12 +115,6 @@ def _groups(calls: Calls, column: str) -> list[dict[str, Any]]:
         }
         for key, count, cost, saving in found
     ]
-
-
-_CEILING: dict[str, Any] = {
-    "missing": ("interactive", "deadline_seconds"),
-    "why": "No call says whether somebody waits for it, so this is what batching every call would save.",
-}
 
 
 def _strategy(*, up_to: bool, **more: Any) -> Strategy:

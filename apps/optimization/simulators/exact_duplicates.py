@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from apps.llm.pricing import dollars
 from apps.optimization.calls import Calls
-from apps.optimization.overview import share, spend
-from apps.optimization.results import Strategy, usd
-from apps.optimization.simulators import strategy
+from apps.optimization.overview import known_cost, part_of, spend
+from apps.optimization.results import Strategy, in_dollars, usd
+from apps.optimization.simulators import priceless, strategy
 
 SHOWN = 10
 LATENCY = "A repeat answers at once instead of after the model's time; other calls keep their times."
@@ -49,28 +48,33 @@ def _not_computable(*, hashed: bool, timed: bool) -> Strategy:
 
 def _result(calls: Calls) -> Strategy:
     repeats, saving, warm, warm_saving, unpriced, unsaid = calls.row(
-        """SELECT count(*), coalesce(sum(cost_pico), 0), count(*) FILTER (temperature > 0),
-                  coalesce(sum(cost_pico) FILTER (temperature > 0), 0), count(*) FILTER (cost_pico IS NULL),
+        """SELECT count(*), sum(cost_pico), count(*) FILTER (temperature > 0),
+                  sum(cost_pico) FILTER (temperature > 0), count(*) FILTER (cost_pico IS NULL),
                   count(*) FILTER (temperature IS NULL)
            FROM repeats WHERE repeated"""
     )
-    covered = calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls WHERE billed AND prompt_hash IS NOT NULL")[0]
+    covered = calls.row("SELECT count(*), sum(cost_pico) FROM calls WHERE billed AND prompt_hash IS NOT NULL")
     detail = {
         "repeats": repeats,
         "repeats_unpriced": unpriced,
         "repeats_temperature_above_zero": warm,
         "repeats_temperature_unknown": unsaid,
-        "saving_temperature_above_zero_usd": usd(warm_saving),
-        "covered_share_of_spend": share(covered, spend(calls)),
+        "saving_temperature_above_zero_usd": usd(known_cost(warm or unsaid, warm_saving)),
+        "covered_share_of_spend": part_of(known_cost(*covered), spend(calls)),
         "top": _most_repeated(calls),
     }
-    return _strategy(saving_usd=dollars(int(saving)), detail=detail)
+    return _strategy(
+        saving_usd=in_dollars(known_cost(repeats, saving)),
+        missing=("price",) if repeats and unpriced == repeats else (),
+        why=priceless(unpriced, repeats, "repeats"),
+        detail=detail,
+    )
 
 
 def _most_repeated(calls: Calls) -> list[dict[str, Any]]:
     found = calls.rows(
-        """SELECT model, feature, count(*), coalesce(sum(cost_pico), 0), min(line) FROM repeats WHERE repeated
-           GROUP BY prompt_hash, model, feature ORDER BY 4 DESC, 5 LIMIT ?""",
+        """SELECT model, feature, count(*), sum(cost_pico), min(line) FROM repeats WHERE repeated
+           GROUP BY prompt_hash, model, feature ORDER BY 4 DESC NULLS LAST, 3 DESC, 5 LIMIT ?""",
         [SHOWN],
     )
     return [

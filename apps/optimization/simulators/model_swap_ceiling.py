@@ -9,7 +9,7 @@ from apps.llm.catalogue import Catalogue, Identity
 from apps.llm.pricing import KINDS, Rates, dollars
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy, usd
-from apps.optimization.simulators import strategy
+from apps.optimization.simulators import priceless, strategy
 
 SHOWN_MODELS = 10
 LATENCY = "Unknown: cheaper models often answer sooner, but these calls cannot show it."
@@ -50,12 +50,13 @@ def model_swap_ceiling(calls: Calls) -> Strategy:
     """The most that asking one cheaper model would save per model in use: same tokens, other list price."""
     candidates = _candidates(calls)
     buckets = _buckets(calls, _thresholds(candidates))
-    if not buckets:
-        return _strategy(
-            saving_usd=None,
-            missing=("model",),
-            why="No call has a model with a known price, so there is no bill to cut.",
-        )
+    named, unpriced, whole = calls.row(
+        """SELECT count(model), count(*) FILTER (cost_pico IS NULL), count(*)
+           FROM calls WHERE billed AND batch IS NOT TRUE"""
+    )
+    without = priceless(unpriced, whole, "calls without a batch discount")
+    if whole and unpriced == whole:
+        return _strategy(saving_usd=None, missing=("price",) if named else ("model",), why=without)
     swaps = [_swap(calls.catalogue, group, candidates) for group in _by_model(buckets)]
     swaps.sort(key=lambda swap: (-swap["saving_usd"], swap["model"]))
     saving = sum(swap["saving_usd"] for swap in swaps)
@@ -64,7 +65,7 @@ def model_swap_ceiling(calls: Calls) -> Strategy:
         "other_models": max(0, len(swaps) - SHOWN_MODELS),
         "quality": "unknown",
     }
-    return _strategy(saving_usd=dollars(saving), detail=detail)
+    return _strategy(saving_usd=dollars(saving), why=without, detail=detail)
 
 
 def _candidates(calls: Calls) -> list[_Candidate]:

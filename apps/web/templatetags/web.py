@@ -1,7 +1,6 @@
 """Small parts of the pages: icons, links of the navigation, amounts and sizes, and charts as inline SVG."""
 
 from datetime import datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import template
@@ -10,12 +9,12 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.web import charts
 from apps.web.markdown import to_inline_html
 
 register = template.Library()
-
-UNKNOWN = "unknown"
+register.filter("usd", spell_dollars)
 
 
 @register.simple_tag
@@ -41,25 +40,6 @@ def nav_link(context: Any, view: str, icon_name: str, label: str) -> SafeString:
         icon(icon_name),
         label,
     )
-
-
-@register.filter
-def usd(amount: Any) -> str:
-    """Dollars for reading: two decimals, four significant digits below a dollar; None is unknown.
-
-    >>> [usd(x) for x in ("1234.5", "0.012345", 0, None)]
-    ['$1,234.50', '$0.01234', '$0.00', 'unknown']
-    """
-    try:
-        value = Decimal(str(amount))
-    except (InvalidOperation, ValueError):
-        return UNKNOWN
-    if not value.is_finite():
-        return UNKNOWN
-    sign, size = ("-" if value < 0 else ""), abs(value)
-    if size == 0 or size >= 1:
-        return f"{sign}${size:,.2f}"
-    return f"{sign}${size:.{3 - size.adjusted()}f}"
 
 
 @register.filter
