@@ -233,7 +233,11 @@ def seed_sample(*, calls: int, seed: int) -> Dataset | None:
 
 
 def rescue_imports(*, now: datetime) -> int:
-    """Ring again for imports that lost their message or their worker; how many. For the sweep."""
+    """Ring again for imports that lost their message or their worker; how many. For the sweep.
+
+    Files that no row knows are removed by the way, a few folders at a time.
+    """
+    storage.remove_abandoned(now)
     silent = imports.requeue_silent(now)
     for dataset_id in silent:
         _ring(dataset_id)

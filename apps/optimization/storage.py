@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,11 +15,14 @@ from django.db import transaction
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
 
+from apps.accounts.models import Organization
 from apps.errors import NetraError
 from apps.optimization.conversion import SCRATCH
 from apps.optimization.models import Dataset
 
 UPLOAD, CALLS = "upload", "calls.parquet"
+ABANDONED = timedelta(hours=1)  # after that, a folder without a row belongs to no upload that is still being kept
+LOOKED_AT = 50  # folders in one call of `remove_abandoned`
 
 
 class TooLarge(NetraError):
@@ -87,6 +92,45 @@ def remove_orphan(dataset: Dataset) -> None:
     """Remove the files of a dataset whose row is gone; those of a living one stay."""
     if not Dataset.objects.filter(pk=dataset.pk).exists():
         remove(folder_of(dataset))
+
+
+_round: Iterator[Path] = iter(())  # where `remove_abandoned` goes on
+
+
+def remove_abandoned(now: datetime) -> int:
+    """Remove folders that a process left when it died between files and row; how many.
+
+    One call looks at a few folders and the next goes on from there. An organization that the database does not know is
+    left alone: with a wrong DATABASE_URL, everybody's files would look abandoned.
+    """
+    global _round
+    places = list(islice(_round, LOOKED_AT))
+    if not places:
+        _round = (Path(settings.MEDIA_ROOT) / "datasets").glob("*/*/")
+        places = list(islice(_round, LOOKED_AT))
+    old = {ids: place for place in places if (ids := _ids(place)) and _is_old(place, now)}
+    ours = set(Organization.objects.filter(pk__in={ids[0] for ids in old}).values_list("pk", flat=True))
+    kept = set(Dataset.objects.filter(pk__in=[ids[1] for ids in old]).values_list("pk", flat=True))
+    abandoned = [place for (owner, dataset), place in old.items() if owner in ours and dataset not in kept]
+    for place in abandoned:
+        remove(place)
+    return len(abandoned)
+
+
+def _ids(place: Path) -> tuple[UUID, UUID] | None:
+    """The organization and the dataset that a folder is named after; None for what is not a dataset's folder."""
+    try:
+        return UUID(place.parent.name), UUID(place.name)
+    except ValueError:
+        return None
+
+
+def _is_old(place: Path, now: datetime) -> bool:
+    try:
+        changed = max(path.stat().st_mtime for path in (place, *place.iterdir()))
+    except OSError:
+        return False  # it went away, or is no folder
+    return changed < (now - ABANDONED).timestamp()
 
 
 def clear_scratch(place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -377,6 +378,63 @@ def test_who_uploaded_a_dataset_may_delete_it_with_its_calls(
 
 def test_a_dataset_that_does_not_exist_is_not_found(client_for, alice):
     assert client_for(alice).get(f"{DATASETS}{uuid4()}/").json()["code"] == "dataset.not_found"
+
+
+# --- What a crash leaves behind --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leave_folder(settings):
+    """A folder with an upload, as a process leaves it that dies before the row is saved."""
+
+    def leave_folder(organization, name, *, minutes):
+        place = Path(settings.MEDIA_ROOT) / "datasets" / str(organization) / name
+        place.mkdir(parents=True)
+        (place / storage.UPLOAD).write_text("calls")
+        age(place, minutes)
+        return place
+
+    return leave_folder
+
+
+def age(place, minutes):
+    then = (timezone.now() - timedelta(minutes=minutes)).timestamp()
+    for path in (*place.iterdir(), place):
+        os.utime(path, (then, then))
+
+
+def sweep_until_round():
+    """As many sweeps as one round through all folders takes."""
+    storage._round = iter(())
+    for _ in range(3):
+        services.rescue_imports(now=timezone.now())
+
+
+def test_an_old_folder_without_a_row_is_removed_and_nothing_else(import_dataset, leave_folder, acme, alice):
+    dataset = import_dataset(alice, ROWS)
+    age(storage.folder_of(dataset), minutes=600)
+    left = {
+        "abandoned": leave_folder(acme.pk, str(uuid4()), minutes=61),
+        "still being kept": leave_folder(acme.pk, str(uuid4()), minutes=59),
+        "not ours": leave_folder(acme.pk, "notes", minutes=600),
+        "of another database": leave_folder(uuid4(), str(uuid4()), minutes=600),
+    }
+
+    sweep_until_round()
+
+    assert [name for name, place in left.items() if not place.exists()] == ["abandoned"]
+    assert (storage.folder_of(dataset) / storage.CALLS).exists()
+
+
+def test_a_sweep_looks_at_few_folders_and_the_next_goes_on(leave_folder, acme, monkeypatch):
+    monkeypatch.setattr(storage, "LOOKED_AT", 2)
+    left = [leave_folder(acme.pk, str(uuid4()), minutes=61) for _ in range(5)]
+    storage._round = iter(())
+
+    gone = [storage.remove_abandoned(timezone.now()) for _ in range(4)]
+
+    assert gone == [2, 2, 1, 0]
+    assert not any(place.exists() for place in left)
 
 
 # --- Breakdown -------------------------------------------------------------------------------------------------------
