@@ -99,6 +99,8 @@ def _database(url: str | None) -> dict[str, Any]:
     return {
         "ENGINE": "django.db.backends.postgresql",
         "CONN_MAX_AGE": 0,
+        # A pooled connection that died with its server is replaced before it is lent.
+        "CONN_HEALTH_CHECKS": True,
         "OPTIONS": options,
         **{known[key]: value for key, value in parts.items() if key in known},
     }
