@@ -36,24 +36,9 @@ def settle(context: UserExecutionContext, outcome: Outcome) -> None:
 
 
 def _complete_step(context: UserExecutionContext, outcome: Completed) -> None:
-    now = timezone.now()
-    done = Fact(
-        "step_completed",
-        {
-            "agent": context.agent,
-            "status": "completed",
-            "summary": outcome.summary,
-            "confidence": outcome.confidence,
-        },
-    )
-    journal.append(context.fence, *_close_calls(context.run_id, context.step, now), done)
-    _move(
-        context,
-        Step.State.COMPLETED,
-        artifact=outcome.artifact.model_dump(mode="json"),
-        summary=outcome.summary,
-        confidence=outcome.confidence,
-        finished_at=now,
+    artifact = outcome.artifact.model_dump(mode="json")
+    _close_step(
+        context, Step.State.COMPLETED, summary=outcome.summary, confidence=outcome.confidence, artifact=artifact
     )
     if outcome.answer is not None:
         Message.objects.filter(run_id=context.run_id, role=Message.Role.ASSISTANT).update(
@@ -65,6 +50,19 @@ def _complete_step(context: UserExecutionContext, outcome: Completed) -> None:
         _complete_run(context)
     else:
         _ready_successors(context.run_id, steps)
+
+
+def _close_step(
+    context: UserExecutionContext, state: str, *, summary: str, confidence: float | None = None, **fields: object
+) -> None:
+    """Close what the step opened, the step last, and move its row."""
+    now = timezone.now()
+    said = {"agent": context.agent, "status": str(state), "summary": summary, "confidence": confidence}
+    journal.append(context.fence, *_close_calls(context.run_id, context.step, now), Fact("step_completed", said))
+    changes = fields | {"summary": summary, "confidence": confidence, "finished_at": now}
+    source = Step.State.RUNNING
+    if not lifecycle.move_step(context.step_id, attempt=context.attempt, source=source, to=state, **changes):
+        raise Fenced(f"Step {context.step} of run {context.run_id} is not ours any more.")
 
 
 def _ready_successors(run_id: UUID, steps: list[Step]) -> None:
@@ -90,40 +88,26 @@ def _complete_run(context: UserExecutionContext) -> None:
 
 
 def _fail_run(context: UserExecutionContext, outcome: Failed) -> None:
-    now = timezone.now()
-    failed = Fact(
-        "step_completed",
-        {"agent": context.agent, "status": "failed", "summary": outcome.detail, "confidence": None},
-    )
-    journal.append(context.fence, *_close_calls(context.run_id, context.step, now), failed)
-    _move(context, Step.State.FAILED, summary=outcome.detail, finished_at=now)
-    others = close_open_pairs(context.run_id, now)
+    _close_step(context, Step.State.FAILED, summary=outcome.detail)
+    others = close_open_pairs(context.run_id, timezone.now())
     if others:
         journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=others)
-    end = Fact(
-        "agent_error",
-        {
-            "code": outcome.code,
-            "detail": outcome.detail,
-            "retryable": outcome.retryable,
-            "suggestions": list(outcome.suggestions),
-            "support_id": outcome.support_id,
-        },
-    )
+    error = {
+        "code": outcome.code,
+        "detail": outcome.detail,
+        "retryable": outcome.retryable,
+        "suggestions": list(outcome.suggestions),
+        "support_id": outcome.support_id,
+    }
     _end_run(
         context,
         Run.State.FAILED,
-        end,
+        Fact("agent_error", error),
         usage=ledger.usage_of_run(context.run_id),
         error_code=outcome.code,
         error_detail=outcome.detail,
         support_id=outcome.support_id,
     )
-
-
-def _move(context: UserExecutionContext, to: str, **fields: object) -> None:
-    if not lifecycle.move_step(context.step_id, attempt=context.attempt, source=Step.State.RUNNING, to=to, **fields):
-        raise Fenced(f"Step {context.step} of run {context.run_id} is not ours any more.")
 
 
 def _end_run(context: UserExecutionContext, state: str, terminal: Fact, **fields: object) -> None:
