@@ -11,17 +11,23 @@ from twisted.internet import reactor
 from netra.env import ENV
 
 FORM_BYTES = 16 * 1024  # of a multipart body beside the file
+OTHER_BYTES = 2 * 1024 * 1024  # of a body that is no upload
+UPLOADS = b"/api/datasets/"
 LINGER = 3.0  # seconds for a client that is still sending to read why it is refused
 
 
 class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # daphne has no types
     """A request that counts its body while it comes."""
 
-    _received = 0
+    _received = 0  # bytes
+    _limit = OTHER_BYTES
     _refused = False
 
     def gotLength(self, length: int | None) -> None:  # Twisted's name
-        if length is not None and length > ENV.netra_max_upload_bytes + FORM_BYTES:
+        # The request line is only the channel's until the body is there.
+        is_upload = self.channel._path == UPLOADS
+        self._limit = ENV.netra_max_upload_bytes + FORM_BYTES if is_upload else OTHER_BYTES
+        if length is not None and length > self._limit:
             super().gotLength(0)
             self._refuse()
         else:
@@ -29,7 +35,7 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
 
     def handleContentChunk(self, data: bytes) -> None:  # Twisted's name
         self._received += len(data)
-        if self._received > ENV.netra_max_upload_bytes + FORM_BYTES:
+        if self._received > self._limit:
             self._refuse()
         if not self._refused:
             super().handleContentChunk(data)
@@ -41,14 +47,14 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
         if self._refused:
             return
         self._refused = True
-        self.channel.transport.write(_refusal())
+        self.channel.transport.write(_refusal(self._limit))
         # Closing at once would reset the connection before a client that is still sending has read the answer.
         timer: Any = reactor
         timer.callLater(LINGER, self.channel.loseConnection)
 
 
-def _refusal() -> bytes:
-    detail = f"An upload may have at most {ENV.netra_max_upload_bytes:,} bytes (NETRA_MAX_UPLOAD_BYTES)."
+def _refusal(limit: int) -> bytes:
+    detail = f"This may have at most {limit:,} bytes; NETRA_MAX_UPLOAD_BYTES limits uploads."
     problem = {"type": "about:blank", "title": "upload.too_large", "status": 413, "code": "upload.too_large"}
     body = json.dumps(problem | {"detail": detail}).encode()
     head = (

@@ -12,6 +12,12 @@ from apps.accounts.models import ApiKey
 LAST_USED_EVERY = 60.0  # seconds between two notes of a key's use
 
 
+def name_to_lock(request: Any, credentials: dict[str, Any] | None = None) -> str:
+    """The name that failed sign-ins are counted under: however it is spelled, it is one account."""
+    given = (credentials or {}).get("username") or (request.POST.get("username", "") if request is not None else "")
+    return str(given).replace("\x00", "").strip().lower()[:254]
+
+
 class ApiKeyAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox has no types
     """Knox's authentication, except that an expired key is kept, so that its owner can see why it fails."""
 

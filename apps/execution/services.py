@@ -59,7 +59,7 @@ def start_run(
     """
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot ask; an owner can give you the member role.")
-    if not text.strip() or len(text) > TEXT_LIMIT:
+    if not text.replace("\x00", "").strip() or len(text) > TEXT_LIMIT:
         raise Invalid(f"text: write between 1 and {TEXT_LIMIT} characters.")
     thread = get_thread(principal=principal, thread_id=thread_id)
     workflow = workflows.get(settings.DEFAULT_WORKFLOW)

@@ -206,6 +206,9 @@ class Postgres:
             "max_connections": "200",
             "timezone": "UTC",
             "log_timezone": "UTC",
+            # Statements carry what people typed; an error is told without its statement.
+            "log_min_error_statement": "panic",
+            "log_parameter_max_length_on_error": "0",
         }
         if not self.durable:
             values |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

@@ -7,12 +7,12 @@ from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
-from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.accounts.permissions import principal_of
 from apps.operations.pagination import ByAge
+from apps.operations.parsers import UploadParser
 from apps.optimization import services
 from apps.optimization.models import Dataset
 from apps.optimization.results import Breakdown
@@ -38,7 +38,7 @@ class DatasetsView(GenericAPIView):  # type: ignore[type-arg]
 
     serializer_class = DatasetSerializer
     pagination_class = ByAge
-    parser_classes = [MultiPartParser]
+    parser_classes = [UploadParser]
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         # Before anything looks at the body: even the check against forged requests would read all of it.

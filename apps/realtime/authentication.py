@@ -11,6 +11,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.http import parse_cookie
 from django.http.request import split_domain_port, validate_host
 
+from apps.accounts.middleware import is_session_key
 from apps.accounts.models import User
 from apps.accounts.tenancy import Holder, Principal, principal_for
 from apps.operations.database import in_database
@@ -48,7 +49,7 @@ async def principal_of_session(scope: Mapping[str, Any]) -> Principal | None:
     if header(scope, b"origin") is None:
         return None
     key = parse_cookie(header(scope, b"cookie") or "").get(settings.SESSION_COOKIE_NAME)
-    return await in_database(_principal_of_session_key, key) if key else None
+    return await in_database(_principal_of_session_key, key) if key and is_session_key(key) else None
 
 
 def _principal_of_session_key(key: str) -> Principal | None:

@@ -36,6 +36,7 @@ CREDIT_EVENTS, CREDIT_BYTES = 500, 256 * 1024  # unacknowledged at most; Daphne 
 CREDIT_PATIENCE = 30.0  # seconds without an acknowledgement while credit is used up
 READ_AT_ONCE = 200  # events per read of the table
 SUBSCRIPTIONS = 200  # threads per socket
+SOCKETS = 50  # of one user in one process
 MESSAGES, MESSAGES_PER_SECOND = 200, 20  # burst and steady rate of a client
 
 
@@ -100,6 +101,8 @@ class Connection:
             raise Closed(BAD_ORIGIN)
         self._principal = await self._welcome()
         self._hub = hub_for(self._source)
+        if self._hub.count(user_channel(self._principal.user_id)) >= SOCKETS:
+            raise Closed(TOO_MANY)
         try:
             for channel in (CONTROL, user_channel(self._principal.user_id)):
                 await self._join(channel)

@@ -68,6 +68,10 @@ class Hub:
             # The reader subscribes to all channels when Redis is back; until then the position check finds events.
             log.warning("Redis did not confirm a subscription", channel=channel, reason=repr(error))
 
+    def count(self, channel: str) -> int:
+        """How many listeners the channel has in this process."""
+        return len(self._listeners.get(channel, ()))
+
     async def leave(self, channel: str, listener: Listener) -> None:
         """Stop hearing `channel`."""
         listeners = self._listeners.get(channel, set())

@@ -191,7 +191,7 @@ class SendMessage(ClientMessage):
     type: Literal["message.send"]
     thread: UUID
     text: str = Field(min_length=1, max_length=TEXT_LIMIT)
-    key: str = Field(min_length=1, max_length=200)
+    key: str = Field(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
     dataset: UUID | None = None
 
 
@@ -208,7 +208,7 @@ class Ack(ClientMessage):
 
 class Ping(ClientMessage):
     type: Literal["ping"]
-    at: float | int | str | None = None
+    at: int | Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=100)] | None = None
 
 
 AnyClientMessage = Annotated[

@@ -1,0 +1,26 @@
+"""Request bodies; what cannot be read is the sender's mistake, with a sentence, and never a failure of ours."""
+
+from typing import Any
+
+from rest_framework import parsers
+from rest_framework.exceptions import ParseError
+
+
+class JSONParser(parsers.JSONParser):
+    """JSON, except that endless nesting is refused like any other malformed body."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RecursionError:
+            raise ParseError("JSON: it is nested too deeply.") from None
+
+
+class UploadParser(parsers.MultiPartParser):
+    """Multipart forms, except that an unusable character set is refused like any other malformed body."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except (UnicodeError, LookupError):
+            raise ParseError("Multipart form: the character set cannot be used; send UTF-8.") from None
