@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx2
+import structlog
 from django.conf import settings
 from openai import AsyncOpenAI
 from pydantic_ai import RunContext
@@ -29,12 +31,16 @@ from pydantic_ai.usage import RequestUsage
 
 from apps.accounts.tenancy import Principal
 from apps.llm import ledger
-from apps.llm.catalogue import Catalogue
-from apps.llm.pricing import Usage, price
+from apps.llm.pricing import ImpossibleUsage, Usage, price
+from apps.llm.services import catalogue_for
 from apps.operations.database import in_database
+
+log = structlog.get_logger(__name__)
 
 PATIENCE = 100.0  # seconds for one answer; below the deadline of a step
 CONNECT_PATIENCE = 5.0  # seconds
+MOST_TOKENS = 2**31 - 1  # in one row
+HOST_LENGTH = 64  # characters of a host's name that are kept as the provider's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +70,8 @@ async def model_for(asker: Asker, *, offline: Model) -> AsyncIterator[Model]:
             base_url=settings.LLM_BASE_URL, api_key=settings.LLM_API_KEY or "none", http_client=http, max_retries=0
         )
         provider = OpenAICompatibleProvider("configured", openai_client=client)
-        yield BookedModel(OpenAIChatModel(settings.LLM_MODEL, provider=provider), asker)
+        host = (urlsplit(settings.LLM_BASE_URL).hostname or "")[:HOST_LENGTH]
+        yield BookedModel(OpenAIChatModel(settings.LLM_MODEL, provider=provider), asker, host=host)
 
 
 @cache
@@ -75,9 +82,10 @@ def _tls() -> ssl.SSLContext:
 class BookedModel(WrapperModel):
     """A model whose every answer is written into the ledger, also one that was cut short."""
 
-    def __init__(self, wrapped: Model, asker: Asker) -> None:
+    def __init__(self, wrapped: Model, asker: Asker, *, host: str) -> None:
         super().__init__(wrapped)
         self._asker = asker
+        self._host = host  # who offers the model is not known, only where it was asked
 
     @asynccontextmanager
     async def request_stream(
@@ -97,28 +105,49 @@ class BookedModel(WrapperModel):
                 await self._book(response.usage, time.monotonic() - began)
 
     async def _book(self, usage: RequestUsage, seconds: float) -> None:
-        await in_database(
-            ledger.record,
-            principal=self._asker.principal,
-            run=self._asker.run,
-            step=self._asker.step,
-            attempt=self._asker.attempt,
-            provider=self.wrapped.system,
-            model=self.wrapped.model_name,
-            input_tokens=usage.input_tokens,
-            cached_read_tokens=usage.cache_read_tokens,
-            output_tokens=usage.output_tokens,
-            cost_usd=_cost(self.wrapped.model_name, usage),
-            seconds=seconds,
-        )
+        await in_database(_record, self._asker, self._host, self.wrapped.model_name, usage, seconds)
 
 
-def _cost(model: str, usage: RequestUsage) -> Decimal | None:
-    """Dollars, None where the model has no known price."""
-    rates = Catalogue().rates(model=model, at=datetime.now(UTC))
-    if rates is None:
-        return None
-    tokens = Usage(
-        input_tokens=usage.input_tokens, cached_read=usage.cache_read_tokens, output_tokens=usage.output_tokens
+def _record(asker: Asker, host: str, model: str, usage: RequestUsage, seconds: float) -> None:
+    ledger.record(
+        principal=asker.principal,
+        run=asker.run,
+        step=asker.step,
+        attempt=asker.attempt,
+        provider=host,
+        model=model,
+        input_tokens=_countable(usage.input_tokens),
+        cached_read_tokens=_countable(usage.cache_read_tokens),
+        output_tokens=_countable(usage.output_tokens),
+        cost_usd=_cost(usage, model=model, host=host, organization_id=asker.principal.organization_id),
+        seconds=seconds,
     )
-    return price(tokens, rates)
+
+
+def _cost(usage: RequestUsage, *, model: str, host: str, organization_id: UUID) -> Decimal | None:
+    """Dollars, None where they are not known.
+
+    A price that was entered for the endpoint's host comes first, then one for the model, then the list price of the
+    model's name: what an endpoint really charges for a name, only an entered price can say.
+    """
+    if not usage.input_tokens and not usage.output_tokens:
+        return None  # the endpoint does not count; that is unknown, not free
+    catalogue, now = catalogue_for(organization_id=organization_id), datetime.now(UTC)
+    rates = catalogue.rates(model=model, provider=host, at=now) or catalogue.rates(model=model, at=now)
+    try:
+        tokens = Usage(
+            input_tokens=usage.input_tokens,
+            cached_read=usage.cache_read_tokens,
+            cached_write=usage.cache_write_tokens,
+            output_tokens=usage.output_tokens,
+        )
+    except ImpossibleUsage as error:
+        # The answer is good even if its bill is not: the call is booked, its cost is unknown.
+        log.warning("A model's token counts cannot be priced", model=model, host=host, detail=error.detail)
+        return None
+    return price(tokens, rates) if rates is not None else None
+
+
+def _countable(tokens: int) -> int:
+    """A provider's count, as far as a row can hold it."""
+    return min(max(tokens, 0), MOST_TOKENS)

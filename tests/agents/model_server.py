@@ -54,7 +54,8 @@ def _frames(message: dict) -> Iterator[bytes]:
     delta = {"role": "assistant", "content": message.get("content")} | ({"tool_calls": calls} if calls else {})
     yield frame(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
     yield frame(choices=[{"index": 0, "delta": {}, "finish_reason": "tool_calls" if calls else "stop"}])
-    yield frame(choices=[], usage={"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120})
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120} | message.get("usage", {})
+    yield frame(choices=[], usage=usage)
     yield b"data: [DONE]\n\n"
 
 
