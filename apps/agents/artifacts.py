@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Intent = Literal["savings", "spend", "batch", "duplicates", "models"]
+Intent = Literal["savings", "spend", "batch", "duplicates", "models", "unclear"]
 
 
 class Artifact(BaseModel):
@@ -15,14 +15,14 @@ class Artifact(BaseModel):
 class FeatureDelay(Artifact):
     """A part of the person's product, and how much later it may answer."""
 
-    feature: str
+    feature: str = Field(max_length=120)
     may_wait_ms: int = Field(ge=0)
 
 
 class Triage(Artifact):
     """What the person wants."""
 
-    intent: Intent
+    intent: Intent = Field(description="`unclear` if it is no question about the cost of LLM calls.")
     understood: str = Field(max_length=600, description="The request in one plain sentence.")
     goal_percent: float | None = Field(None, ge=0, le=100, description="By how much the bill shall fall, if said.")
     keep_quality: bool = Field(False, description="Whether quality must not suffer.")

@@ -18,7 +18,7 @@ NAME = "offline planner"
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A tool to call. The same call of a later attempt has the same id, so that its result is found again."""
+    """A tool to call."""
 
     tool: str
     arguments: Mapping[str, Any]

@@ -3,11 +3,14 @@
 Imported inside a run only: it loads the agent library.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pydantic_ai import Agent, ModelRetry, RunContext, Tool
+from pydantic_ai import Agent, ModelRetry, Tool
 from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior, UsageLimitExceeded
 from pydantic_ai.messages import PartEndEvent, ThinkingPart
 from pydantic_ai.models import Model
@@ -21,6 +24,7 @@ from apps.execution.scope import StepScope
 from apps.llm.gateway import Asker, model_for
 
 T = TypeVar("T")
+Refuse = Callable[[Mapping[str, Any]], str | None]
 
 TURNS = 12  # answers of the model in one step
 THOUGHT_LENGTH = 280  # characters; shorter thoughts are joined
@@ -51,19 +55,30 @@ class Said(Generic[T]):
 
 
 async def converse(
-    scope: StepScope, *, instructions: str, prompt: str, output: type[T] | Any, offline: Model, check: Any = None
+    scope: StepScope,
+    *,
+    instructions: str,
+    prompt: str,
+    output: type[T] | Any,
+    offline: Model,
+    check: Callable[[Any], str | None] | None = None,
+    tools: Sequence[str] = (),
+    refuse: Refuse | None = None,
 ) -> Said[T]:
-    """Let the model think, call the step's tools and answer with `output`.
+    """Let the model think, call those of the step's tools that are named, and answer with `output`.
 
-    `check(output)` may answer a complaint; the model is then asked to mend it, twice.
+    `check(output)` may answer a complaint; the model is then asked to mend it, twice. `refuse(arguments)` may answer
+    why a tool is not called with them; the model gets that instead of a result.
 
     Raises:
         ModelUnavailable, ModelConfused: the model failed.
         Fenced: the step is not held any more.
     """
     said: Said[T] = Said(output=None)  # type: ignore[arg-type]
+    offered = [tool for tool in scope.tools.get_available_tools() if tool.name in tools]
+    desk = _Desk(scope=scope, answers=said.answers, planned=len(offered), refuse=refuse)
     agent: Agent[None, T] = Agent(
-        instructions=instructions, output_type=output, tools=_tools(scope, said.answers), retries=2
+        instructions=instructions, output_type=output, tools=[_tool(desk, tool) for tool in offered], retries=2
     )
     if check is not None:
         agent.output_validator(_complaining(check))
@@ -75,7 +90,7 @@ async def converse(
     )
     try:
         async with model_for(asker, offline=offline) as model:
-            said.output = await _listen(agent, model, prompt, scope, said.answers)
+            said.output = await _listen(agent, model, prompt, desk)
     except ModelAPIError as error:
         raise ModelUnavailable(f"The model endpoint failed: {error.message[:200]}") from error
     except (UnexpectedModelBehavior, UsageLimitExceeded) as error:
@@ -83,35 +98,56 @@ async def converse(
     return said
 
 
-async def _listen(
-    agent: "Agent[None, T]", model: Model, prompt: str, scope: StepScope, answers: Sequence[ToolAnswer]
-) -> T:
+async def _listen(agent: "Agent[None, T]", model: Model, prompt: str, desk: "_Desk") -> T:
     """Run the conversation and pass its thoughts on."""
     async with agent.run_stream_events(prompt, model=model, usage_limits=UsageLimits(request_limit=TURNS)) as events:
         async for event in events:
             if isinstance(event, AgentRunResultEvent):
                 return event.result.output
             if isinstance(event, PartEndEvent) and isinstance(event.part, ThinkingPart) and event.part.content:
-                await _think(scope, event.part.content, answers)
+                await _think(desk, event.part.content)
     raise ModelConfused("The model ended without an answer.")
 
 
-async def _think(scope: StepScope, thought: str, answers: Sequence[ToolAnswer]) -> None:
-    """Progress is the share of the step's tools that have answered: known, not guessed."""
-    tools = len(scope.tools.get_available_tools())
-    progress = min(99, round(100 * len(answers) / tools)) if tools else 0
+async def _think(desk: "_Desk", thought: str) -> None:
     for start in range(0, len(thought), THOUGHT_LENGTH):
-        await scope.think(thought[start : start + THOUGHT_LENGTH], progress=progress)
+        await desk.scope.think(thought[start : start + THOUGHT_LENGTH], progress=desk.progress())
 
 
-def _tools(scope: StepScope, answers: list[ToolAnswer]) -> list[Tool[None]]:
-    return [_tool(scope, tool, answers) for tool in scope.tools.get_available_tools()]
+@dataclass(kw_only=True)
+class _Desk:
+    """What the tools of one conversation share."""
+
+    scope: StepScope
+    answers: list[ToolAnswer]
+    planned: int
+    refuse: Refuse | None
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def progress(self) -> int:
+        """Percent of the offered tools that have answered: known, never falling, and 0 where none is offered."""
+        answered = {answer.tool for answer in self.answers if answer.status != "refused"}
+        return round(100 * len(answered) / self.planned) if self.planned else 0
+
+    def name(self, tool: str, arguments: Mapping[str, Any]) -> str:
+        """The call's name in the journal, out of what is asked and how often it was asked before.
+
+        A provider's own ids may be long or used twice. This one is the same in a later attempt of the step, in
+        whichever order parallel calls arrive, so that their results are found again.
+        """
+        canonical = json.dumps(arguments, sort_keys=True, default=str)
+        name = f"{tool}-{hashlib.sha256(canonical.encode()).hexdigest()[:8]}"
+        self.calls[name] += 1
+        return name if self.calls[name] == 1 else f"{name}-{self.calls[name]}"
 
 
-def _tool(scope: StepScope, declared: DeclaredTool, answers: list[ToolAnswer]) -> Tool[None]:
-    async def call(ctx: RunContext[None], **arguments: Any) -> dict[str, Any]:
-        answer = await scope.tools.execute_tool(declared.name, arguments, call=str(ctx.tool_call_id))
-        answers.append(answer)
+def _tool(desk: _Desk, declared: DeclaredTool) -> Tool[None]:
+    async def call(**arguments: Any) -> dict[str, Any]:
+        if desk.refuse is not None and (reason := desk.refuse(arguments)):
+            return {"status": "refused", "result": None, "detail": reason}
+        name = desk.name(declared.name, arguments)
+        answer = await desk.scope.tools.execute_tool(declared.name, arguments, call=name)
+        desk.answers.append(answer)
         if answer.code == "tool.arguments_invalid":
             raise ModelRetry(answer.detail)
         return {"status": answer.status, "result": answer.result, "detail": answer.detail}
@@ -121,11 +157,10 @@ def _tool(scope: StepScope, declared: DeclaredTool, answers: list[ToolAnswer]) -
         name=declared.name,
         description=declared.description,
         json_schema=declared.arguments.model_json_schema(),
-        takes_ctx=True,
     )
 
 
-def _complaining(check: Any) -> Any:
+def _complaining(check: Callable[[Any], str | None]) -> Any:
     def validate(output: Any) -> Any:
         complaint = check(output)
         if complaint:

@@ -4,6 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from apps.accounts.tenancy import Principal
+from apps.agents.artifacts import Finding
+from apps.agents.composing import sentence
 from apps.agents.models import Report
 from apps.errors import NotFound
 
@@ -42,6 +44,9 @@ def as_markdown(report: Report) -> str:
     """The report as a text to keep."""
     body = report.body
     parts = [f"# {body['title']}", body["summary"]]
+    if body["findings"]:
+        ways = [f"- {sentence(Finding.model_validate(finding))}" for finding in body["findings"]]
+        parts.append("## Ways to save\n\n" + "\n".join(ways))
     for table in body["tables"]:
         rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
         lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]

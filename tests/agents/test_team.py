@@ -8,6 +8,7 @@ import pytest
 from uuid6 import uuid7
 
 from apps.agents.models import Report
+from apps.agents.services import as_markdown
 from apps.conversations import journal
 from apps.conversations import services as conversations
 from apps.conversations.models import Message, Run, ToolCall
@@ -74,12 +75,40 @@ def test_the_offline_team_answers_with_what_it_computed(ask, dataset):
     calls = set(ToolCall.objects.filter(run=run).values_list("call", flat=True))
     assert {finding["source"] for finding in report["findings"]} <= calls
     assert report["summary"] == answer_of(run)
-    thoughts = [
-        e["data"]["thought"]
-        for e in journal.read(thread=run.thread_id, after=0, limit=99)
-        if e["type"] == "agent_thinking"
-    ]
-    assert not any("not computed" in thought for thought in thoughts)
+    assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
+
+
+def thoughts_of(run):
+    events = journal.read(thread=run.thread_id, after=0, limit=500)
+    return [event["data"] for event in events if event["type"] == "agent_thinking"]
+
+
+def test_progress_is_the_share_of_the_planned_analyses_that_answered(ask, dataset):
+    run = ask("What do I spend?", dataset=dataset.pk)
+
+    said = [thought["progress"] for thought in thoughts_of(run)]
+    assert said[1:4] == [0, 50, 100]
+
+
+def test_what_is_no_question_measures_the_overview_only_and_says_what_can_be_asked(ask, dataset):
+    run = ask("Hello there!", dataset=dataset.pk)
+
+    assert "**Where can I save?**" in answer_of(run)
+    assert "$5.15" in answer_of(run)
+    assert list(ToolCall.objects.filter(run=run).values_list("tool", flat=True)) == ["dataset_overview"]
+
+
+def test_a_wait_that_cannot_be_used_is_said_to_be_understood(ask, dataset):
+    run = ask("Where can I save? feature search can wait 500 ms", dataset=dataset.pk)
+
+    assert "**search** can wait 500 ms" in answer_of(run)
+    assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
+
+
+def test_a_report_to_keep_lists_the_ways_to_save(ask, dataset):
+    run = ask("Where can I save?", dataset=dataset.pk)
+
+    assert "- **Ask a cheaper model**: up to **$" in as_markdown(Report.objects.get(run=run.pk))
 
 
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):
@@ -99,20 +128,19 @@ def test_another_organizations_dataset_cannot_be_asked_about(ask, dataset, charl
         ask("What do I spend?", user=charlie, dataset=dataset.pk)
 
 
-def playing(dataset, summaries):
-    """A model that triages, calls two tools, and then words the summary, one attempt after the other."""
+def playing(dataset, summaries, *, triage=None, turns=None):
+    """A model that triages, calls tools turn by turn, and then words the summary, one attempt after the other."""
     left = list(summaries)
+    on = {"dataset": str(dataset.pk)}
+    turns = turns or [tool_call("dataset_overview", on, "call_0"), tool_call("spend_breakdown", on, "call_1")]
 
     def reply(body):
         wanted = {tool["function"]["name"] for tool in body.get("tools", [])}
-        answered = [message for message in body["messages"] if message["role"] == "tool"]
         if "dataset_overview" in wanted:
-            if len(answered) < 2:
-                name = ("dataset_overview", "spend_breakdown")[len(answered)]
-                return tool_call(name, {"dataset": str(dataset.pk)}, call=f"call_{len(answered)}")
-            return tool_call("final_result", {"note": "measured"})
+            turn = sum(message["role"] == "assistant" for message in body["messages"])
+            return turns[turn] if turn < len(turns) else tool_call("final_result", {"note": "measured"}, "final")
         if "final_result" in wanted:
-            return tool_call("final_result", {"intent": "spend", "understood": "Show the spend."})
+            return tool_call("final_result", {"intent": "spend", "understood": "Show the spend."} | (triage or {}))
         return {"content": left.pop(0)}
 
     return reply
@@ -153,6 +181,78 @@ def test_a_model_that_keeps_inventing_never_reaches_the_person(ask, dataset, onl
     assert "1,234" not in told
     assert run.state == "completed"
     assert "cost **$5.15**" in answer_of(run)
+
+
+@pytest.mark.parametrize("lie", ["Save $9.00!", "Save 10 %!", "Save $5000!", "Save $515!", "For 5 million tokens."])
+def test_a_number_of_the_question_or_near_a_fact_is_no_fact(ask, dataset, online, lie):
+    with model_server(playing(dataset, [lie] * 5)) as url:
+        online(url)
+        run = ask("I pay $5000. What do I spend?", dataset=dataset.pk)
+
+    assert lie not in answer_of(run)
+    assert "cost **$5.15**" in answer_of(run)
+
+
+def test_a_provider_may_name_calls_twice_or_at_length(ask, dataset, online):
+    on = {"dataset": str(dataset.pk)}
+    long = [
+        tool_call(name, on, letter * 300)["tool_calls"][0]
+        for letter, name in (("x", "spend_breakdown"), ("y", "dataset_overview"))
+    ]
+    turns = [tool_call(name, on, "call_0") for name in ("dataset_overview", "spend_breakdown")]
+    turns.append({"tool_calls": long})
+    with model_server(playing(dataset, ["You spent $5.15."], turns=turns)) as url:
+        online(url)
+        run = ask("What do I spend?", dataset=dataset.pk)
+
+    assert run.state == "completed"
+    assert answer_of(run) == "You spent $5.15."
+    calls = ToolCall.objects.filter(run=run).values_list("call", flat=True)
+    assert len(set(calls)) == len(calls) == 4
+    assert max(len(call) for call in calls) < 40
+
+
+def test_a_tool_that_was_called_twice_is_reported_once(ask, dataset, online):
+    on = {"dataset": str(dataset.pk)}
+    turns = [tool_call(name, on, f"call_{name}") for name in ("dataset_overview", *["model_swap_ceiling"] * 2)]
+    with model_server(playing(dataset, ["You spent $5.15."], triage={"intent": "models"}, turns=turns)) as url:
+        online(url)
+        run = ask("Could a cheaper model do it?", dataset=dataset.pk)
+
+    findings = Report.objects.get(run=run.pk).body["findings"]
+    assert [finding["title"] for finding in findings] == ["Ask a cheaper model"]
+
+
+def test_a_model_cannot_measure_another_dataset_than_the_one_asked_about(
+    ask, dataset, online, as_principal, alice, tmp_path
+):
+    file = tmp_path / "other.csv"
+    file.write_text(CALLS.replace("search", "chat"))
+    other = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(Path(file)))
+    seen = []
+    turns = [
+        tool_call("dataset_overview", {"dataset": str(other.pk)}, "call_0"),
+        tool_call("dataset_overview", {"dataset": str(dataset.pk)}, "call_1"),
+    ]
+    play = playing(dataset, ["You spent $5.15."], turns=turns)
+    with model_server(lambda body: seen.append(body) or play(body)) as url:
+        online(url)
+        run = ask("What do I spend?", dataset=dataset.pk)
+
+    told = [message["content"] for body in seen for message in body["messages"] if message["role"] == "tool"]
+    assert any(f"about dataset {dataset.pk} only" in text for text in told)
+    assert [call.arguments for call in ToolCall.objects.filter(run=run)] == [{"dataset": str(dataset.pk)}]
+    assert "Not computed" not in Report.objects.get(run=run.pk).body["summary"]
+    assert answer_of(run) == "You spent $5.15."
+
+
+def test_a_model_cannot_leave_out_what_a_wait_is_good_for(ask, dataset, online):
+    triage = {"delays": [{"feature": "search", "may_wait_ms": 500}]}
+    with model_server(playing(dataset, ["You spent $5.15."], triage=triage)) as url:
+        online(url)
+        run = ask("What do I spend? search can wait 500 ms", dataset=dataset.pk)
+
+    assert answer_of(run).startswith("You spent $5.15.\n\nI understood that **search** can wait 500 ms.")
 
 
 def test_an_endpoint_that_fails_ends_the_run_with_a_sentence(ask, dataset, online):

@@ -14,8 +14,11 @@ from apps.agents.team.triage import read_request
         ("Which calls could run as a batch?", "batch"),
         ("Do I ask the same question twice? Find duplicates", "duplicates"),
         ("Could a cheaper model do it?", "models"),
-        ("Hello", "savings"),
-        ("", "savings"),
+        ("20 % off, please", "savings"),
+        ("feature search can wait 500 ms", "savings"),
+        ("Hello", "unclear"),
+        ("Tell me a joke", "unclear"),
+        ("", "unclear"),
     ],
 )
 def test_the_intent_is_read_from_plain_words(text, intent):
@@ -34,6 +37,24 @@ def test_what_may_wait_is_read_in_milliseconds():
     read = read_request("feature search may wait 500 ms, and summaries can take 2 s")
 
     assert [(delay.feature, delay.may_wait_ms) for delay in read.delays] == [("search", 500), ("summaries", 2000)]
+
+
+@pytest.mark.parametrize(
+    ("said", "milliseconds"),
+    [("3 min", 180_000), ("2 hours", 7_200_000), ("a day", 86_400_000), ("2 days", 172_800_000), ("1,5 s", 1500)],
+)
+def test_longer_waits_are_read_too(said, milliseconds):
+    assert [delay.may_wait_ms for delay in read_request(f"reports can wait {said}").delays] == [milliseconds]
+
+
+def test_what_no_feature_and_no_wait_can_be_is_not_read():
+    read = read_request(f"{'x' * 500} can wait 5 ms; y can wait {'9' * 400} s")
+
+    assert all(len(delay.feature) <= 120 and delay.may_wait_ms < 10**12 for delay in read.delays)
+
+
+def test_an_impossible_goal_is_not_said_to_be_understood():
+    assert "300" not in read_request("cut 300 %").understood
 
 
 def test_quality_is_kept_when_asked():

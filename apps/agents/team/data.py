@@ -1,6 +1,9 @@
 """Data: computes on the person's own calls, with tools; its findings are the tools' results, never its own words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel, Field
 
@@ -24,10 +27,11 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "batch": ("dataset_overview", "batch_eligible_spend"),
     "duplicates": ("dataset_overview", "exact_duplicates"),
     "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling"),
+    "unclear": ("dataset_overview",),
 }
 INSTRUCTIONS = """You measure LLM usage with tools. Call dataset_overview first, then every tool that helps with the
-request; each works on the person's own calls. Never compute or guess a number yourself. When you have what is needed,
-say in one sentence what was measured."""
+request; each works on the one dataset that is named. Never compute or guess a number yourself. When you have what is
+needed, say in one sentence what was measured."""
 
 
 class Measured(BaseModel):
@@ -56,7 +60,7 @@ async def run(scope: StepScope) -> Completed:
         dataset_id=dataset.pk,
         dataset_name=dataset.name,
         results=_results(answers),
-        failures=[answer.detail for answer in answers if answer.status != "succeeded"],
+        failures=_failures(answers),
     )
     return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
 
@@ -72,27 +76,49 @@ async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequen
         if answered == 0:
             thought = f"First I look at what {dataset.name} holds and how complete it is."
             return Turn(thought=thought, calls=[Call(tool=wanted[0], arguments=arguments)])
-        if answered == 1:
-            calls = [Call(tool=name, arguments=arguments) for name in wanted[1:]]
-            return Turn(
-                thought=f"Now I compute: {', '.join(name.replace('_', ' ') for name in wanted[1:])}.", calls=calls
-            )
+        if answered < len(wanted):
+            names = ", ".join(name.replace("_", " ") for name in wanted[answered:])
+            calls = [Call(tool=name, arguments=arguments) for name in wanted[answered:]]
+            return Turn(thought=f"Now I compute: {names}.", calls=calls)
         return Turn(thought="All measured.", output=Measured(note=f"{answered} analyses of {dataset.name}."))
 
     prompt = f"Request: {triage.model_dump_json()}\nDataset id: {dataset.pk}"
     said: Said[Measured] = await converse(
-        scope, instructions=INSTRUCTIONS, prompt=prompt, output=Measured, offline=planner(script)
+        scope,
+        instructions=INSTRUCTIONS,
+        prompt=prompt,
+        output=Measured,
+        offline=planner(script),
+        tools=wanted,
+        refuse=partial(_other_dataset, dataset),
     )
     return said.answers
 
 
+def _other_dataset(dataset: Dataset, arguments: Mapping[str, Any]) -> str | None:
+    """The complaint about a call that would measure another dataset: findings are about one."""
+    try:
+        asked = UUID(str(arguments.get("dataset")))
+    except ValueError:
+        return None  # the tool itself says what is wrong with it
+    if asked == dataset.pk:
+        return None
+    return f"Nothing was measured: this question is about dataset {dataset.pk} only. Call the tool with that id."
+
+
 def _results(answers: Sequence[ToolAnswer]) -> list[ToolResult]:
-    """In the order of the tools, whichever answered first."""
-    found = [answer for answer in answers if answer.status == "succeeded"]
+    """In the order of the tools, whichever answered first; a tool that was called again counts once, its last time."""
+    found = {answer.tool: answer for answer in answers if answer.status == "succeeded"}.values()
     return [
         ToolResult(call=answer.call, tool=answer.tool, result=Measurement.model_validate(answer.result))
         for answer in sorted(found, key=lambda answer: TOOLS["savings"].index(answer.tool))
     ]
+
+
+def _failures(answers: Sequence[ToolAnswer]) -> list[str]:
+    """Why what was never measured was not, once per tool; a call that was mended is no failure."""
+    measured = {answer.tool for answer in answers if answer.status == "succeeded"}
+    return list({answer.tool: answer.detail for answer in answers if answer.tool not in measured}.values())
 
 
 DATA = agents.register(

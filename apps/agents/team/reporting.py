@@ -4,8 +4,8 @@ import re
 from uuid import UUID
 
 from apps.agents.artifacts import Findings, ReportBody, Reported, Triage
-from apps.agents.composing import compose
-from apps.agents.evidence import unsupported_numbers
+from apps.agents.composing import compose, waits
+from apps.agents.evidence import facts_of, unsupported_numbers
 from apps.agents.models import Report
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Agent, Answer, Completed, agents
@@ -15,7 +15,7 @@ from apps.operations.database import in_database
 INSTRUCTIONS = """You write the summary of a cost report, in Markdown, for the person who asked. Be plain and short:
 what is spent, what could be saved and how sure that is, what to do first, what is missing. Use only numbers that stand
 in the report, as they stand there. Keep every "up to": such a number is a ceiling, not a promise. Never add savings
-up: they overlap."""
+up: they overlap. Spell models, features, dates and times as the report does."""
 
 
 async def run(scope: StepScope) -> Completed:
@@ -23,7 +23,8 @@ async def run(scope: StepScope) -> Completed:
     triage = Triage.model_validate(scope.inputs["triage"])
     findings = Findings.model_validate(scope.inputs["data"])
     body = compose(triage, findings)
-    summary = await _word(scope, body) if findings.dataset_id else body.summary
+    worded = findings.dataset_id is not None and triage.intent != "unclear"
+    summary = await _word(scope, triage, findings, body) if worded else body.summary
     for piece in re.findall(r"\S+\s*", summary):
         await scope.answer.write(piece)
     text = await scope.answer.finish()
@@ -36,20 +37,21 @@ async def run(scope: StepScope) -> Completed:
     )
 
 
-async def _word(scope: StepScope, body: ReportBody) -> str:
+async def _word(scope: StepScope, triage: Triage, findings: Findings, body: ReportBody) -> str:
     """The summary in a model's words, or in the composed ones; never with a number of its own."""
     from apps.agents.offline import Turn, planner
     from apps.agents.runtime import ModelConfused, Said, converse
 
-    # The summary stands in there too, but with line breaks written as letters.
-    facts = f"{body.model_dump_json()}\n{body.summary}"
+    headlines = [result.result.headline for result in findings.results]
+    goal = [] if triage.goal_percent is None else [f"{triage.goal_percent:g} %"]
+    facts = facts_of(body, *headlines, *goal)
 
     def check(summary: str) -> str | None:
-        foreign = unsupported_numbers(summary, facts=f"{facts} {scope.context.goal}")
+        foreign = unsupported_numbers(summary, facts=facts)
         return f"These numbers stand nowhere in the report: {', '.join(foreign)}. Leave them out." if foreign else None
 
     script = planner(lambda answered: Turn(thought="I put the findings in order, largest first.", output=body.summary))
-    prompt = f"Request: {scope.context.goal}\n\nReport: {facts}"
+    prompt = f"Request: {scope.context.goal}\n\nReport: {_for_model(body, headlines)}"
     try:
         said: Said[str] = await converse(
             scope, instructions=INSTRUCTIONS, prompt=prompt, output=str, offline=script, check=check
@@ -57,7 +59,14 @@ async def _word(scope: StepScope, body: ReportBody) -> str:
     except ModelConfused:
         await scope.think("The model's wording held numbers that were not computed; I use the plain one.", progress=99)
         return body.summary
-    return said.output
+    # What was asked for and cannot be used is said, whatever a model finds worth saying.
+    return "\n\n".join([said.output, *(told for told in waits(triage) if told not in said.output)])
+
+
+def _for_model(body: ReportBody, headlines: list[str]) -> str:
+    """What the report shows; ids are nothing to write about."""
+    shown = body.model_dump_json(exclude={"dataset_id": True, "summary": True, "findings": {"__all__": {"source"}}})
+    return "\n\n".join([shown, *headlines, body.summary])
 
 
 def _store(context: UserExecutionContext, body: ReportBody) -> UUID:
