@@ -165,7 +165,7 @@ def _savings(body: ReportBody) -> Iterator[str]:
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
     if first := proven or ceiling:
-        yield f"**Do first:** {first.title}. {first.how} Response time: {first.latency}"
+        yield f"**Do first:** {first.how} Response time: {first.latency}"
     elif any(finding.saving_usd is not None for finding in body.findings):
         yield "No saving was found on these calls."
 

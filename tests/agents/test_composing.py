@@ -17,7 +17,7 @@ def saving(title, amount, up_to=False):
         saving_usd=amount,
         evidence="E0" if up_to else "E2",
         up_to=up_to,
-        how="Do it.",
+        how=f"Try {title}.",
         latency="Same.",
     )
 
@@ -71,7 +71,7 @@ def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(find
         "**At most, and not proven",
         "**Do first",
     ]
-    assert paragraphs[3].startswith("**Do first:** Cache.")
+    assert paragraphs[3].startswith("**Do first:** Try Cache.")
     assert paragraphs.index("Your log says $51.00.") > 3
     assert paragraphs[-3] == "- **prompt** unlocks caching. Export it."
     assert paragraphs[-2:] == ["How your log was read:", "- 2 rows were left out."]
