@@ -1,14 +1,23 @@
 """The cast: Alice owns Acme, Bob is a member of it, Vera may only look, Charlie is a stranger."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from rest_framework.test import APIClient
 
 from apps.accounts.models import Membership, Organization, Plan, User
 from apps.accounts.tenancy import Principal, principal_for
+from tests.houses import House
 
 PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(settings):
+    """A real password hash is slow on purpose; how slow is not what these tests are about."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture
@@ -67,3 +76,15 @@ def client_for() -> Callable[[User | None], APIClient]:
         return client
 
     return client
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[House]:
+    """One house for all tests that need real processes: people come and go, the house stays."""
+    with tempfile.TemporaryDirectory(prefix="netra-house-") as folder:
+        Path(folder).chmod(0o711)
+        house = House(Path(folder), NETRA_SAMPLE_DATA="false")
+        try:
+            yield house
+        finally:
+            house.close()

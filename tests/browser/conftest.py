@@ -1,14 +1,13 @@
 """A real Chromium, and two sites for it: the modules alone, and a whole house."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
-from tests.houses import House, Person
+from tests.houses import Person
 
 STATIC = Path(__file__).resolve().parents[2] / "apps" / "web" / "static"
 MODULES = "http://modules.test"
@@ -64,17 +63,6 @@ def modules(browser) -> Iterator[Page]:
     yield page
     context.close()
     assert page.complaints == []
-
-
-@pytest.fixture(scope="session")
-def house() -> Iterator[House]:
-    with tempfile.TemporaryDirectory(prefix="netra-browser-") as folder:
-        Path(folder).chmod(0o711)
-        house = House(Path(folder), NETRA_SAMPLE_DATA="false")
-        try:
-            yield house
-        finally:
-            house.close()
 
 
 @pytest.fixture
