@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.browser.test_reducer import ANSWERED, ASKED, STARTED, WORKED, delta, events
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 FAILED = [
     *STARTED,
