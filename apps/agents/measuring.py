@@ -1,5 +1,6 @@
 """How a tool measures: an analysis of the optimizer over one dataset, told as a `Measurement`."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from uuid import UUID
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from apps.agents.artifacts import Measurement, Missing, Saving, Table
 from apps.execution.context import UserExecutionContext
 from apps.llm.amounts import UNKNOWN, spell_dollars
-from apps.operations.database import in_database
+from apps.operations.database import in_analysis
 from apps.optimization import services
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy
@@ -79,14 +80,25 @@ async def measured(
 ) -> Measurement:
     """Open the dataset with the user's own rights and run `measure` on it, off the event loop.
 
+    When the tool's time is over, or its run is stopped, the query under way is cut off.
+
     Raises:
         NotFound: the user's organization has no such dataset.
     """
-    return await in_database(_measure, context, arguments.dataset, measure)
+    opened: list[Calls] = []
+    try:
+        return await in_analysis(_measure, context, arguments.dataset, measure, opened)
+    except asyncio.CancelledError:
+        for calls in opened:
+            calls.connection.interrupt()
+        raise
 
 
-def _measure(context: UserExecutionContext, dataset: UUID, measure: Callable[[Calls], Measurement]) -> Measurement:
+def _measure(
+    context: UserExecutionContext, dataset: UUID, measure: Callable[[Calls], Measurement], opened: list[Calls]
+) -> Measurement:
     with services.open_calls(principal=context.principal, dataset_id=dataset) as calls:
+        opened.append(calls)
         return measure(calls)
 
 
