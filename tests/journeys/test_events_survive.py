@@ -1,20 +1,27 @@
 """Events reach the browser in order, without gap or double, whatever happens to sockets and processes."""
 
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from random import Random
 
 import pytest
 import redis
 from websockets.exceptions import ConnectionClosed
 
-from tests.houses import becomes
+from tests.houses import House, Person, becomes
 from tests.socket_client import TERMINAL, Recorder, Refused
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("house")]
 
 WEB = "netra.asgi"
 AGENTS = "-Q agents"
+CALLS = b"""timestamp,model,prompt_tokens,completion_tokens,feature
+2026-01-01T00:00:00Z,gpt-4o,1000000,0,search
+2026-01-01T00:01:00Z,gpt-4o-mini,1000000,0,summary
+"""
 
 
 @pytest.fixture
@@ -39,17 +46,6 @@ def test_an_answer_is_told_from_message_to_end(tab, thread):
     assert end["type"] == "agent_completed"
     assert end["data"]["final_seq"] == end["seq"] == len(tab.events[thread])
     assert tab.kinds(thread)[:3] == ["message_created", "run_queued", "agent_started"]
-    tab.assert_whole()
-
-
-def test_a_web_process_killed_in_the_middle_of_an_answer_loses_and_doubles_nothing(house, tab, thread):
-    run = tab.say(thread, "Where can I save?")["run"]
-    tab.follow(run, until={"step_started"})
-
-    house.kill(WEB)
-    end = tab.follow(run)
-
-    assert end["data"]["final_seq"] == len(tab.events[thread])
     tab.assert_whole()
 
 
@@ -106,35 +102,149 @@ def test_server_sent_events_tell_the_same_and_resume_by_id(alice_there, tab, thr
     assert ids(**{"Last-Event-ID": "3"}) == list(range(4, total + 1))
 
 
-def test_an_agent_worker_that_is_told_to_stop_hands_its_run_over(house, tab, thread):
-    run = tab.say(thread, "Where can I save?")["run"]
-
-    house.kill(AGENTS, signal.SIGTERM)
-
-    assert tab.follow(run)["type"] == "agent_completed"
-    tab.assert_whole()
+# --- Killed in the middle --------------------------------------------------------------------------------------------
 
 
-def test_a_wiped_redis_costs_time_and_no_event(house, tab, thread):
+@dataclass(frozen=True)
+class Asked:
+    """A question of somebody, and the tab in which they watch it."""
+
+    person: Person
+    tab: Recorder
+    thread: str
+    run: str
+
+    @property
+    def events(self) -> list[dict]:
+        return [event for event in self.tab.events[self.thread] if event["run"] == self.run]
+
+    def moment_of(self, kinds: set[str]) -> datetime:
+        """When the first event of these kinds was stored."""
+        return datetime.fromisoformat(next(event["at"] for event in self.events if event["type"] in kinds))
+
+
+@pytest.fixture
+def ask_at_once(house):
+    """Questions of several people who have data, in threads of their own, so that all may run side by side."""
+    tabs = []
+
+    def ask_at_once(*, people: int, threads: int) -> list[Asked]:
+        places = []
+        for number in range(people):
+            person = house.sign_up(f"crowd{number}")
+            assert person.upload("calls.csv", CALLS)["state"] == "ready"
+            tab = person.tab()
+            tabs.append(tab)
+            for _ in range(threads):
+                thread = person.new_thread()
+                tab.subscribe(thread)
+                places.append((person, tab, thread))
+        return [Asked(*place, place[1].say(place[2], "Where can I save?")["run"]) for place in places]
+
+    yield ask_at_once
+    for tab in tabs:
+        tab.close()
+
+
+def kill(house: House, words: str, number: signal.Signals = signal.SIGKILL) -> datetime:
+    """Kill a process of the house and wait until another one runs; answers when it was killed."""
+    pid = becomes(lambda: house.pid_of(words))
+    os.kill(pid, number)
+    moment = datetime.now(UTC)
+    becomes(lambda: house.pid_of(words) not in (None, pid))
+    return moment
+
+
+def assert_all_end_once(asked: list[Asked]) -> None:
+    """Every run ends with one terminal, what was opened was closed once, and the record says the same as the tab."""
+    with ThreadPoolExecutor(len(asked)) as watching:
+        list(watching.map(_watch, {id(each.tab): [e for e in asked if e.tab is each.tab] for each in asked}.values()))
+    for each in asked:
+        told = each.person.call("GET", f"threads/{each.thread}/events/").json()
+        assert told["events"] == each.tab.events[each.thread]
+        assert [e["type"] for e in each.events if e["type"] in TERMINAL] == ["agent_completed"]
+        assert each.events[-1]["data"]["final_seq"] == each.events[-1]["seq"]
+        assert _told("step_started", each, "step") == _told("step_completed", each, "step") == ONCE["steps"]
+        assert _told("tool_executing", each, "tool") == _told("tool_completed", each, "tool") == ONCE["tools"]
+        each.tab.assert_whole()
+
+
+ONCE = {
+    "steps": ["data", "report", "triage"],
+    "tools": [
+        "batch_eligible_spend",
+        "dataset_overview",
+        "exact_duplicates",
+        "model_swap_ceiling",
+        "spend_breakdown",
+    ],
+}
+
+
+def _watch(asked: list[Asked]) -> None:
+    """Read a tab until each of its runs has ended."""
+    for each in asked:
+        each.tab.follow(each.run, timeout=60)
+
+
+def _told(kind: str, asked: Asked, name: str) -> list[str]:
+    """What the events of one kind name, in order of the alphabet."""
+    return sorted(event.get(name) or event["data"][name] for event in asked.events if event["type"] == kind)
+
+
+def assert_some_were_in_the_middle(asked: list[Asked], killed_at: datetime) -> None:
+    """Work on at least one run had begun when the process was killed, and it ended only afterwards."""
+    middle = [each for each in asked if each.moment_of({"agent_started"}) < killed_at < each.moment_of(TERMINAL)]
+    assert middle, "nothing was running any more; the kill proved nothing"
+
+
+def test_a_web_process_killed_in_the_middle_of_answers_loses_and_doubles_nothing(house, ask_at_once):
+    asked = ask_at_once(people=2, threads=4)
+    asked[-1].tab.follow(asked[-1].run, until={"agent_started"})
+
+    killed_at = kill(house, WEB)
+
+    assert_all_end_once(asked)
+    assert_some_were_in_the_middle(asked, killed_at)
+
+
+def test_an_agent_worker_that_is_told_to_stop_hands_every_one_of_its_runs_over(house, ask_at_once):
+    asked = ask_at_once(people=6, threads=4)
+    asked[-1].tab.follow(asked[-1].run, until={"agent_started"})
+
+    killed_at = kill(house, AGENTS, signal.SIGTERM)
+
+    assert_all_end_once(asked)
+    assert_some_were_in_the_middle(asked, killed_at)
+
+
+def test_a_wiped_redis_costs_time_and_no_event(house, ask_at_once):
     store = redis.Redis.from_url(_redis_url(house))
-    runs = []
-    for _ in range(5):
-        runs.append(tab.say(thread, "Where can I save?")["run"])
+
+    asked = ask_at_once(people=2, threads=4)
+    for each in asked[::2]:
+        each.tab.follow(each.run, until={"agent_started"})
         store.flushall()
+        wiped_at = datetime.now(UTC)
 
-    assert [tab.follow(run)["type"] for run in runs] == ["agent_completed"] * 5
-    tab.assert_whole()
+    assert_all_end_once(asked)
+    assert_some_were_in_the_middle(asked, wiped_at)
 
 
-def test_a_redis_killed_and_restarted_costs_time_and_no_event(house, tab, thread):
-    runs = [tab.say(thread, "Where can I save?")["run"]]
+def test_a_redis_killed_and_restarted_costs_time_and_no_event(house, ask_at_once):
+    asked = ask_at_once(people=2, threads=4)
+    asked[-1].tab.follow(asked[-1].run, until={"agent_started"})
 
-    house.kill("redis-server")
+    killed_at = kill(house, "redis-server")
     becomes(house.answers)
-    runs.append(tab.say(thread, "And now?")["run"])
+    first = asked[0]
+    late = Asked(first.person, first.tab, first.thread, first.tab.say(first.thread, "Where can I save now?")["run"])
 
-    assert [tab.follow(run)["type"] for run in runs] == ["agent_completed"] * 2
-    tab.assert_whole()
+    assert_all_end_once([*asked[1:], late])
+    assert_some_were_in_the_middle(asked, killed_at)
+
+
+# --- Many at once ----------------------------------------------------------------------------------------------------
 
 
 def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
@@ -143,6 +253,7 @@ def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
     def live(number: int) -> Recorder:
         random = Random(number)
         person = house.sign_up(f"p{number}")
+        person.upload("calls.csv", CALLS)
         tab = person.tab()
         threads = [person.new_thread() for _ in range(4)]
         for thread in threads:
@@ -164,6 +275,7 @@ def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
     for tab in tabs:
         tab.assert_whole()
         assert tab.kinds().count("agent_completed") == 10
+        assert tab.kinds().count("tool_executing") == tab.kinds().count("tool_completed") == 50
 
 
 def _all_ended(tab, runs):
