@@ -65,7 +65,8 @@ def test_tools_and_report_say_unknown_where_nothing_has_a_price(write, calls_of,
     assert "$" not in report.model_dump_json()
     assert [finding.saving_usd for finding in report.findings] == [None] * len(report.findings)
     assert "what they cost is not known" in report.summary
-    assert "Answer exact repeats from a cache**: not known. None of the 3 repeats has a known price" in report.summary
+    assert all("has a known price, so what they would save is unknown" in finding.how for finding in report.findings)
+    assert "No saving was found" not in report.summary
     assert [row[2:] for table in report.tables if table.title.startswith("Spend by") for row in table.rows] == [
         ["unknown", "unknown"]
     ] * 2
