@@ -1,5 +1,6 @@
 """A report out of findings: everything in it stands in a tool's result, and says in which."""
 
+import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
@@ -54,13 +55,13 @@ def compose(triage: Triage, findings: Findings) -> ReportBody:
 
 
 def _ranked(findings: Findings) -> list[Finding]:
-    """Largest first; what has no number comes last."""
+    """What is proven before what is a ceiling, larger before smaller; what has no number comes last."""
     found = [
         Finding(**saving.model_dump(), source=result.call)
         for result in findings.results
         for saving in result.result.savings
     ]
-    return sorted(found, key=lambda finding: Decimal(finding.saving_usd or -1), reverse=True)
+    return sorted(found, key=lambda f: (f.saving_usd is None, f.up_to, -Decimal(f.saving_usd or 0)))
 
 
 def _missing(findings: Findings) -> Iterator[Missing]:
@@ -88,7 +89,7 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     failures = [f"*Not computed:* {failure}" for failure in findings.failures]
     return _joined(
         (
-            bill,
+            f"**{_plain(findings.dataset_name)}:** {bill}",
             *(_answers(findings) if triage.intent in ANSWERED_BY_HEADLINES else ()),
             *_savings(body),
             *cautions,
@@ -146,6 +147,11 @@ def _headline(findings: Findings, tool: str) -> str:
     return next((result.result.headline for result in findings.results if result.tool == tool), "")
 
 
+def _plain(name: str) -> str:
+    """A name out of data, such that no character of it is taken for Markdown."""
+    return re.sub(r"([\\`*_\[\]<>#|~])", r"\\\1", name)
+
+
 def _first_sentence(text: str) -> tuple[str, str]:
     first, _, rest = text.partition(". ")
     return (f"{first}.", rest) if rest else (text, "")
@@ -191,22 +197,26 @@ def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[s
     if sum(Decimal(finding.saving_usd or 0) > 0 for finding in body.findings) > 1:
         yield "Ways to save overlap: the same call can be saved only once, so do not add them up."
     if triage.goal_percent is not None:
-        yield _goal(triage.goal_percent, findings, body)
+        yield _goal(triage, findings, body)
     if triage.keep_quality and any(finding.up_to for finding in body.findings):
         yield "Quality was not measured: what is marked “up to” compares prices, it does not prove good answers."
 
 
-def _goal(percent: float, findings: Findings, body: ReportBody) -> str:
+def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
+    """The goal in dollars, and which way alone could reach it; a ceiling counts for nothing where quality must stay."""
+    percent = triage.goal_percent or 0
     spend = next((result.result.spend_usd for result in findings.results if result.result.spend_usd), None)
     if spend is None:
         return f"Your goal of {percent:g} % cannot be told in dollars, because what these calls cost is not known."
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
     goal = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
-    if not body.findings:
+    counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
+    if not counted:
         return f"{goal}."
-    reach = [f.title for f in body.findings if f.saving_usd and Decimal(f.saving_usd) >= wanted]
-    alone = f"alone, {_listed(reach)} could reach it" if reach else "none of these reaches it alone"
-    return f"{goal}; {alone}."
+    condition = "without touching quality, " if triage.keep_quality else ""
+    reach = [f.title for f in counted if Decimal(f.saving_usd or 0) >= wanted]
+    alone = f"{_listed(reach)} could reach it alone" if reach else "none of these ways reaches it alone"
+    return f"{goal}; {condition}{alone}."
 
 
 def _waiting(delays: list[FeatureDelay]) -> str:

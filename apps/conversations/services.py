@@ -132,3 +132,9 @@ def get_run(*, principal: Principal, run_id: UUID) -> Run:
     if run is None:
         raise RunNotFound(f"There is no run {run_id}.")
     return run
+
+
+def latest_dataset(*, thread_id: UUID) -> UUID | None:
+    """The dataset that a question of the thread named last; for callers that hold the thread already."""
+    named = Run.objects.filter(thread_id=thread_id, dataset__isnull=False).order_by("-id")
+    return named.values_list("dataset", flat=True).first()

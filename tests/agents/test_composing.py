@@ -44,12 +44,12 @@ def findings():
     )
 
 
-def test_findings_are_ranked_by_dollars_and_name_the_call_they_came_from(findings):
+def test_what_is_proven_comes_before_ceilings_and_findings_name_the_call_they_came_from(findings):
     report = compose(TRIAGE, findings)
 
     assert [(f.title, f.source) for f in report.findings] == [
-        ("Swap", "2-exact_duplicates"),
         ("Cache", "2-exact_duplicates"),
+        ("Swap", "2-exact_duplicates"),
         ("Batch", "3-batch"),
     ]
 
@@ -65,7 +65,7 @@ def test_a_ceiling_is_called_a_ceiling_and_an_unknown_is_called_unknown(findings
 def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(findings):
     paragraphs = compose(TRIAGE, findings).summary.split("\n\n")
 
-    assert paragraphs[0] == "Your 100 calls cost **$50.00**."
+    assert paragraphs[0] == "**March:** Your 100 calls cost **$50.00**."
     assert [paragraph.partition(":")[0] for paragraph in paragraphs[1:4]] == [
         "**Proven on your own calls",
         "**At most, and not proven",
@@ -128,7 +128,21 @@ def test_overlap_quality_and_failures_are_said(findings):
 
 
 def test_the_goal_is_compared_with_each_way_alone(findings):
-    assert "Your goal of 20 % is $10.00; alone, Swap could reach it." in compose(TRIAGE, findings).summary
+    anyhow = TRIAGE.model_copy(update={"keep_quality": False})
+
+    assert "Your goal of 20 % is $10.00; Swap could reach it alone." in compose(anyhow, findings).summary
+
+
+def test_where_quality_must_stay_a_ceiling_does_not_reach_the_goal(findings):
+    said = "Your goal of 20 % is $10.00; without touching quality, none of these ways reaches it alone."
+
+    assert said in compose(TRIAGE, findings).summary
+
+
+def test_a_dataset_named_like_markdown_stays_a_name(findings):
+    named = findings.model_copy(update={"dataset_name": "[a](b) *c*"})
+
+    assert compose(TRIAGE, named).summary.startswith("**\\[a\\](b) \\*c\\*:**")
 
 
 def test_without_data_the_answer_says_what_to_bring_and_no_number():

@@ -48,10 +48,10 @@ def dataset(as_principal, alice, tmp_path):
 
 @pytest.fixture
 def ask(as_principal, alice):
-    def ask(text, user=alice, dataset=None):
+    def ask(text, user=alice, dataset=None, thread=None):
         principal = as_principal(user)
-        thread = conversations.create_thread(principal=principal)
-        started = execution.start_run(principal=principal, thread_id=thread.pk, text=text, dataset=dataset)
+        thread = thread or conversations.create_thread(principal=principal).pk
+        started = execution.start_run(principal=principal, thread_id=thread, text=text, dataset=dataset)
         while admission.admit_one():
             pass
         while context := claims.claim_step(started.run, worker=uuid7()):
@@ -121,6 +121,17 @@ def test_without_a_dataset_the_answer_says_what_to_bring(ask):
 def test_the_newest_dataset_of_the_organization_is_taken_and_nobody_elses(ask, dataset, bob, charlie):
     assert "$5.15" in answer_of(ask("What do I spend?", user=bob))
     assert "$5.15" not in answer_of(ask("What do I spend?", user=charlie))
+
+
+def test_a_follow_up_stays_with_the_dataset_of_its_thread(ask, dataset, as_principal, alice, tmp_path):
+    first = ask("What do I spend?", dataset=dataset.pk)
+    newer = tmp_path / "newer.csv"
+    newer.write_text(CALLS.replace("1000000", "7000000"))
+    made = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(newer))
+    imports.run_import(made.pk)
+
+    assert "$5.15" in answer_of(ask("And now?", thread=first.thread_id))
+    assert "$5.15" not in answer_of(ask("What do I spend?"))
 
 
 def test_another_organizations_dataset_cannot_be_asked_about(ask, dataset, charlie):

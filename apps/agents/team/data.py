@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
+from apps.conversations import services as conversations
 from apps.execution.dispatcher import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
@@ -41,11 +42,14 @@ class Measured(BaseModel):
 
 
 def pick_dataset(scope: StepScope) -> Dataset | None:
-    """The dataset that the question names, else the newest that is ready; None when there is none."""
-    principal = scope.context.principal
+    """The dataset that the question names, else the one that its thread is about, else the newest that is ready."""
+    principal, ready = scope.context.principal, Dataset.State.READY
     if scope.context.dataset_id is not None:
         return services.get_dataset(principal=principal, dataset_id=scope.context.dataset_id)
-    return services.list_datasets(principal=principal).filter(state=Dataset.State.READY).first()
+    datasets = services.list_datasets(principal=principal).filter(state=ready)
+    earlier = conversations.latest_dataset(thread_id=scope.context.thread_id)
+    found: Dataset | None = datasets.filter(pk=earlier).first() if earlier else None
+    return found or datasets.first()
 
 
 async def run(scope: StepScope) -> Completed:
