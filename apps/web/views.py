@@ -14,7 +14,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.agents import services as agents
 from apps.conversations import services as conversations
-from apps.conversations.models import Message
+from apps.conversations.models import Message, Thread
 from apps.conversations.services import RunNotFound
 from apps.optimization import services as datasets
 from apps.optimization.models import Dataset
@@ -32,7 +32,10 @@ LISTED_DATASETS = 500
 @page
 def chat(request: HttpRequest, principal: Principal, thread_id: UUID | None = None) -> HttpResponse:
     thread = conversations.get_thread(principal=principal, thread_id=thread_id) if thread_id else None
+    ready = list(datasets.list_datasets(principal=principal).filter(state=Dataset.State.READY)[:LISTED_DATASETS])
     context = {
+        "datasets": ready,
+        "chosen": _chosen(request, principal, thread, ready),
         "thread": thread,
         "current": thread_id,
         "groups": _groups(principal),
@@ -40,6 +43,18 @@ def chat(request: HttpRequest, principal: Principal, thread_id: UUID | None = No
         "max_bytes": settings.MAX_UPLOAD_BYTES,
     }
     return render(request, "web/chat.html", context)
+
+
+def _chosen(request: HttpRequest, principal: Principal, thread: Thread | None, ready: list[Dataset]) -> UUID | None:
+    """The dataset that the next question is about: the one asked for, the thread's, the last used, the newest."""
+    used = conversations.runs(principal=principal).filter(dataset__isnull=False).values_list("dataset", flat=True)
+    offered = (
+        _uuid(request.GET.get("dataset")),
+        conversations.latest_dataset(thread_id=thread.pk) if thread else None,
+        used.first(),
+    )
+    known = {dataset.pk for dataset in ready}
+    return next((pk for pk in offered if pk in known), ready[0].pk if ready else None)
 
 
 @page

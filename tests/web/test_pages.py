@@ -312,3 +312,51 @@ def test_conversations_are_grouped_by_age():
         ("February 2026", 1),
         ("February 2025", 1),
     ]
+
+
+# --- Which dataset a question is about --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ready(acme, alice) -> list[Dataset]:
+    """Two datasets that can be asked about, the older one first."""
+    return [
+        Dataset.objects.create(
+            organization=acme, created_by=alice.pk, name=name, sha256=name[0] * 64, file_bytes=1, state="ready", rows=7
+        )
+        for name in ("april.csv", "may.csv")
+    ]
+
+
+def chosen(html: str) -> list[str]:
+    return re.findall(r'<option value="[^"]*" selected>([^<]+)', html)
+
+
+def test_an_old_conversation_goes_on_about_its_dataset(client_for, alice, run, ready):
+    Run.objects.filter(pk=run.pk).update(dataset=ready[0].pk)
+
+    html = client_for(alice).get(f"/t/{run.thread_id}/").content.decode()
+
+    assert chosen(html) == ["april.csv · 7 calls"]
+    assert "No data" not in html
+
+
+def test_a_new_conversation_begins_with_the_dataset_last_used_else_the_newest(client_for, alice, run, ready):
+    client = client_for(alice)
+    assert chosen(client.get("/").content.decode()) == ["may.csv · 7 calls"]
+
+    Run.objects.filter(pk=run.pk).update(dataset=ready[0].pk)
+
+    assert chosen(client.get("/").content.decode()) == ["april.csv · 7 calls"]
+    assert chosen(client.get(f"/?dataset={ready[1].pk}").content.decode()) == ["may.csv · 7 calls"]
+
+
+def test_a_dataset_that_was_deleted_is_not_offered(client_for, alice, run, ready):
+    Run.objects.filter(pk=run.pk).update(dataset=ready[0].pk)
+    ready[0].delete()
+
+    assert chosen(client_for(alice).get(f"/t/{run.thread_id}/").content.decode()) == ["may.csv · 7 calls"]
+
+
+def test_without_data_the_choice_says_so(client_for, alice, dataset):
+    assert '<option value="">No data yet</option>' in client_for(alice).get("/").content.decode()

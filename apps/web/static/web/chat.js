@@ -1,7 +1,7 @@
 // The chat page: a thread's events in, a conversation out; what is typed and dropped goes the other way.
 
 import { ConversationView } from "./conversation.js";
-import { clock, h, say, seconds, show } from "./dom.js";
+import { clock, h, plural, say, seconds, show } from "./dom.js";
 import { Journal, api } from "./journal.js";
 import { currentRun, emptyThread, isUnfinished, reduce } from "./reducer.js";
 import { ThreadList } from "./threads.js";
@@ -32,7 +32,7 @@ const view = new ConversationView($(".column"), { onAsk: ask, onEdit: edit, onRe
 const list = new ThreadList($(".threads"), { current: () => thread });
 const uploads = new Uploads(composer.querySelector(".uploads"), {
   mostBytes: Number($("#file").dataset.maxBytes),
-  onSettled: (dataset) => loadDatasets(dataset.state === "ready" ? dataset.id : null),
+  onSettled: (dataset) => dataset.state === "ready" && offer(dataset),
 });
 const journal = new Journal({
   url: `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws/`,
@@ -218,7 +218,6 @@ function ensureThread() {
       page.dataset.thread = thread;
       history.replaceState(null, "", `/t/${thread}/`);
       forget("draft", null);
-      if (datasets.value) remember("dataset", thread, datasets.value);
       journal.follow(thread);
     },
     (error) => {
@@ -280,7 +279,7 @@ $("#stop").addEventListener("click", async () => {
 
 for (const starter of document.querySelectorAll("[data-ask]")) {
   starter.addEventListener("click", () => {
-    if (datasets.options.length <= 1 && !datasets.value) edit(starter.dataset.ask);
+    if (!datasets.value) edit(starter.dataset.ask);
     else ask(starter.dataset.ask);
   });
 }
@@ -306,25 +305,12 @@ input.addEventListener("paste", (event) => {
   }
 });
 
-async function loadDatasets(chosen = null) {
-  let found;
-  try {
-    found = await api("/api/datasets/");
-  } catch {
-    return;
-  }
-  const ready = (found.results ?? found).filter((dataset) => dataset.state === "ready");
-  const wanted = chosen ?? datasets.value ?? "";
-  const kept_ = thread ? remembered("dataset", thread) : null;
-  datasets.replaceChildren(
-    h("option", { value: "" }, ready.length ? "No dataset" : "No data yet"),
-    ...ready.map((dataset) => h("option", { value: dataset.id }, `${dataset.name}${dataset.rows ? ` · ${dataset.rows.toLocaleString()} calls` : ""}`)),
-  );
-  const ids = new Set(ready.map((dataset) => dataset.id));
-  datasets.value = [wanted, kept_, new URLSearchParams(location.search).get("dataset"), ready[0]?.id].find((id) => ids.has(id)) ?? "";
-  if (chosen) remember("dataset", thread, chosen);
+/** A dataset that has just become ready is what the next question is about. */
+function offer({ id, name, rows }) {
+  const known = [...datasets.options].filter((option) => option.value && option.value !== id);
+  datasets.replaceChildren(h("option", { value: id }, `${name} · ${plural(rows, "call")}`), ...known);
+  datasets.value = id;
 }
-datasets.addEventListener("change", () => remember("dataset", thread, datasets.value));
 
 // --- The drawer of narrow screens -----------------------------------------------------------------------------------
 
@@ -371,23 +357,6 @@ function forget(what, of) {
   keep(what, of, null);
 }
 
-function remember(what, of, value) {
-  if (!of) return;
-  try {
-    localStorage.setItem(`${what}:${of}`, value);
-  } catch {
-    // The choice lasts for this page then.
-  }
-}
-
-function remembered(what, of) {
-  try {
-    return localStorage.getItem(`${what}:${of}`);
-  } catch {
-    return null;
-  }
-}
-
 // --- Begin ----------------------------------------------------------------------------------------------------------
 
 // Somebody may have been quicker than this script.
@@ -397,7 +366,6 @@ sized();
 if (thread) journal.follow(thread);
 // What was sent but never confirmed before a reload is sent again; its key makes that harmless.
 for (const message of thread ? pending : []) deliver(message).catch((error) => refuse(message, error));
-loadDatasets();
 draw();
 setInterval(() => {
   view.tick();
