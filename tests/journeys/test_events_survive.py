@@ -358,3 +358,23 @@ def test_a_flood_of_messages_is_closed(tab):
     with pytest.raises(ConnectionClosed) as closed:
         flood()
     assert closed.value.rcvd.code == 4029
+
+
+def test_a_postgresql_killed_in_the_middle_costs_time_and_no_run(house):
+    people = [house.sign_up(f"q{number}") for number in range(4)]
+    tabs = [person.tab() for person in people]
+    runs = []
+    for person, tab in zip(people, tabs, strict=True):
+        for _ in range(4):
+            thread = person.new_thread()
+            tab.subscribe(thread)
+            runs.append((tab, tab.say(thread, "Where can I save?")["run"]))
+
+    house.kill("postgres -D")
+    becomes(house.answers)
+
+    assert [tab.follow(run, timeout=60)["type"] for tab, run in runs] == ["agent_completed"] * len(runs)
+    for tab in tabs:
+        tab.assert_whole()
+        tab.close()
+    becomes(lambda: people[0].call("GET", "threads/").status_code == 200, within=60)

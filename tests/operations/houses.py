@@ -71,7 +71,7 @@ class House:
         """Seconds until the parent has ended."""
         started = time.monotonic()
         self.process.send_signal(number)
-        self.process.wait(timeout=15)
+        self.process.wait(timeout=UP_WITHIN)
         return time.monotonic() - started
 
 
@@ -139,7 +139,7 @@ def refused(home: Path, *words: str, **more: str) -> str:
     return said
 
 
-def eventually(condition: Callable[[], object], within: float = 15.0) -> bool:
+def eventually(condition: Callable[[], object], within: float = UP_WITHIN) -> bool:
     """Whether `condition` becomes true in time."""
     deadline = time.monotonic() + within
     while not condition():
