@@ -17,6 +17,7 @@ from apps.conversations import services as conversations
 from apps.conversations.models import Message, Thread
 from apps.conversations.services import RunNotFound
 from apps.optimization import services as datasets
+from apps.optimization.importers import FIELDS
 from apps.optimization.models import Dataset
 from apps.web import dataset_picture, history
 from apps.web.markdown import to_html
@@ -142,6 +143,7 @@ def _datasets(principal: Principal) -> dict[str, Any]:
         "datasets": found,
         "deletable": deletable,
         "may_act": may_act,
+        "fields": FIELDS,
         "max_bytes": settings.MAX_UPLOAD_BYTES,
     }
 

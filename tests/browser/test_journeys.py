@@ -210,7 +210,7 @@ def test_what_a_person_types_is_text(open_page, dataset):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("empty.csv", b"", "The file is empty."),
+        ("empty.csv", b"", "The file is empty. Export it again and look that it has rows."),
         ("picture.csv", bytes(range(256)) * 40, None),
         ("words.csv", b"a,b\n1,2\n", None),
     ],
@@ -224,6 +224,26 @@ def test_a_file_that_is_no_log_is_refused_in_a_sentence(open_page, name, content
     if said:
         expect(why).to_have_text(said)
     assert why.inner_text().endswith((".", '"', ")")) or len(why.inner_text()) > 20
+
+
+def test_unusual_columns_are_named_where_the_refusal_says(open_page):
+    page = open_page("/data/")
+    log = {"name": "own.csv", "mimeType": "text/csv", "buffer": b"llm,prompt_len,reply_len\ngpt-4o,1000,100\n"}
+    field = page.get_by_label("Column names, where unusual")
+    page.set_input_files("#file", files=[log])
+    expect(page.locator(".upload.failed .why")).to_contain_text("“Column names, where unusual” of the Data page")
+    page.locator("#datasets").get_by_role("link", name="own.csv").click()
+    page.get_by_role("link", name="Upload it again with its column names").click()
+
+    field.fill("prompt_len")
+    page.set_input_files("#file", files=[log])
+    expect(page.locator(".upload.failed .why")).to_contain_text("“prompt_len” names no column. Write field=column")
+    field.fill("input_tokens=prompt_len, output_tokens=reply_len, model=llm")
+    page.set_input_files("#file", files=[log])
+    expect(page.locator(".upload.done")).to_contain_text("Ready: 1 call", timeout=20_000)
+
+    page.set_input_files("#file", files=[log])
+    expect(page.locator(".upload.done").last).to_contain_text("It is here already, as “own.csv”: 1 call")
 
 
 def test_a_dropped_file_is_uploaded_and_can_be_deleted(open_page):

@@ -95,6 +95,32 @@ def test_what_has_no_known_price_is_called_unknown(write):
     assert "unknown" in next(line for line in out.splitlines() if line.startswith("│ llama"))
 
 
+def test_unusual_columns_are_named_one_by_one(tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text("llm,prompt_len,reply_len\ngpt-4o,1000,100\n")
+
+    _, _, refusal = run("analyze", file)
+    names = [f"--map={pair}" for pair in ("input_tokens=prompt_len", "output_tokens=reply_len", "model=llm")]
+    code, out, _ = run("analyze", file, *names)
+
+    assert "after --map in the terminal" in refusal
+    assert (code, "1 call, 1,000 tokens in, 100 out, $0.0035" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("pair", "sentence"),
+    [
+        ("prompt_len", "'prompt_len' names no column. Write field=column"),
+        ("tokens=prompt_len", "A call has no field 'tokens'"),
+        ("model=llm", "The file has no column 'llm'"),
+    ],
+)
+def test_a_column_that_is_named_wrongly_is_told(write, pair, sentence):
+    code, _, err = run("analyze", write("calls.csv", [call()]), "--map", pair)
+
+    assert (code, sentence in err) == (2, True)
+
+
 def test_rejected_rows_are_told_with_line_and_reason(write):
     _, out, _ = run("analyze", write("calls.csv", [call(), call(input_tokens="x")]))
 

@@ -4,7 +4,7 @@ An importer turns a row into the fields of a call, still as text; checking, conv
 place for all sources. A new source is a file here with a class that `@importer` registers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Literal, Protocol
@@ -98,15 +98,41 @@ def importer_for(columns: tuple[str, ...], mapping: Mapping[str, str | None]) ->
         if (found := maker(columns, mapping)) is not None:
             return found
     raise NoUsableColumns(
-        f"No column holds token counts. Columns found: {_listed(columns)}. Name them in the mapping, "
-        'for example {"input_tokens": "prompt_len", "output_tokens": "reply_len"}.'
+        f"No column holds token counts. Columns found: {_listed(columns)}. Say which do, for example "
+        "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the terminal, "
+        "or as `mapping` over REST."
     )
 
 
-def _check_mapping(columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> None:
-    for field, column in mapping.items():
+def mapping_of(pairs: Iterable[str]) -> dict[str, str | None]:
+    """The mapping that a person writes as `field=column`; `field=` says that no column is to be used.
+
+    Raises:
+        WrongMapping: one is not of that form, or its field is none of a call.
+
+    >>> mapping_of(["input_tokens=prompt_len", "user="])
+    {'input_tokens': 'prompt_len', 'user': None}
+    """
+    mapping: dict[str, str | None] = {}
+    for pair in pairs:
+        field, sign, column = (part.strip() for part in pair.partition("="))
+        if not sign:
+            raise WrongMapping(f"{pair!r} names no column. Write field=column, for example input_tokens=prompt_len.")
+        check_fields([field])
+        mapping[field] = column or None
+    return mapping
+
+
+def check_fields(fields: Iterable[str]) -> None:
+    """Raises WrongMapping for a field that calls do not have."""
+    for field in fields:
         if field not in FIELDS:
             raise WrongMapping(f"A call has no field {field!r}; it has {', '.join(FIELDS)}.")
+
+
+def _check_mapping(columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> None:
+    check_fields(mapping)
+    for field, column in mapping.items():
         if column is not None and column not in columns:
             raise WrongMapping(f"The file has no column {column!r} for {field!r}. Columns found: {_listed(columns)}.")
 

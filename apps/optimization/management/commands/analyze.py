@@ -1,7 +1,7 @@
 """The main job in a terminal: what a file of LLM calls cost, and what could be saved. Needs no database."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +20,7 @@ from apps.optimization import presentation
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import reading
 from apps.optimization.conversion import Conversion, Order, convert
+from apps.optimization.importers import mapping_of
 from apps.optimization.results import Analysis
 
 
@@ -37,12 +38,20 @@ class Command(NetraCommand):
         super().add_arguments(parser)
         parser.add_argument("file", type=Path, metavar="FILE")
         parser.add_argument("--model", metavar="M", help="price every call as this model, at today's list price")
+        parser.add_argument(
+            "--map",
+            dest="pairs",
+            action="append",
+            default=[],
+            metavar="FIELD=COLUMN",
+            help="read a field of a call from this column, for example input_tokens=prompt_len; repeatable",
+        )
 
-    def run(self, *, file: Path, model: str | None, **_: Any) -> bool:
+    def run(self, *, file: Path, model: str | None, pairs: list[str], **_: Any) -> bool:
         _refuse_unreadable(file)
         with TemporaryDirectory(prefix="netra-analyze-") as place, _progress_bar() as progress:
             parquet = Path(place) / "calls.parquet"
-            conversion, analysis = _computed(file, parquet, model, progress)
+            conversion, analysis = _computed(file, parquet, model, mapping_of(pairs), progress)
         self.tell(presentation.document(analysis, conversion))
         if not self.as_json:
             presentation.show(Console(file=self.stdout, highlight=False), file.name, analysis, conversion)  # type: ignore[arg-type]
@@ -50,7 +59,11 @@ class Command(NetraCommand):
 
 
 def _computed(
-    file: Path, parquet: Path, model: str | None, progress: Callable[[float], None]
+    file: Path,
+    parquet: Path,
+    model: str | None,
+    mapping: Mapping[str, str | None],
+    progress: Callable[[float], None],
 ) -> tuple[Conversion, Analysis]:
     memory, catalogue = settings.ANALYSIS_MEMORY_MIB, Catalogue()
     order = Order(
@@ -59,6 +72,7 @@ def _computed(
         catalogue=catalogue,
         now=timezone.now(),
         memory_mib=memory,
+        mapping=mapping,
         metadata_only=True,
         price_as=model,
     )

@@ -11,6 +11,7 @@ from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import NetraError, NotFound
 from apps.operations.commands import NetraCommand
 from apps.optimization import services
+from apps.optimization.importers import mapping_of
 from apps.optimization.models import Dataset
 
 LOOK_EVERY = 0.5  # seconds
@@ -37,13 +38,25 @@ class Command(NetraCommand):
         parser.add_argument("--email", required=True)
         parser.add_argument("--name", default="", help="default: the file's name")
         parser.add_argument("--metadata-only", action="store_true", help="never store prompt text")
+        parser.add_argument(
+            "--map",
+            dest="pairs",
+            action="append",
+            default=[],
+            metavar="FIELD=COLUMN",
+            help="read a field of a call from this column, for example input_tokens=prompt_len; repeatable",
+        )
 
-    def run(self, *, file: Path, email: str, name: str, metadata_only: bool, **_: Any) -> bool:
+    def run(self, *, file: Path, email: str, name: str, metadata_only: bool, pairs: list[str], **_: Any) -> bool:
         if not file.is_file():
             raise NoSuchFile(f"There is no file {str(file)!r}.")
         principal = _principal(email)
         dataset = services.create_dataset(
-            principal=principal, upload=services.LocalFile(file), name=name, metadata_only=metadata_only
+            principal=principal,
+            upload=services.LocalFile(file),
+            name=name,
+            mapping=mapping_of(pairs),
+            metadata_only=metadata_only,
         )
         dataset = _imported(principal, dataset)
         self.tell(services.as_document(dataset))

@@ -23,9 +23,14 @@ const uploads = new Uploads(document.querySelector(".uploads"), {
   onSettled: refresh,
   onCreated: refresh,
 });
+const written = (field) => document.querySelector(field).value.trim();
 const accept = (files) =>
   files.forEach((file) =>
-    uploads.add(file, { metadataOnly: document.querySelector("#metadata-only").checked, priceAs: document.querySelector("#price-as").value.trim() }),
+    uploads.add(file, {
+      metadataOnly: document.querySelector("#metadata-only").checked,
+      priceAs: written("#price-as"),
+      columns: written("#columns"),
+    }),
   );
 
 if (drop) {

@@ -7,13 +7,14 @@ const LOOK_EVERY = 2000; // milliseconds, where no frame brings the news
 export const SETTLED = new Set(["ready", "failed"]);
 
 /** POST a file; `onProgress(share)` runs from 0 to 1. `abort` of the result gives up. */
-export function send(file, { metadataOnly, priceAs = "", onProgress }) {
+export function send(file, { metadataOnly, priceAs = "", mapping = null, onProgress }) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     const form = new FormData();
     // The switch goes first, so that the server knows it before the first byte of the file.
     form.append("metadata_only", metadataOnly ? "true" : "false");
     form.append("price_as", priceAs);
+    if (mapping) form.append("mapping", JSON.stringify(mapping));
     form.append("file", file, file.name);
     request.open("POST", "/api/datasets/");
     request.setRequestHeader("Accept", "application/json");
@@ -26,7 +27,8 @@ export function send(file, { metadataOnly, priceAs = "", onProgress }) {
       } catch {
         // Said by the status below.
       }
-      if (request.status < 300) resolve(body);
+      // 200 at once means that the same file was imported before.
+      if (request.status < 300) resolve({ ...body, known: request.status === 200 });
       else reject(new Refused(body ?? { detail: uploadRefusal(request.status) }));
     };
     request.onerror = () => reject(new Refused({ code: "network.down", detail: "The upload was interrupted. Check your connection and try again." }));
@@ -34,6 +36,23 @@ export function send(file, { metadataOnly, priceAs = "", onProgress }) {
     request.send(form);
   });
   return { done, abort: () => request.abort() };
+}
+
+/**
+ * What a person wrote about columns, as field -> column: "input_tokens=prompt_len, user=" -> {input_tokens:
+ * "prompt_len", user: null}, where null says that no column is to be used. null when nothing is written; throws
+ * Refused for what is no such list.
+ */
+export function readMapping(text) {
+  const parts = text.split(/[,;\n]/).map((part) => part.trim()).filter(Boolean);
+  if (!parts.length) return null;
+  return Object.fromEntries(
+    parts.map((part) => {
+      const [field, ...column] = part.split("=").map((word) => word.trim());
+      if (!field || !column.length) throw new Refused({ code: "mapping.invalid", detail: `“${part}” names no column. Write field=column, for example input_tokens=prompt_len.` });
+      return [field, column.join("=") || null];
+    }),
+  );
 }
 
 const uploadRefusal = (status) =>
@@ -51,17 +70,24 @@ export class Uploads {
     return this.container.querySelector(".upload:not(.failed, .done)") !== null;
   }
 
-  async add(file, { metadataOnly, priceAs = "" }) {
+  async add(file, { metadataOnly, priceAs = "", columns = "" }) {
     const card = this.#card(file.name);
     card.close.onclick = () => card.node.remove();
-    if (file.size === 0) return this.#fail(card, "The file is empty.");
+    if (file.size === 0) return this.#fail(card, "The file is empty. Export it again and look that it has rows.");
     // The server refuses it too, but by then a browser may see only a broken connection.
     if (file.size > this.mostBytes) {
       return this.#fail(card, `The file has ${bytes(file.size)}; this Netra accepts up to ${bytes(this.mostBytes)}. Export a shorter time, or compress it.`);
     }
+    let mapping;
+    try {
+      mapping = readMapping(columns);
+    } catch (error) {
+      return this.#fail(card, error.message);
+    }
     const sending = send(file, {
       metadataOnly,
       priceAs,
+      mapping,
       onProgress: (share) => {
         card.bar.value = share * 100;
         say(card.state, share < 1 ? `Sending, ${bytes(Math.round(file.size * share))} of ${bytes(file.size)}` : "Sent, reading it…");
@@ -78,7 +104,7 @@ export class Uploads {
       this.#watch(dataset.id);
     } catch (error) {
       if (error.code === "upload.stopped") card.node.remove();
-      else this.#fail(card, error.message, () => this.add(file, { metadataOnly, priceAs }));
+      else this.#fail(card, error.message, () => this.add(file, { metadataOnly, priceAs, columns }));
     }
     return undefined;
   }
@@ -96,7 +122,8 @@ export class Uploads {
       card.node.classList.add("done");
       show(card.bar, false);
       const rejected = dataset.rejected_rows ? `, ${plural(dataset.rejected_rows, "row")} rejected` : "";
-      say(card.state, `Ready: ${plural(dataset.rows ?? 0, "call")}${rejected}`);
+      const ready = dataset.known ? `It is here already, as “${dataset.name}”` : "Ready";
+      say(card.state, `${ready}: ${plural(dataset.rows ?? 0, "call")}${rejected}`);
       this.onSettled(dataset);
     } else {
       if (dataset.progress > 0) card.bar.value = dataset.progress;
