@@ -9,6 +9,7 @@ from apps.llm.pricing import MAX_TOKENS
 from apps.optimization.duck import named, quoted
 
 EARLIEST = "2015-01-01"  # nobody sold tokens before
+MAX_WORD = 1000  # characters of a name or an id
 MAX_COST = 1_000_000  # dollars for one call
 WORDS = ("call_id", "model", "provider", "user", "feature", "session")
 TIMES = ("started_at", "ended_at", "first_token_at")
@@ -67,7 +68,7 @@ def checked_sql(*, now: datetime, decimal_comma: bool, unit: float | None) -> st
 
     `unit` is the seconds of one step of a clock that starts with the trace, None for calendar times.
     """
-    checks = (*_time_checks(now, relative=unit is not None), *_count_checks(), *_number_checks())
+    checks = (*_word_checks(), *_time_checks(now, relative=unit is not None), *_count_checks(), *_number_checks())
     columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in checks)
     reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in checks)
     kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *ANSWERS, *NUMBERS)), "recorded_cost", "status"))
@@ -102,6 +103,11 @@ def _time(field: str, unit: float | None) -> str:
 
 
 Check = tuple[str, str, str]  # field, SQL condition of what is wrong, sentence
+
+
+def _word_checks() -> list[Check]:
+    long = f"It is longer than {MAX_WORD:,} characters."
+    return [(name, f"length({_raw(name)}) > {MAX_WORD}", long) for name in WORDS]
 
 
 def _time_checks(now: datetime, *, relative: bool) -> list[Check]:

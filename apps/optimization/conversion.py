@@ -23,11 +23,13 @@ from apps.optimization.calls import COLUMNS
 from apps.optimization.conventions import Verdict, decide
 from apps.optimization.duck import confined, named, quoted
 from apps.optimization.importers import FIELDS, Importer, importer_for
-from apps.optimization.readers import Reject, Table, UnusableFile, open_table
+from apps.optimization.limits import MAX_LINE, MAX_SECONDS, MAX_STAGED, BoundedFile, Deadline, OverlongRow
+from apps.optimization.readers import MAX_FIELD, Reject, Table, UnusableFile, open_table, refuse_endless
 from apps.optimization.tariffs import Key, create_tariff
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
 KEPT_REJECTS = 100
+MAX_MODELS = 2000  # of one file; more are no models but ids
 STAGED = 70  # percent of the work that is done once the file is read
 CHECKED = 85
 ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
@@ -44,6 +46,12 @@ class NoCalls(UnusableFile):
         super().__init__(detail)
         self.rejects = rejects
         self.rejected = rejected
+
+
+class TooManyModels(UnusableFile):
+    """What was taken for the model cannot be one."""
+
+    code = "file.too_many_models"
 
 
 class UnknownModel(Invalid):
@@ -64,6 +72,8 @@ class Order:
     mapping: Mapping[str, str | None] = field(default_factory=dict)
     metadata_only: bool = False
     price_as: str | None = None  # price every call as this model, at today's list price
+    staged_bytes: int = MAX_STAGED  # of text that the calls may take on the way
+    seconds: float = MAX_SECONDS  # after which the conversion is stopped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +109,19 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
     """Convert one file.
 
     Raises:
-        UnusableFile: nothing can be imported from it; nothing was written.
+        UnusableFile: nothing can be imported from it, or not within the limits; nothing was written.
+        DiskFull: there is no room to work in; nothing was written.
         UnknownModel: `price_as` has no known price.
     """
     check_price_as(order.price_as or "", order.catalogue, order.now)
+    deadline = Deadline(order.seconds)
     table = open_table(order.source)
     importer = importer_for(table.columns, order.mapping)
     with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as scratch:
         staged = Path(scratch) / "staged.csv"
-        tally = _stage(table, importer, staged, order, progress)
+        tally = _stage(table, importer, staged, order, deadline, progress)
         progress(STAGED)
-        with _workbench(order, Path(scratch)) as connection:
+        with _workbench(order, Path(scratch)) as connection, deadline.stopping(connection):
             return _settle(connection, staged, order, table, importer, tally, progress)
 
 
@@ -134,19 +146,27 @@ def _workbench(order: Order, scratch: Path) -> Iterator[duckdb.DuckDBPyConnectio
         yield connection
 
 
-def _stage(table: Table, importer: Importer, staged: Path, order: Order, progress: Progress) -> _Tally:
+def _stage(
+    table: Table, importer: Importer, staged: Path, order: Order, deadline: Deadline, progress: Progress
+) -> _Tally:
     """Write the fields of every readable row to `staged`, prompts hashed, in the order line, _TEXT, hashes, prompt."""
     tally, size = _Tally(), max(1, order.source.stat().st_size)
     hashed = _hasher(keep_prompt=not order.metadata_only)
-    with staged.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with staged.open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
-        writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)
-        for record in table.records(lambda read: progress(STAGED * min(1.0, read / size))):
+        writer = csv.writer(BoundedFile(file, staged.parent, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
+        records = table.records(lambda read: progress(STAGED * min(1.0, read / size)))
+        for number, record in enumerate(records, start=1):
+            deadline.check()
+            refuse_endless(number)
             if isinstance(record, Reject):
                 tally.add(record)
-            else:
-                line, row = record
+                continue
+            line, row = record
+            try:
                 writer.writerow((line, *hashed(importer.values(row))))
+            except OverlongRow:
+                tally.add(Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} characters."))
     return tally
 
 
@@ -164,6 +184,8 @@ def _hasher(*, keep_prompt: bool) -> Callable[[list[str | None]], list[str]]:
         call = [(values[index] or "").replace("\0", "") for index in texts]
         text = values[prompt] or ""
         kept = text.replace("\0", "") if keep_prompt else ""
+        if sum(map(len, call)) + len(kept) > MAX_FIELD:
+            raise OverlongRow
         return [*call, _hash(key, text), _hash(key, values[parameters] or ""), kept]
 
     return hashed
@@ -221,7 +243,7 @@ _STAGED = ("prompt_hash", "parameters_hash", "prompt")
 def _open_staged(connection: duckdb.DuckDBPyConnection, staged: Path) -> None:
     columns = {"line": "BIGINT"} | {f"raw_{name}": "VARCHAR" for name in _TEXT} | dict.fromkeys(_STAGED, "VARCHAR")
     shape = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in columns.items())
-    size = 2 * 9 * 1024 * 1024  # bytes of one line; a value has at most eight million characters
+    size = MAX_LINE + 1024**2  # bytes of one line
     connection.execute(
         f"""CREATE VIEW staged AS SELECT * FROM read_csv({quoted(str(staged.resolve()))}, columns = {{{shape}}},
             auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
@@ -251,6 +273,8 @@ def _check(
     connection.execute(f"COPY ({query}) TO {quoted(str(checked.resolve()))} {_FORMAT}")
     source = f"read_parquet({quoted(str(checked.resolve()))})"
     connection.execute(f"CREATE VIEW checked AS SELECT * FROM {source}")  # noqa: S608
+    if not order.price_as:
+        _refuse_many_models(connection)
     model = quoted(order.price_as) if order.price_as else "model"
     provider = "NULL" if order.price_as else "provider"
     today = unit is not None or order.price_as is not None
@@ -260,12 +284,24 @@ def _check(
     )
 
 
+def _refuse_many_models(connection: duckdb.DuckDBPyConnection) -> None:
+    """Each model is judged and priced by itself, so their number must be that of models."""
+    models = connection.execute("SELECT count(DISTINCT model) FROM checked WHERE reason IS NULL").fetchall()[0][0]
+    if models > MAX_MODELS:
+        raise TooManyModels(
+            f"The calls name {models:,} models; at most {MAX_MODELS:,} can be. Say in the mapping which column is the "
+            "model, or that none is."
+        )
+
+
 def _moment(connection: duckdb.DuckDBPyConnection, order: Order, *, today: bool) -> str:
     """The day of the call, or its half hour for models priced by time of day; the import's moment without a time."""
     now = f"TIMESTAMP '{order.now.astimezone(UTC):%Y-%m-%d %H:%M:00}'"
     if today:
         return now
-    models = connection.execute("SELECT DISTINCT model, coalesce(provider, '') FROM checked WHERE model IS NOT NULL")
+    models = connection.execute(
+        "SELECT DISTINCT model, coalesce(provider, '') FROM checked WHERE model IS NOT NULL AND reason IS NULL"
+    )
     by_hour = [
         f"(model = {quoted(model)} AND coalesce(provider, '') = {quoted(provider)})"
         for model, provider in models.fetchall()

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, DataError, connection, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
@@ -20,6 +20,7 @@ from apps.errors import NetraError
 from apps.llm.services import catalogue_for
 from apps.optimization import storage
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
+from apps.optimization.limits import MAX_STAGED
 from apps.optimization.models import Dataset
 from apps.optimization.readers import Reject
 from apps.realtime.notifier import publish_to_user
@@ -47,6 +48,13 @@ class Interrupted(NetraError):
     status = 500
 
 
+class Unstorable(NetraError):
+    """The database refuses what was found in the file."""
+
+    code = "import.unstorable"
+    status = 422
+
+
 def run_import(dataset_id: UUID) -> None:
     """Import a queued dataset, if no other worker does; calling it twice does no harm."""
     dataset = _claim(dataset_id)
@@ -58,7 +66,23 @@ def run_import(dataset_id: UUID) -> None:
     except Exception as error:
         _give_up(dataset, error)
     else:
+        _keep(dataset, conversion)
+
+
+def _keep(dataset: Dataset, conversion: Conversion) -> None:
+    """Settle an import that worked; one whose results cannot be stored failed, since they never can be."""
+    try:
         _finish(dataset, conversion)
+    except (DataError, ValueError) as error:
+        log.error("Import not stored", dataset=str(dataset.pk), exc_info=error)
+        _fail(dataset, _unstorable())
+
+
+def _unstorable() -> Unstorable:
+    return Unstorable(
+        "The file was read, but what it holds cannot be stored: a name or a number in it is none that a database "
+        "takes. Look at the names of its columns and models, correct them and upload the file again."
+    )
 
 
 def _give_up(dataset: Dataset, error: Exception) -> None:
@@ -143,6 +167,7 @@ def _order(dataset: Dataset) -> Order:
         mapping=dataset.mapping,
         metadata_only=dataset.metadata_only,
         price_as=dataset.price_as or None,
+        staged_bytes=max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES),
     )
 
 
@@ -215,21 +240,22 @@ def _finish(dataset: Dataset, conversion: Conversion) -> None:
 
 def _fail(dataset: Dataset, error: NetraError) -> None:
     rejects, rejected = (error.rejects, error.rejected) if isinstance(error, NoCalls) else ((), 0)
-    settled = _settle(
-        dataset,
-        state=Dataset.State.FAILED,
-        error_code=error.code,
-        error_detail=error.detail,
-        rejects=_told(rejects),
-        rejected_rows=rejected,
-    )
-    if settled:
-        storage.remove(storage.folder_of(dataset))
+    found = {"error_code": error.code, "error_detail": error.detail}
+    try:
+        settled = _settle(dataset, state=Dataset.State.FAILED, **found, rejects=_told(rejects), rejected_rows=rejected)
+    except (DataError, ValueError):
+        if isinstance(error, Unstorable):
+            raise
+        _fail(dataset, _unstorable())
+    else:
+        if settled:
+            storage.remove(storage.folder_of(dataset))
 
 
 def _settle(dataset: Dataset, **found: Any) -> bool:
     """Write the end of an import and tell its owner, unless it is another's by now; files of a deleted one go."""
-    settled = _held(dataset).update(**found, progress_at=timezone.now(), finished_at=timezone.now())
+    with transaction.atomic():
+        settled = _held(dataset).update(**found, progress_at=timezone.now(), finished_at=timezone.now())
     if settled:
         dataset.refresh_from_db()
         _publish(dataset)

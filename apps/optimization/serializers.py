@@ -5,6 +5,7 @@ from typing import Any, get_args
 from rest_framework import serializers
 
 from apps.optimization.models import Dataset
+from apps.optimization.readers import is_storable
 from apps.optimization.results import Dimension
 from apps.optimization.services import as_document
 
@@ -62,12 +63,27 @@ class DatasetSerializer(serializers.Serializer[Dataset]):
         return as_document(instance)
 
 
+class MappingField(serializers.JSONField):
+    """Field of a call -> column of the file; endless nesting is refused like any other JSON that is none."""
+
+    def to_internal_value(self, data: Any) -> dict[str, str | None]:
+        try:
+            value = super().to_internal_value(data)
+        except RecursionError:
+            self.fail("invalid")
+        if not isinstance(value, dict) or not all(isinstance(column, str | None) for column in value.values()):
+            raise serializers.ValidationError("Give an object of field names and column names.")
+        if not all(is_storable(name) for name in (*value, *filter(None, value.values()))):
+            raise serializers.ValidationError("A name has characters in it that no column's name can have.")
+        return value
+
+
 class UploadSerializer(serializers.Serializer[Any]):
     """A multipart form."""
 
     file = serializers.FileField(allow_empty_file=True, help_text="CSV, JSON lines, JSON or Parquet.")
     name = serializers.CharField(required=False, max_length=200, help_text="Default: the file's name.")
-    mapping = serializers.JSONField(
+    mapping = MappingField(
         required=False, help_text='Field of a call -> column of the file, for example {"input_tokens": "prompt_len"}.'
     )
     metadata_only = serializers.BooleanField(default=False, help_text="Never store prompt text.")
@@ -77,11 +93,6 @@ class UploadSerializer(serializers.Serializer[Any]):
         max_length=128,
         help_text="Price every call as this model at today's list price, for logs that name none.",
     )
-
-    def validate_mapping(self, value: Any) -> dict[str, str | None]:
-        if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):
-            raise serializers.ValidationError("Give an object of field names and column names.")
-        return value
 
 
 class BreakdownQuerySerializer(serializers.Serializer[Any]):

@@ -1,5 +1,6 @@
 """Datasets over REST and from an import's side: who may, what happens once, what is left behind."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ from apps.errors import Forbidden
 from apps.optimization import imports, services, storage, tasks
 from apps.optimization.conversion import convert
 from apps.optimization.models import Dataset
+from apps.optimization.readers import UnusableFile
 from apps.optimization.serializers import DatasetSerializer
 from tests.optimization.conftest import call, uploaded
 
@@ -134,6 +136,11 @@ def test_an_upload_that_turns_out_too_large_leaves_nothing_behind(post, alice, s
         ({"mapping": "[1]"}, "request.invalid"),
         ({"mapping": "{"}, "request.invalid"),
         ({"mapping": '{"input_tokens": 5}'}, "request.invalid"),
+        ({"mapping": '{"input_tokens": "a\\u0000b"}'}, "request.invalid"),
+        ({"mapping": '{"input_tokens": "\\ud800"}'}, "request.invalid"),
+        ({"mapping": '{"\\u0000": null}'}, "request.invalid"),
+        ({"mapping": "[" * 100_000}, "request.invalid"),
+        ({"mapping": '{"input_tokens": ' * 50_000}, "request.invalid"),
         ({"mapping": '{"tokens": "a"}'}, "mapping.invalid"),
         ({"file": ""}, "request.invalid"),
     ],
@@ -212,6 +219,39 @@ def test_a_bug_in_an_import_fails_the_dataset_without_its_details(import_dataset
     dataset = Dataset.objects.get()
     assert (dataset.state, dataset.error_code) == ("failed", "import.interrupted")
     assert "secret" not in dataset.error_detail
+
+
+@pytest.mark.parametrize("what", ["name", "note", "detail"])
+def test_what_a_database_cannot_store_fails_the_import_at_once_and_says_so(import_dataset, alice, monkeypatch, what):
+    def odd(order, progress):
+        if what == "detail":
+            raise UnusableFile("The column 'a\0b' is odd.")
+        found = convert(order, progress)
+        more = {"columns": {"input_tokens": "a\0b"}} if what == "name" else {"notes": ("\ud800",)}
+        return dataclasses.replace(found, **more)
+
+    monkeypatch.setattr(imports, "convert", odd)
+    dataset = import_dataset(alice, ROWS)
+
+    assert (dataset.state, dataset.attempt, dataset.error_code) == ("failed", 1, "import.unstorable")
+    assert "cannot be stored" in dataset.error_detail
+
+
+@pytest.mark.parametrize("name", ["input\0tokens", "output\ud800tokens"])
+def test_names_that_cannot_be_stored_bring_no_import_down(import_dataset, alice, name):
+    lines = json.dumps({name: 1, "input_tokens": 5}) + "\n" + json.dumps({name: 1})
+
+    dataset = import_dataset(alice, lines, name="calls.jsonl")
+
+    assert (dataset.state, dataset.rows, dataset.rejected_rows) == ("ready", 1, 1)
+    assert import_dataset(alice, json.dumps({name: 1})).error_code == "file.no_usable_columns"
+
+
+def test_an_import_may_stage_a_multiple_of_what_an_upload_may_have(post, alice, settings):
+    settings.MAX_UPLOAD_BYTES = 10 * 1024**3
+    post(alice)
+
+    assert imports._order(Dataset.objects.get()).staged_bytes == 40 * 1024**3
 
 
 # --- Once, and by one ------------------------------------------------------------------------------------------------

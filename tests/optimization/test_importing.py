@@ -1,6 +1,8 @@
 """From a file to calls: what is understood, what is turned away and why, and what is never stored."""
 
 import json
+import shutil
+import time
 from datetime import datetime
 from decimal import Decimal
 
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from apps.errors import NetraError
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
-from apps.optimization.conversion import NoCalls, UnknownModel
+from apps.optimization import conversion, limits
+from apps.optimization.conversion import NoCalls, TooManyModels, UnknownModel
 from apps.optimization.importers import NoUsableColumns, WrongMapping, importer_for
-from apps.optimization.readers import UnusableFile
+from apps.optimization.limits import DiskFull, TookTooLong
+from apps.optimization.readers import TooLargeInside, UnusableFile
 from tests.optimization.conftest import as_csv, call
 
 
@@ -76,6 +80,24 @@ def test_a_key_that_appears_late_in_a_json_file_is_understood_from_there_on(writ
 
     with calls_of(write("calls.jsonl", rows)) as calls:
         assert one(calls, "sum(cached_read_tokens)") == (400,)
+
+
+def test_new_names_in_every_row_are_read_in_time_and_a_late_column_is_still_found(write, calls_of):
+    rows = [call(**{f"key {n}": 1}) for n in range(20_000)] + [call(cached_tokens=400)]
+    began = time.process_time()
+
+    with calls_of(write("calls.jsonl", rows)) as calls:
+        assert one(calls, "count(*), sum(cached_read_tokens)") == (20_001, 400)
+
+    assert time.process_time() - began < 15
+
+
+@pytest.mark.parametrize("name", ["input\0tokens", "input_tokens\ud800", "x" * 2000 + ".input_tokens"])
+def test_a_column_whose_name_cannot_be_stored_is_no_column(write, converted, name):
+    assert name not in converted(write("calls.jsonl", [call(**{name: 5})])).columns.values()
+
+    with pytest.raises(NoUsableColumns):
+        converted(write("calls.jsonl", [{name: 5}]))
 
 
 # --- Values ----------------------------------------------------------------------------------------------------------
@@ -233,6 +255,14 @@ def test_metadata_only_stores_no_prompt_anywhere(write, converted, tmp_path):
     assert list(parquet.parent.iterdir()) == [parquet]
 
 
+def test_metadata_only_writes_no_prompt_on_the_way_either(write, converted):
+    path = write("calls.jsonl", [call(prompt="x" * 10_000) for _ in range(20)])
+
+    assert converted(path, metadata_only=True, staged_bytes=10_000).rows == 20
+    with pytest.raises(TooLargeInside):
+        converted(path, staged_bytes=10_000)
+
+
 def test_the_same_prompt_has_the_same_hash_within_an_import_and_another_in_the_next(write, converted, opened):
     path = write("calls.csv", [call(prompt="one"), call(prompt="one"), call(prompt="two"), call(prompt="")])
     seen = []
@@ -252,6 +282,83 @@ def test_prompts_are_kept_as_they_were_where_they_may_be(write, calls_of):
 
     with calls_of(write("calls.csv", [call(prompt=prompt)])) as calls:
         assert one(calls, "prompt") == (prompt,)
+
+
+# --- Limits ----------------------------------------------------------------------------------------------------------
+
+
+def nothing_left(tmp_path):
+    return list((tmp_path / "converted").iterdir()) == []
+
+
+def test_calls_that_take_more_room_than_one_import_may_have_are_refused(write, converted, tmp_path):
+    with pytest.raises(TooLargeInside, match="more than 1,000 bytes"):
+        converted(write("calls.csv", [call() for _ in range(100)]), staged_bytes=1000)
+
+    assert nothing_left(tmp_path)
+
+
+def test_an_import_leaves_room_on_the_disk(write, converted, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(limits.shutil, "disk_usage", lambda place: usage._replace(free=limits.KEEP_FREE))
+
+    with pytest.raises(DiskFull):
+        converted(write("calls.csv", [call()]))
+
+    assert nothing_left(tmp_path)
+
+
+def test_an_import_ends_in_time_while_rows_are_read(write, converted, tmp_path):
+    with pytest.raises(TookTooLong):
+        converted(write("calls.csv", [call() for _ in range(100)]), seconds=0)
+
+    assert nothing_left(tmp_path)
+
+
+def test_an_import_ends_in_time_while_calls_are_checked(write, converted, monkeypatch, tmp_path):
+    def endless(connection, *_):
+        connection.execute("SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE hash(a, b) = 1")
+
+    monkeypatch.setattr(conversion, "_check", endless)
+    with pytest.raises(TookTooLong):
+        converted(write("calls.csv", [call()]), seconds=1)
+
+    assert nothing_left(tmp_path)
+
+
+def test_a_row_whose_values_are_too_long_together_is_turned_away_alone(write, converted, monkeypatch):
+    monkeypatch.setattr(conversion, "MAX_FIELD", 1000)
+
+    found = converted(write("calls.csv", [call(), call(prompt="x" * 2000), call()]))
+
+    assert (found.rows, found.rejects[0].line, found.rejects[0].reason[:18]) == (2, 3, "The row is longer ")
+
+
+@pytest.mark.parametrize(
+    ("character", "many", "kept"), [("🦙", 4_000_000, 2), ("語", 6_500_000, 1), ('\\"', 4_000_000, 2)]
+)
+def test_a_prompt_of_many_bytes_is_kept_or_turned_away_and_never_a_failure_of_ours(
+    write, converted, character, many, kept
+):
+    lines = [f'{{"input_tokens": 1, "prompt": "{character * length}"}}\n' for length in (1, many)]
+
+    found = converted(write("calls.jsonl", "".join(lines)))
+
+    assert (found.rows, found.rejected) == (kept, 2 - kept)
+
+
+def test_a_name_of_a_thousand_words_is_no_name(write, converted):
+    found = converted(write("calls.csv", [call(), call(feature="x" * 1001)]))
+
+    assert [(r.column, r.reason) for r in found.rejects] == [("feature", "It is longer than 1,000 characters.")]
+
+
+def test_a_column_with_too_many_models_is_none_of_models(write, converted):
+    path = write("calls.csv", [call(model=f"m{n}") for n in range(2001)])
+
+    with pytest.raises(TooManyModels, match="2,001 models"):
+        converted(path)
+    assert converted(path, mapping={"model": None}).rows == 2001
 
 
 # --- Prices ----------------------------------------------------------------------------------------------------------

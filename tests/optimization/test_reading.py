@@ -3,20 +3,26 @@
 import gzip
 import json
 import os
+import resource
+import time
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apps.errors import NetraError
+from apps.optimization import readers
 from apps.optimization.readers import (
     BinaryFile,
     EmptyFile,
     MalformedFile,
+    TooLargeInside,
     UnusableFile,
     WrongEncoding,
     open_table,
 )
+from apps.optimization.readers import parquet as parquet_reader
 from apps.optimization.readers.delimited import DuplicateColumns
 from tests.optimization.conftest import as_csv, call
 
@@ -215,3 +221,118 @@ def test_progress_follows_the_bytes(write):
 
     assert seen == sorted(seen)
     assert seen[-1] > path.stat().st_size / 2
+
+
+# --- Files that are larger inside than outside -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet_of(tmp_path):
+    """A Parquet file with the rows of a query."""
+
+    def parquet_of(query):
+        path = tmp_path / "calls.parquet"
+        duckdb.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+        return path
+
+    return parquet_of
+
+
+def test_a_small_parquet_file_of_long_texts_is_read_in_little_memory(parquet_of):
+    path = parquet_of("SELECT 1 AS input_tokens, repeat('x', 2000000) AS prompt FROM range(2000)")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    lines = [line for line, row in open_table(path).records(lambda read: None) if len(row["prompt"]) == 2_000_000]
+
+    assert path.stat().st_size < 100_000
+    assert lines == list(range(1, 2001))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 * 1024  # KiB, of 4 GB of text
+
+
+def test_rows_come_once_and_in_order_however_they_are_portioned(parquet_of, monkeypatch):
+    monkeypatch.setattr(parquet_reader, "AT_ONCE", 100)
+    path = parquet_of("SELECT i AS n, repeat('x', (i * 7 % 50)::BIGINT) AS text, [i] AS list FROM range(1000) t(i)")
+
+    found = rows_of(path)
+
+    assert [line for line, _ in found] == list(range(1, 1001))
+    assert [row for _, row in found] == [
+        {"n": str(i), "text": "x" * (i * 7 % 50), "list": f"[{i}]"} for i in range(1000)
+    ]
+
+
+def test_an_overlong_parquet_row_is_turned_away_alone(parquet_of, monkeypatch):
+    monkeypatch.setattr(parquet_reader, "MAX_FIELD", 1000)
+    path = parquet_of("SELECT i AS n, repeat('x', CASE i WHEN 1 THEN 600 ELSE 5 END) AS a, a AS b FROM range(3) t(i)")
+
+    found = rows_of(path)
+
+    assert [f.line for f in found if not isinstance(f, tuple)] == [2]
+    assert [line for line, _ in (f for f in found if isinstance(f, tuple))] == [1, 3]
+
+
+def test_lists_that_unfold_beyond_memory_are_refused(parquet_of, monkeypatch):
+    monkeypatch.setattr(parquet_reader, "MEMORY_MIB", 32)
+    path = parquet_of("SELECT 1 AS input_tokens, list_resize([1], 5000, 1) AS prompt FROM range(2100)")
+
+    with pytest.raises(TooLargeInside, match="memory"):
+        rows_of(path)
+
+
+def test_rows_without_end_are_refused_before_they_are_read(parquet_of, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_ROWS", 1000)
+
+    with pytest.raises(TooLargeInside, match="more than 1,000 rows"):
+        open_table(parquet_of("SELECT 1 AS input_tokens FROM range(1001)"))
+
+
+@pytest.mark.parametrize("content", [b"PAR1 but no more", b"PAR1" + b"\0" * 100 + b"PAR1"])
+def test_what_is_wrong_with_a_parquet_file_names_no_place_on_this_machine(tmp_path, content):
+    folder = tmp_path / "a folder, with blanks" / "files"
+    folder.mkdir(parents=True)
+    (folder / "upload").write_bytes(content)
+
+    with pytest.raises(MalformedFile) as refusal:
+        open_table(folder / "upload")
+
+    assert "/" not in refusal.value.detail
+    assert "blanks" not in refusal.value.detail
+
+
+def test_an_object_with_far_too_many_names_is_turned_away_alone(write):
+    path = write("calls.jsonl", [{"a": 1}, {f"k{n}": 1 for n in range(2001)}, {"m": {f"k{n}": 1 for n in range(2001)}}])
+
+    found = rows_of(path)
+
+    assert [f.reason for f in found[1:]] == ["The object has more than 2,000 names."] * 2
+    assert len(open_table(path).columns) == 1
+
+
+def test_names_inside_an_overlong_name_do_not_repeat_it(write):
+    path = write("calls.jsonl", [{"x" * 5000: {"a": 1}, "b": 2}])
+
+    [(_, row)] = rows_of(path)
+
+    assert list(row) == ["x" * 5000, "b"]
+
+
+def test_an_array_of_tiny_elements_takes_no_more_than_linear_time(write):
+    path = write("calls.json", "[" + "{}, " * 200_000 + '{"a": 1}\n]')
+    began = time.process_time()
+
+    found = rows_of(path)
+
+    assert len(found) == 200_001
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("name", ["calls.jsonl", "calls.json"])
+def test_a_value_nested_without_end_is_never_a_failure_of_ours(write, name):
+    deep = '{"a": ' + "[" * 900 + "]" * 900 + "}"
+    deeper = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    opening, between, closing = ("[", ",", "]") if name == "calls.json" else ("", "\n", "\n")
+
+    try:
+        rows_of(write(name, opening + between.join((deep, deeper)) + closing))
+    except NetraError as error:
+        assert isinstance(error, UnusableFile)

@@ -1,10 +1,11 @@
 """Any table that names its columns halfway sensibly, or whose owner says which column is which."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from apps.optimization.importers import FIELDS, Convention, importer
-from apps.optimization.readers import Row
+from apps.optimization.readers import MAX_COLUMNS, MAX_NAME, Row, is_storable
 
 # Field -> the names it goes by, in lower case without punctuation; the first that a file has is taken.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -103,33 +104,38 @@ class GenericImporter:
 
     def __init__(self, columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> None:
         self._fixed = dict(mapping)
-        self._seen: dict[str, None] = {}
+        self._seen: set[str] = set()  # columns that need no second look
         self.columns: dict[str, str] = {}
         self._learn(columns)
         self.documented = _documented(self.columns)
 
     def values(self, row: Row) -> list[str | None]:
-        if not row.keys() <= self._seen.keys():
-            self._learn(tuple(row))
+        if not row.keys() <= self._seen:
+            self._learn(row.keys() - self._seen)
         return [row.get(column) if (column := self.columns.get(field)) else None for field in FIELDS]
 
-    def _learn(self, columns: tuple[str, ...]) -> None:
-        self._seen.update(dict.fromkeys(columns))
-        guessed = _guess(tuple(self._seen))
+    def _learn(self, new: Iterable[str]) -> None:
+        # Of endless names only so many are remembered; the others are looked at again and never add up.
+        self._seen.update(islice(new, max(0, MAX_COLUMNS - len(self._seen))))
         # What was understood once stays; new columns only fill what was missing.
-        known = {**guessed, **self.columns, **self._fixed}
+        known = {**_guess(new), **self.columns, **self._fixed}
         self.columns = {field: column for field, column in known.items() if column}
 
 
-def _guess(columns: tuple[str, ...]) -> dict[str, str]:
+def _guess(columns: Iterable[str]) -> dict[str, str]:
     """Field -> column. A dotted name counts by its last part if no plain name says the same."""
     best: dict[str, tuple[int, str]] = {}
-    for column in columns:
+    for column in filter(_nameable, columns):
         for depth, name in enumerate((plain(column), plain(column.rpartition(".")[2]))):
             if field := _FIELD_OF.get(name):
                 rank = SYNONYMS[field].index(name) + 100 * depth
                 best[field] = min(best.get(field, (rank, column)), (rank, column))
     return {field: column for field, (_, column) in best.items()}
+
+
+def _nameable(column: str) -> bool:
+    """Whether a column can be stored under its name."""
+    return len(column) <= MAX_NAME and is_storable(column)
 
 
 def plain(name: str) -> str:

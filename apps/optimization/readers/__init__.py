@@ -4,6 +4,7 @@ A reader promises rows of `column -> text` with their line numbers, in constant 
 `Reject` and stops nothing; a file that cannot be read is an `UnusableFile` with what would work instead.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,8 @@ from apps.errors import NetraError
 HEAD = 256 * 1024  # bytes that are looked at to tell a format
 MAX_FIELD = 8 * 1024 * 1024  # characters of one value; above it, something is wrong with the quotes
 MAX_COLUMNS = 2000
+MAX_ROWS = 50_000_000
+MAX_NAME = 1000  # characters of a column's name that anything is read from
 
 Row = dict[str, str | None]
 
@@ -49,6 +52,26 @@ class MalformedFile(UnusableFile):
     """It breaks the rules of its own format in a way that leaves no rows to trust."""
 
     code = "file.malformed"
+
+
+class TooLargeInside(UnusableFile):
+    """It holds far more than its size says, or more than can be imported at once."""
+
+    code = "file.too_large_inside"
+
+
+def refuse_endless(rows: int) -> None:
+    """Raises TooLargeInside if a file with so many rows is never read to its end."""
+    if rows > MAX_ROWS:
+        raise TooLargeInside(f"The file has more than {MAX_ROWS:,} rows. Split it and import the parts.")
+
+
+def is_storable(text: str) -> bool:
+    """Whether a database takes the text: NUL and half a character are none that it knows."""
+    return _UNSTORABLE.search(text) is None
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,24 @@
 """JSON: one object per line, or one array of objects. Nested objects become columns with dotted names."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from itertools import islice
 from typing import Any, BinaryIO, TextIO
 
-from apps.optimization.readers import MAX_FIELD, Head, MalformedFile, Record, Reject, Row, not_utf8, reader
+from apps.optimization.readers import (
+    MAX_COLUMNS,
+    MAX_FIELD,
+    MAX_NAME,
+    Head,
+    MalformedFile,
+    Record,
+    Reject,
+    Row,
+    not_utf8,
+    reader,
+)
 
 SAMPLE = 200  # objects that are looked at for the names of columns
 TELL_EVERY = 5000  # objects between two reports of progress
@@ -34,7 +46,8 @@ class JsonTable:
         self._path = head.path
         self._objects = objects
         sample = islice(self.records(lambda _: None), SAMPLE)
-        self.columns = tuple(dict.fromkeys(name for record in sample for name in _names(record)))
+        names = dict.fromkeys(name for record in sample for name in _names(record))
+        self.columns = tuple(islice(names, MAX_COLUMNS))
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
@@ -86,43 +99,55 @@ def _array(text: TextIO) -> Iterator[Record]:
     Raises:
         MalformedFile: the array breaks off or is not JSON.
     """
-    buffer, line = text.read(CHUNK).lstrip()[1:], 1
+    buffer, at, line = text.read(CHUNK).lstrip(), 1, 1
     while True:
-        buffer, line = _past_separators(buffer, line)
+        start = _SEPARATORS.match(buffer, at).end()  # type: ignore[union-attr]
+        line += buffer.count("\n", at, start)
+        at = start
+        if buffer.startswith("]", at):
+            return
         try:
-            if buffer.startswith("]"):
-                return
-            value, end = _DECODER.raw_decode(buffer)
+            value, end = _DECODER.raw_decode(buffer, at)
             # A number at the end of the buffer may go on in the next chunk.
             complete = end < len(buffer)
         except (ValueError, RecursionError):
             complete = False
         if complete:
             yield _row(line, value)
-            line += buffer.count("\n", 0, end)
-            buffer = buffer[end:]
-        elif len(buffer) > MAX_FIELD or not (more := text.read(CHUNK)):
+            line += buffer.count("\n", at, end)
+            at = end
+        elif len(buffer) - at > MAX_FIELD or not (more := text.read(CHUNK)):
             raise MalformedFile(f"The JSON array breaks off or is not JSON near line {line}.")
         else:
-            buffer += more
+            buffer, at = buffer[at:] + more, 0
 
 
-def _past_separators(buffer: str, line: int) -> tuple[str, int]:
-    rest = buffer.lstrip(" \t\r\n,")
-    return rest, line + buffer.count("\n", 0, len(buffer) - len(rest))
+_SEPARATORS = re.compile(r"[ \t\r\n,]*")
 
 
 def _row(line: int, value: Any) -> Record:
     if not isinstance(value, dict):
         return Reject(line=line, column=None, reason="The line is not a JSON object.")
     row: Row = {}
-    _flatten(value, "", row, MAX_DEPTH)
+    try:
+        _flatten(value, "", row, MAX_DEPTH)
+    except RecursionError:
+        return Reject(line=line, column=None, reason="The values are nested too deeply.")
+    except _TooManyNames:
+        return Reject(line=line, column=None, reason=f"The object has more than {MAX_COLUMNS:,} names.")
     return line, row
 
 
+class _TooManyNames(Exception):
+    """One object alone has more columns than a table may have."""
+
+
 def _flatten(value: dict[str, Any], prefix: str, row: Row, depth: int) -> None:
+    if len(row) + len(value) > MAX_COLUMNS:
+        raise _TooManyNames
     for key, inner in value.items():
-        if isinstance(inner, dict) and inner and depth > 1:
+        # Below an overlong name nothing is looked for: every name inside would repeat it.
+        if isinstance(inner, dict) and inner and depth > 1 and len(key) <= MAX_NAME:
             _flatten(inner, f"{prefix}{key}.", row, depth - 1)
         row[f"{prefix}{key}"] = _text(inner)
 
