@@ -49,9 +49,10 @@ def status(page: Page):
 
 def answered(page: Page, count: int = 1) -> None:
     """Wait until the last of `count` answers is complete, with its report."""
+    # The count first: until the new turn is there, the last one is the turn before it.
+    expect(page.locator(".turn")).to_have_count(count, timeout=30_000)
     expect(page.locator(".turn:last-child .report")).to_be_visible(timeout=30_000)
-    expect(page.locator(".turn")).to_have_count(count)
-    expect(status(page)).to_contain_text("Done in")
+    expect(status(page)).to_contain_text("Done in", timeout=30_000)
 
 
 def test_from_sign_up_to_a_sourced_answer(browser, house, log_file):
