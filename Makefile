@@ -24,7 +24,7 @@ help: ## Show this list
 install: .venv/installed ## Make .venv and install what Netra runs on
 
 run: .venv/installed ## Start everything on this machine (HOST=127.0.0.1 PORT=8000)
-	@exec $(BIN)/python manage.py start --host $(HOST) --port $(PORT)
+	@exec $(BIN)/python manage.py start --host '$(HOST)' --port '$(PORT)'
 
 test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis (JOBS=2 ARGS=)
 	@command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser

@@ -12,6 +12,7 @@ from apps.optimization.conversion import Conversion
 from apps.optimization.results import Analysis, Breakdown, Strategy
 
 SHOWN_REJECTS = 5
+EPOCH_YEAR = 1970  # of the calls of a trace that counts from its own start
 NOTHING = "–"  # in a cell of a number that is not known
 
 
@@ -57,7 +58,7 @@ def counted(number: int, what: str) -> str:
 
 def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
     whole, remarks = analysis.overview, []
-    if whole.first_call_at and whole.last_call_at:
+    if whole.first_call_at and whole.last_call_at and whole.first_call_at.year > EPOCH_YEAR:
         remarks.append(f"From {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC.")
     if whole.unpriced_calls:
         names = ", ".join(whole.unpriced_models[:5])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from apps.accounts.tenancy import Principal
@@ -11,7 +12,7 @@ from apps.optimization.models import Dataset
 from apps.optimization.overview import overview
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, Overview
 from apps.optimization.services import open_calls
-from apps.web.templatetags.web import number
+from apps.web.templatetags.web import dated, number
 
 BARS = 12  # in one chart; the table has more
 TABLE_ROWS = 50
@@ -44,7 +45,7 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
     return Picture(
         facts=_facts(whole, dataset.columns),
         warnings=_warnings(whole),
-        charts=(*_line_of_days(by_day), *(_bars(part) for part in known)),
+        charts=(*_line_of_days(by_day, whole.first_call_at), *(_bars(part) for part in known)),
         tables=tuple(_table(part) for part in known),
     )
 
@@ -76,16 +77,28 @@ def _warnings(whole: Overview) -> tuple[str, ...]:
         return ()
     models = ", ".join(whole.unpriced_models[:5]) + (" and others" if len(whole.unpriced_models) > 5 else "")
     return (
-        f"The price of {whole.unpriced_calls:,} calls is unknown ({models}), {whole.unpriced_share:.1%} of all tokens. "
+        f"The price of {whole.unpriced_calls:,} calls is unknown, {whole.unpriced_share:.1%} of all tokens: {models}. "
         "They are left out of every dollar here.",
     )
 
 
-def _line_of_days(by_day: Breakdown) -> tuple[dict[str, Any], ...]:
+def _line_of_days(by_day: Breakdown, begun: datetime | None) -> tuple[dict[str, Any], ...]:
     points = _points(row for row in by_day.rows if row.key is not None)
     if len(points) < 2:
         return ()
-    return ({"title": "Spend by day (UTC)", "kind": "line", "unit": "USD", "points": points},)
+    title = "Spend by day (UTC)"
+    if not dated(begun):
+        title = "Spend by day of the trace"
+        points = [point | {"label": _day_of_trace(point["label"])} for point in points]
+    return ({"title": title, "kind": "line", "unit": "USD", "points": points},)
+
+
+def _day_of_trace(day: str) -> str:
+    """
+    >>> _day_of_trace("1970-01-02")
+    'day 2'
+    """
+    return f"day {(date.fromisoformat(day) - date(1970, 1, 1)).days + 1}"
 
 
 def _bars(part: Breakdown) -> dict[str, Any]:

@@ -180,6 +180,7 @@ def test_refusals_name_the_remedy(directory):
 
         assert f"Port {port} on 127.0.0.1 is taken" in refused(home, "--port", str(port))
 
+    assert "'abc' is no port. Give a whole number" in refused(home, "--port", "abc")
     assert "cannot listen on 192.0.2.1" in refused(home, "--host", "192.0.2.1", "--port", "8000")
     assert "DATABASE_URL" in refused(home, DATABASE_URL="postgresql://netra@127.0.0.1:1/netra")
     assert "REDIS_URL" in refused(home, REDIS_URL="redis://127.0.0.1:1/0")

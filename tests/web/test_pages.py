@@ -8,6 +8,7 @@ import pytest
 from apps.agents.models import Report
 from apps.conversations import services as conversations
 from apps.conversations.models import Message, Run, Thread
+from apps.optimization import services as datasets
 from apps.optimization.models import Dataset
 from apps.web import history
 
@@ -360,3 +361,36 @@ def test_a_dataset_that_was_deleted_is_not_offered(client_for, alice, run, ready
 
 def test_without_data_the_choice_says_so(client_for, alice, dataset):
     assert '<option value="">No data yet</option>' in client_for(alice).get("/").content.decode()
+
+
+# --- A dataset's page -------------------------------------------------------------------------------------------------
+
+
+def imported(alice, as_principal, path) -> Dataset:
+    principal = as_principal(alice)
+    found = datasets.create_dataset(principal=principal, upload=datasets.LocalFile(path))
+    return datasets.import_now(principal=principal, dataset_id=found.pk)
+
+
+def test_a_trace_without_dates_shows_none(client_for, alice, as_principal, tmp_path):
+    log = tmp_path / "trace.csv"
+    log.write_text("timestamp,model,input_tokens,output_tokens\n" + "".join(f"{t}.5,gpt-4o,9,9\n" for t in (0, 90_000)))
+    dataset = imported(alice, as_principal, log)
+
+    page = client_for(alice).get(f"/data/{dataset.pk}/").content.decode()
+
+    assert "25 h 0 min without dates" in page
+    assert "Spend by day of the trace" in page
+    assert "1970" not in page + client_for(alice).get("/data/").content.decode()
+
+
+def test_what_was_decided_about_cached_tokens_is_said_once(client_for, alice, as_principal, tmp_path):
+    log = tmp_path / "cached.csv"
+    log.write_text("timestamp,input_tokens,cached_tokens,output_tokens\n2026-03-01T10:00:00Z,9,5,9\n")
+    dataset = imported(alice, as_principal, log)
+
+    page = client_for(alice).get(f"/data/{dataset.pk}/").content.decode()
+
+    because = dataset.conventions[0]["because"]
+    assert page.count(because) == 1
+    assert "is unknown, 100.0% of all tokens: (no model)." in page

@@ -14,6 +14,7 @@ from apps.web import charts
 from apps.web.markdown import to_inline_html
 
 register = template.Library()
+EPOCH_YEAR = 1970
 register.filter("usd", spell_dollars)
 
 
@@ -94,6 +95,12 @@ def is_numeric(value: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+@register.filter
+def dated(moment: datetime | None) -> bool:
+    """Whether a call's time is a date: a trace that counts from its own start begins in 1970, before any tokens."""
+    return moment is not None and moment.year > EPOCH_YEAR
 
 
 @register.simple_tag

@@ -6,8 +6,17 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 
+from apps.errors import NetraError
 from apps.operations.commands import NetraCommand
 from apps.operations.startup import OpenHouse, keep_house
+
+LAST_PORT = 65535
+
+
+class NoPort(NetraError):
+    """That is not the number of a port."""
+
+    code = "port.invalid"
 
 
 class Command(NetraCommand):
@@ -17,13 +26,11 @@ class Command(NetraCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-        parser.add_argument(
-            "--port", type=int, default=8000, help="port to listen on (default 8000, 0 is any free one)"
-        )
+        parser.add_argument("--port", default="8000", help="port to listen on (default 8000, 0 is any free one)")
 
     def run(self, **options: Any) -> bool:
         home = Path(settings.NETRA_HOME).absolute()
-        keep_house(home=home, host=options["host"], port=options["port"], say=self.say, announce=self._announce)
+        keep_house(home=home, host=options["host"], port=_port(options["port"]), say=self.say, announce=self._announce)
         return True
 
     def say(self, text: str) -> None:
@@ -44,3 +51,12 @@ class Command(NetraCommand):
             self.say(f"Netra is up: {url} - sign in as {sign_in.email} with the password {sign_in.password}")
         else:
             self.say(f"Netra is up: {url}")
+
+
+def _port(said: str | int) -> int:
+    text = str(said).strip()
+    if not (text.isascii() and text.isdigit() and int(text) <= LAST_PORT):
+        raise NoPort(
+            f"{text!r} is no port. Give a whole number up to {LAST_PORT}, for example PORT=8001 or --port 8001."
+        )
+    return int(text)
