@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from rest_framework import parsers
 from rest_framework.exceptions import ParseError
 
@@ -24,3 +25,5 @@ class UploadParser(parsers.MultiPartParser):
             return super().parse(stream, media_type, parser_context)
         except (UnicodeError, LookupError):
             raise ParseError("Multipart form: the character set cannot be used; send UTF-8.") from None
+        except (RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent):
+            raise ParseError("Multipart form: send one file, and little beside it.") from None

@@ -1,6 +1,7 @@
 """Requests that only an attacker sends are refused in sentences, and never fail the house."""
 
 from base64 import b64encode
+from io import BytesIO
 
 import pytest
 from django.test import Client
@@ -34,6 +35,12 @@ def test_a_form_in_an_unusable_character_set_is_refused(alice, client_for):
     answer = client_for(alice).generic("POST", "/api/datasets/", body, content_type=content_type)
 
     assert answer.status_code == 400
+
+
+def test_a_form_that_is_mostly_no_file_is_refused(alice, client_for):
+    form = {"file": BytesIO(b"a,b"), "mapping": "x" * 1_100_000}
+
+    assert client_for(alice).post("/api/datasets/", form, format="multipart").status_code == 400
 
 
 @pytest.mark.parametrize("value", ["abcdefghij\\000x", "abc\x01", "x" * 5000, "../../etc", "ABC"])
