@@ -58,7 +58,8 @@ def keep_house(
     Raises:
         NetraError: it cannot be opened; the sentence says why and what would work. Nothing is left running.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         with house.claimed(home):
