@@ -41,6 +41,16 @@ class Environment(BaseSettings):
     netra_analysis_memory_mib: int = Field(320, ge=64, description="Memory cap of one analysis, in MiB.")
     netra_sample_data: bool = Field(True, description="Seed synthetic sample data at the first start.")
     netra_open_sign_up: bool = Field(True, description="Whether anybody who reaches the site may create an account.")
+    netra_extensions: Annotated[list[str], NoDecode] = Field(
+        [], description="Python modules with agents, tools and workflows of your own, comma-separated."
+    )
+    netra_workflow: str = Field("savings", description="The workflow that answers a message.")
+    netra_drain_seconds: float = Field(
+        20.0, ge=0, description="Seconds that a stopping worker lets its steps go on before it hands them over."
+    )
+    netra_debug_points: Path | None = Field(
+        None, description="For fault tests: a directory in which files hold processes at named points."
+    )
     netra_log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
     netra_llm_base_url: str | None = Field(
         None,
@@ -49,7 +59,7 @@ class Environment(BaseSettings):
     netra_llm_api_key: SecretStr | None = Field(None, description="The key for that endpoint.")
     netra_llm_model: str | None = Field(None, description="The model to ask there, for example gpt-5-mini.")
 
-    @field_validator("netra_allowed_hosts", "netra_csrf_trusted_origins", mode="before")
+    @field_validator("netra_allowed_hosts", "netra_csrf_trusted_origins", "netra_extensions", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -233,7 +233,10 @@ if (LLM_BASE_URL is None) != (LLM_MODEL is None):
 
 # --- Agents and analyses ----------------------------------------------------------------------------------------------
 
-DEFAULT_WORKFLOW = "savings"
+DEFAULT_WORKFLOW = ENV.netra_workflow
+EXTENSIONS = ENV.netra_extensions
+DRAIN_SECONDS = ENV.netra_drain_seconds
+DEBUG_POINTS = ENV.netra_debug_points
 ANALYSIS_MEMORY_MIB = ENV.netra_analysis_memory_mib
 SAMPLE_DATA = ENV.netra_sample_data
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from apps.accounts.models import Membership
+from apps.accounts.models import Membership, Plan
 from apps.accounts.tenancy import Principal
 from apps.errors import NetraError
 
@@ -27,9 +27,21 @@ class Effect(StrEnum):
     UNSAFE = "unsafe"  # a second call is a second effect
 
 
+class Place(StrEnum):
+    """Where a tool runs."""
+
+    INLINE = "inline"  # in the agent's worker, on its event loop
+    WORKER = "worker"  # as a task of its own in a tool worker, with hard limits on time and memory
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tool:
-    """Something an agent may do. `run` gets a `UserExecutionContext` and its validated arguments."""
+    """Something an agent may do. `run` gets a `UserExecutionContext` and its validated arguments.
+
+    The context's `effect_key` names the one intended effect: hand it to whatever the tool calls, so that a repeated
+    call is the same effect. `query(context, arguments)` is for `queryable` tools: it answers what became of the effect
+    under that key, None if it never happened.
+    """
 
     name: str
     description: str
@@ -37,8 +49,14 @@ class Tool:
     run: Callable[[Any, Any], Awaitable[BaseModel]]
     summarize: Callable[[Any], str]
     effect: Effect = Effect.PURE
+    place: Place = Place.INLINE
+    query: Callable[[Any, Any], Awaitable[BaseModel | None]] | None = None
     role: str = Membership.Role.MEMBER
+    plan: str = Plan.Code.FREE  # the least that may use it
+    operators_only: bool = False  # staff, whatever their role
+    needs_approval: bool = False  # a person says yes before it runs
     deadline: float = TOOL_DEADLINE  # seconds
+    slow_after: float = 5.0  # seconds; slower calls speak against the tool's health
 
 
 @dataclass(frozen=True, kw_only=True)
