@@ -48,6 +48,9 @@ class Environment(BaseSettings):
     netra_drain_seconds: float = Field(
         20.0, ge=0, description="Seconds that a stopping worker lets its steps go on before it hands them over."
     )
+    netra_tool_memory_mib: int = Field(
+        1024, ge=128, description="Memory that a tool in a tool worker may have, in MiB."
+    )
     netra_debug_points: Path | None = Field(
         None, description="For fault tests: a directory in which files hold processes at named points."
     )

@@ -11,6 +11,7 @@ from apps.realtime.router import Handler, MessageRouter
 
 HANDLERS: dict[str, Handler] = {
     "message.send": handlers.send_message,
+    "run.answer": handlers.answer_run,
     "run.cancel": handlers.cancel_run,
 }
 

@@ -209,7 +209,11 @@ CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "agents"
-CELERY_TASK_ROUTES = {"execution.*": {"queue": "agents"}, "optimization.*": {"queue": "tools"}}
+CELERY_TASK_ROUTES = {
+    "execution.wake": {"queue": "agents"},
+    "execution.run_tool": {"queue": "tools"},
+    "optimization.*": {"queue": "tools"},
+}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -235,6 +239,7 @@ if (LLM_BASE_URL is None) != (LLM_MODEL is None):
 
 DEFAULT_WORKFLOW = ENV.netra_workflow
 EXTENSIONS = ENV.netra_extensions
+TOOL_MEMORY_MIB = ENV.netra_tool_memory_mib
 DRAIN_SECONDS = ENV.netra_drain_seconds
 DEBUG_POINTS = ENV.netra_debug_points
 ANALYSIS_MEMORY_MIB = ENV.netra_analysis_memory_mib

@@ -22,6 +22,11 @@ class Plan(models.Model):
 
     code = models.CharField(primary_key=True, max_length=16, choices=Code.choices)
     max_running_runs = models.PositiveSmallIntegerField(default=5, help_text="Runs of one user at the same time.")
+    max_run_seconds = models.PositiveIntegerField(
+        default=600, help_text="How long a run may work, waiting not counted."
+    )
+    tool_calls_per_minute = models.PositiveIntegerField(default=120, help_text="Of one user.")
+    tool_calls_per_day = models.PositiveIntegerField(default=10_000, help_text="Of one user.")
     max_datasets = models.PositiveIntegerField(default=100, help_text="Datasets kept by one organization.")
     history = HistoricalRecords()
 

@@ -18,7 +18,7 @@ from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.usage import UsageLimits
 
 from apps.errors import NetraError
-from apps.execution.dispatcher import ToolAnswer
+from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Tool as DeclaredTool
 from apps.execution.scope import StepScope
 from apps.llm.gateway import Asker, model_for

@@ -14,6 +14,7 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from apps.errors import NetraError
+from apps.operations.debug_points import point
 from apps.realtime import notifier
 from apps.realtime.schema import TERMINAL, event_data
 
@@ -44,6 +45,9 @@ class Fact:
     data: Mapping[str, Any]
 
 
+Entry = tuple[Fact, str, int]  # a fact of a step, with the step's name and attempt
+
+
 # The fence is locked, not joined: a plain join re-reads only the row it locks and lets stale attempts through.
 _FENCE = """fence as materialized (
     select run_id from conversations_step
@@ -53,12 +57,12 @@ _FENCE = """fence as materialized (
 _LIVE = "and thread.live_run = %(run)s"
 
 
-def _numbering(*, first: str = "", source: str = "", condition: str = "", ends: bool = False) -> str:
-    """The part of the statement that takes the thread's next numbers; `ends` shuts out every step of the run."""
-    ending = ", live_run = null" if ends else ""
+def _numbering(*, first: str = "", source: str = "", condition: str = "", live: str = "") -> str:
+    """The part of the statement that takes the thread's next numbers; `live` lets one run write, or none any more."""
+    change = f", live_run = {live}" if live else ""
     return f"""with {first}numbered as (
     update conversations_thread thread
-    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp(){ending}
+    set last_seq = last_seq + %(count)s, updated_at = clock_timestamp(){change}
     {source} where thread.id = %(thread)s {condition}
     returning thread.last_seq
 )"""  # noqa: S608  # fixed parts only
@@ -66,7 +70,8 @@ def _numbering(*, first: str = "", source: str = "", condition: str = "", ends: 
 
 _BY_STEP = _numbering(first=f"{_FENCE}, ", source="from fence", condition="and thread.live_run = fence.run_id")
 _BY_LIVE_RUN = _numbering(condition=_LIVE)
-_BY_LIVE_RUN_ENDING = _numbering(condition=_LIVE, ends=True)
+_BY_LIVE_RUN_ENDING = _numbering(condition=_LIVE, live="null")
+_BEGINNING = _numbering(condition="and thread.live_run is null", live="%(run)s")
 _BY_THREAD = _numbering()
 _HOLD = f"""with {_FENCE}
 select thread.id from conversations_thread thread join fence on thread.live_run = fence.run_id
@@ -96,6 +101,18 @@ def hold(fence: Fence) -> None:
             raise Fenced(f"Run {fence.run} is not {fence} any more.")
 
 
+def lock_thread(thread: UUID) -> None:
+    """Lock a thread until the transaction ends, as everybody does first who changes what is not their own step.
+
+    Raises:
+        Fenced: the thread does not exist any more.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("select id from conversations_thread where id = %s for no key update", [thread])
+        if cursor.fetchone() is None:
+            raise Fenced(f"Thread {thread} is gone.")
+
+
 def append(fence: Fence, *facts: Fact) -> list[Envelope]:
     """Append facts of a step that is held under `fence`.
 
@@ -112,7 +129,7 @@ def append(fence: Fence, *facts: Fact) -> list[Envelope]:
     )
 
 
-def append_to_run(*, thread: UUID, run: UUID, facts: Sequence[Fact | tuple[Fact, str, int]]) -> list[Envelope]:
+def append_to_run(*, thread: UUID, run: UUID, facts: Sequence[Fact | Entry]) -> list[Envelope]:
     """Append facts of the live run of a thread; a fact of a step comes with the step's name and attempt.
 
     A terminal fact, which must be the last, ends the run: no step of it can write any more.
@@ -123,6 +140,15 @@ def append_to_run(*, thread: UUID, run: UUID, facts: Sequence[Fact | tuple[Fact,
     entries = [fact if isinstance(fact, tuple) else (fact, None, None) for fact in facts]
     ends = entries[-1][0].type in TERMINAL
     return _append(_BY_LIVE_RUN_ENDING if ends else _BY_LIVE_RUN, thread=thread, run=run, facts=entries)
+
+
+def begin_run(*, thread: UUID, run: UUID, started: Fact) -> None:
+    """Make a run the live one of its thread, and say so.
+
+    Raises:
+        Fenced: another run is live.
+    """
+    _append(_BEGINNING, thread=thread, run=run, facts=[(started, None, None)])
 
 
 def append_to_thread(*, thread: UUID, run: UUID, facts: Sequence[Fact]) -> list[Envelope]:
@@ -161,8 +187,13 @@ def _append(
         if not rows:
             raise Fenced(f"Run {run} is not {fence or 'the live run'} any more.")
         stored = [_envelope(thread, run, *row) for row in rows]
-        transaction.on_commit(lambda: notifier.publish_events(thread_id=thread, events=stored), robust=True)
+        transaction.on_commit(lambda: _tell(thread, stored), robust=True)
     return stored
+
+
+def _tell(thread: UUID, events: Sequence[Envelope]) -> None:
+    point("event.committed")
+    notifier.publish_events(thread_id=thread, events=events)
 
 
 def _checked(fact: Fact) -> str:

@@ -57,6 +57,7 @@ class Run(models.Model):
     workflow = models.CharField(max_length=64)
     goal = models.TextField()
     dataset = models.UUIDField(null=True, blank=True)
+    flags = ArrayField(models.CharField(max_length=64), default=list, blank=True)  # releases that it tries out
     # The client's idempotency key, and a digest of what it was used for.
     key = models.CharField(max_length=200)
     request_digest = models.CharField(max_length=64)
@@ -105,10 +106,16 @@ class Message(models.Model):
     text = models.TextField(blank=True)
     report = models.UUIDField(null=True, blank=True)
     attempt = models.PositiveIntegerField(default=1, editable=False)  # of the step that writes it
+    key = models.CharField(max_length=200, null=True, editable=False)  # of a message that answered a question
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["run", "role"], name="message_once_per_role")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "role"], condition=models.Q(role="assistant"), name="message_one_answer_per_run"
+            ),
+            models.UniqueConstraint(fields=["thread", "key"], name="message_key_once"),
+        ]
         indexes = [models.Index(fields=["thread", "id"], name="message_of_thread")]
 
     def __str__(self) -> str:
@@ -136,6 +143,12 @@ class Step(models.Model):
     state = models.CharField(max_length=16, choices=State.choices, default=State.BLOCKED)
     attempt = models.PositiveIntegerField(default=0)  # the fence: every later write of the step must carry it
     worker = models.UUIDField(null=True, blank=True)
+    patience = models.FloatField(default=120.0)  # seconds that one attempt may take
+    not_before = models.DateTimeField(null=True, blank=True)
+    reason = models.CharField(max_length=200, blank=True)  # why it was given back; told when it goes on
+    losses = models.PositiveSmallIntegerField(default=0)  # attempts that ended without a word
+    barren_losses = models.PositiveSmallIntegerField(default=0)  # of them, since its journal last grew
+    journaled = models.PositiveIntegerField(default=0)  # entries of its journal at the last loss
     deadline_at = models.DateTimeField(null=True, blank=True)
     rung_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     artifact = models.JSONField(null=True, blank=True)
@@ -157,7 +170,7 @@ class Step(models.Model):
 
 
 class ToolCall(models.Model):
-    """One journaled call of a tool."""
+    """One journaled call of a tool. `attempt` is its fence: the step's where it runs inline, else its own."""
 
     class State(models.TextChoices):
         INTENDED = "intended"
@@ -169,15 +182,21 @@ class ToolCall(models.Model):
 
     id = models.BigAutoField(primary_key=True)
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="tool_calls")
+    user_id = models.UUIDField(null=True, editable=False)
     step = models.CharField(max_length=64)
     call = models.CharField(max_length=100)
     tool = models.CharField(max_length=64)
     effect = models.CharField(max_length=16)
-    arguments = models.JSONField(default=dict)
+    place = models.CharField(max_length=16, default="inline")
+    arguments = models.JSONField(default=dict)  # as they may be shown
+    payload = models.JSONField(null=True, editable=False)  # as they are, for a tool worker, until the call is closed
     idempotency_key = models.CharField(max_length=64)
     state = models.CharField(max_length=16, choices=State.choices, default=State.INTENDED)
     attempt = models.PositiveIntegerField(default=1)
     worker = models.UUIDField(null=True, blank=True)
+    losses = models.PositiveSmallIntegerField(default=0)  # tool workers that died with it
+    deadline_at = models.DateTimeField(null=True, blank=True)
+    rung_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     result = models.JSONField(null=True, blank=True)
     error_code = models.CharField(max_length=64, blank=True)
     summary = models.TextField(blank=True)
@@ -187,9 +206,47 @@ class ToolCall(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["run", "step", "call"], name="tool_call_once")]
+        indexes = [
+            models.Index(fields=["user_id", "created_at"], name="tool_call_of_user"),
+            models.Index(
+                fields=["rung_at"],
+                condition=models.Q(place="worker", state__in=["intended", "started"]),
+                name="tool_call_at_workers",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.tool} {self.call} ({self.state})"
+
+
+class Question(models.Model):
+    """Something that a step asked a person, and waits for: data, or leave to go on with a tool call."""
+
+    class Reason(models.TextChoices):
+        DATA = "data"
+        UNSAFE = "unsafe"
+        UNKNOWN_EFFECT = "unknown_effect"
+        SIZE = "size"
+
+    id = models.BigAutoField(primary_key=True)
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="questions")
+    step = models.CharField(max_length=64)
+    call = models.CharField(max_length=100)  # the tool call, or what the step calls the data
+    reason = models.CharField(max_length=16, choices=Reason.choices)
+    asked_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
+    expires_at = models.DateTimeField()
+    answered_at = models.DateTimeField(null=True, blank=True)
+    answered_by = models.UUIDField(null=True, blank=True)
+    value = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "step", "call", "reason"], name="question_once")]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=models.Q(answered_at=None), name="question_open"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.reason} for {self.call}"
 
 
 class Event(models.Model):

@@ -1,28 +1,53 @@
 """Taking a ready step, and giving it back."""
 
-from datetime import UTC, datetime, timedelta
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.utils import timezone
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
-from apps.conversations import journal, lifecycle
+from apps.conversations import journal
 from apps.conversations.journal import Fact
-from apps.conversations.models import Run, Step
-from apps.execution.context import UserExecutionContext
-from apps.execution.registry import STEP_DEADLINE, agents
+from apps.execution.context import UserExecutionContext, context_for
 
+# The role is the one that the run's owner has *now*: who was removed meanwhile acts as a viewer, who may do nothing.
 _CLAIM = """
-update conversations_step set state = 'running', attempt = attempt + 1, worker = %(worker)s,
-    started_at = coalesce(started_at, clock_timestamp())
-where id = (select id from conversations_step where run_id = %(run)s and state = 'ready'
-            order by position limit 1 for no key update skip locked)
-  and state = 'ready'
-returning id, name, agent, attempt
+with claimed as (
+    update conversations_step step set state = 'running', attempt = step.attempt + 1, worker = %(worker)s,
+        not_before = null, started_at = coalesce(step.started_at, clock_timestamp()),
+        deadline_at = least(clock_timestamp() + step.patience * interval '1 second', run.deadline_at)
+    from conversations_run run
+    where run.id = step.run_id and step.state = 'ready' and step.id = (
+        select id from conversations_step
+        where run_id = %(run)s and state = 'ready' and (not_before is null or not_before <= clock_timestamp())
+        order by position limit 1 for no key update skip locked)
+    returning step.id, step.name, step.agent, step.attempt, step.reason, step.losses, step.barren_losses,
+        step.deadline_at, step.depends_on, run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset,
+        run.workflow
+)
+select claimed.*, thread.user_id as thread_user, thread.organization_id as thread_organization,
+    organization.plan_id as plan, membership.role, person.is_staff
+from claimed
+join conversations_thread thread on thread.id = claimed.thread_id
+join accounts_organization organization on organization.id = claimed.organization_id
+join accounts_user person on person.id = claimed.user_id
+left join accounts_membership membership
+    on membership.user_id = claimed.user_id and membership.organization_id = claimed.organization_id
 """
-
+_ARTIFACTS = """
+select name, agent, artifact from conversations_step
+where run_id = %(run)s and state = 'completed' and artifact is not null
+"""
+_RELEASE = """
+update conversations_step set state = 'ready', worker = null, rung_at = clock_timestamp(), reason = %(reason)s,
+    losses = losses + %(losses)s
+where id = %(step)s and attempt = %(attempt)s and state = 'running'
+"""
 _ENDED = "not exists (select from conversations_thread thread where thread.live_run = %(run)s)"
 _BURY = f"""
 update conversations_step set state = 'skipped' where id in (
@@ -35,76 +60,127 @@ update conversations_step set state = 'skipped', finished_at = clock_timestamp()
 where id = %(step)s and attempt = %(attempt)s and state = 'running' and {_ENDED}
 """  # noqa: S608  # fixed parts only
 
+HANDED_OVER = "the worker stopped; another took over"
 
-def claim_step(run_id: UUID, *, worker: UUID) -> UserExecutionContext | None:
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """What a completed step handed over, as it is stored, and the agent that made it."""
+
+    agent: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A step that is ours: in whose name, how often it was lost before, and what earlier steps handed over."""
+
+    context: UserExecutionContext
+    workflow: str
+    losses: int = 0
+    barren_losses: int = 0  # since its journal last grew
+    artifacts: Mapping[str, Artifact]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of `_CLAIM`, in its order."""
+
+    id: int
+    name: str
+    agent: str
+    attempt: int
+    reason: str
+    losses: int
+    barren_losses: int
+    deadline_at: datetime
+    depends_on: list[str]
+    thread: UUID
+    user: UUID
+    organization: UUID
+    goal: str
+    dataset: UUID | None
+    workflow: str
+    thread_user: UUID
+    thread_organization: UUID
+    plan: str
+    role: str | None
+    is_staff: bool
+
+
+def claim_step(run_id: UUID, *, worker: UUID) -> Claim | None:
     """Take one ready step of a run for `worker`; None when there is none or the run has ended.
 
     The attempt that the claim raises is the fence of every later write.
     """
     try:
-        with transaction.atomic():
-            return _claim(run_id, worker)
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(_CLAIM, {"run": run_id, "worker": worker})
+            found = cursor.fetchone()
+            return _opened(run_id, worker, _Row(*found)) if found else None
     except journal.Fenced:
         bury(run_id)
         return None
 
 
-def _claim(run_id: UUID, worker: UUID) -> UserExecutionContext | None:
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"run": run_id, "worker": worker})
-        claimed = cursor.fetchone()
-    if claimed is None:
-        return None
-    step_id, step, agent, attempt = claimed
-    run = Run.objects.select_related("organization").get(pk=run_id)
-    # An agent that this release does not know is told by the engine, which can end the run.
-    patience = agents.get(agent).deadline if agent in agents else STEP_DEADLINE
-    deadline_at = min(timezone.now() + timedelta(seconds=patience), run.deadline_at or datetime.max.replace(tzinfo=UTC))
-    Step.objects.filter(pk=step_id).update(deadline_at=deadline_at)
-    context = UserExecutionContext(
-        principal=_principal(run),
-        thread_id=run.thread_id,
-        run_id=run.pk,
-        step_id=step_id,
-        step=step,
-        attempt=attempt,
+def _opened(run_id: UUID, worker: UUID, row: _Row) -> Claim:
+    context = _context(run_id, worker, row)
+    if opening := _opening(row):
+        journal.append(context.fence, opening)
+    return Claim(
+        context=context,
+        workflow=row.workflow,
+        losses=row.losses,
+        barren_losses=row.barren_losses,
+        artifacts=_artifacts(run_id) if row.depends_on else {},
+    )
+
+
+def _context(run_id: UUID, worker: UUID, row: _Row) -> UserExecutionContext:
+    role = row.role or Membership.Role.VIEWER
+    return context_for(
+        Principal(user_id=row.user, organization_id=row.organization, role=role, plan=row.plan),
+        owners=[(row.thread_user, row.thread_organization)],
+        thread_id=row.thread,
+        run_id=run_id,
+        step_id=row.id,
+        step=row.name,
+        attempt=row.attempt,
         worker=worker,
-        agent=agent,
-        goal=run.goal,
-        dataset_id=run.dataset,
-        deadline_at=deadline_at,
-    )
-    journal.append(context.fence, _opening(context))
-    return context
-
-
-def _opening(context: UserExecutionContext) -> Fact:
-    """A step is opened once; a later attempt says that it recovers, and closes what is open."""
-    if context.attempt == 1:
-        return Fact("step_started", {"agent": context.agent})
-    return Fact("run_recovering", {"attempt": context.attempt, "reason": "the worker stopped; another took over"})
-
-
-def _principal(run: Run) -> Principal:
-    """The rights the run's owner has *now*: who was removed meanwhile acts as a viewer, who may do nothing."""
-    role = (
-        Membership.objects.filter(user_id=run.user_id, organization_id=run.organization_id)
-        .values_list("role", flat=True)
-        .first()
-    )
-    return Principal(
-        user_id=run.user_id,
-        organization_id=run.organization_id,
-        role=role or Membership.Role.VIEWER,
-        plan=str(run.organization.plan_id),
+        agent=row.agent,
+        goal=row.goal,
+        dataset_id=row.dataset,
+        deadline_at=row.deadline_at,
+        operator=row.is_staff,
     )
 
 
-def release(context: UserExecutionContext) -> bool:
-    """Give a step back, so that any worker may take it; False when it was no longer ours."""
-    return lifecycle.move_step(
-        context.step_id, attempt=context.attempt, source=Step.State.RUNNING, to=Step.State.READY, worker=None
-    )
+def _opening(row: _Row) -> Fact | None:
+    """A step is opened once; a later attempt says why it goes on, unless a person's answer has said so already."""
+    if row.attempt == 1:
+        return Fact("step_started", {"agent": row.agent})
+    if row.reason:
+        return Fact("run_recovering", {"attempt": row.attempt, "reason": row.reason})
+    return None
+
+
+def _artifacts(run_id: UUID) -> Mapping[str, Artifact]:
+    with connection.cursor() as cursor:
+        cursor.execute(_ARTIFACTS, {"run": run_id})
+        return {name: Artifact(agent=agent, body=json.loads(body)) for name, agent, body in cursor.fetchall()}
+
+
+def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
+    """Give a step back, so that any worker may take it; False when it was no longer ours.
+
+    `lost` counts as a loss: the attempt broke off, instead of being handed over.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _RELEASE,
+            {"step": context.step_id, "attempt": context.attempt, "reason": HANDED_OVER, "losses": int(lost)},
+        )
+        return bool(cursor.rowcount == 1)
 
 
 def bury(run_id: UUID) -> None:

@@ -1,111 +1,238 @@
-"""One step, from claimed to settled."""
+"""One step, from claimed to settled: a line of small stages over one value."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import stamina
 import structlog
 from django.db import InterfaceError, OperationalError
-from django.utils import timezone
+from pydantic import BaseModel
 
 from apps.conversations.journal import Fenced
-from apps.conversations.models import Step
 from apps.errors import NetraError
-from apps.execution import claims, orchestrator
-from apps.execution.context import UserExecutionContext
-from apps.execution.dispatcher import RequestScopedToolDispatcher
-from apps.execution.registry import Agent, Failed, Outcome, agents
+from apps.execution import claims
+from apps.execution.claims import Claim
+from apps.execution.context import UserExecutionContext, scopes, user_execution_scope
+from apps.execution.dispatcher import ToolExecutorFactory
+from apps.execution.orchestrator import HandOverInvalid, WorkflowOrchestrator, typed
+from apps.execution.registry import Agent, Failed, Interruption, Outcome, StepSpec, agents, workflows
 from apps.execution.scope import StepScope
 from apps.operations.database import in_database
+from apps.operations.debug_points import point_on_loop
 from apps.operations.problems import UnexpectedError, new_support_id
 
 log = structlog.get_logger(__name__)
 
-ATTEMPTS = 5  # of one step, by whichever workers
+MOST_LOSSES = 5  # attempts of one step that broke off
+MOST_BARREN = 3  # of them, without anything new in its journal
 GIVE_BACK_WITHIN = 60.0  # seconds for a database that is away to come back
+FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds before a failed try is repeated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """What the stages hand on: a claim becomes an agent with inputs, and then an outcome."""
+
+    claim: Claim
+    agent: Agent | None = None
+    inputs: Mapping[str, BaseModel] = field(default_factory=dict)
+    outcome: Outcome | None = None
+
+    @property
+    def context(self) -> UserExecutionContext:
+        return self.claim.context
+
+
+Stage = Callable[[Execution], Awaitable[Execution]]
+
+
+# --- The stages ------------------------------------------------------------------------------------------------------
+
+
+async def refuse_poisoned(execution: Execution) -> Execution:
+    """A step that breaks every process it runs in is not given another one."""
+    claim = execution.claim
+    if claim.losses < MOST_LOSSES and claim.barren_losses < MOST_BARREN:
+        return execution
+    barren = claim.barren_losses >= MOST_BARREN
+    how = f"{claim.barren_losses} times in a row without getting any further" if barren else f"{claim.losses} times"
+    return replace(
+        execution,
+        outcome=_failed(
+            "run.poisoned",
+            f"The step {claim.context.step} was begun {claim.losses + 1} times and broke off {how}.",
+            retryable=False,
+            suggestions=(
+                "Ask for less at once, or with other data: the same question is likely to end the same way.",
+                "Quote the support id to whoever runs this Netra; the log of the worker says what ended it.",
+            ),
+        ),
+    )
+
+
+async def find_agent(execution: Execution) -> Execution:
+    return replace(execution, agent=agents.get(execution.context.agent))
+
+
+async def read_inputs(execution: Execution) -> Execution:
+    """What earlier steps handed over, checked against the types that their agents promise."""
+    return replace(execution, inputs=typed(execution.claim.artifacts))
+
+
+async def perform(execution: Execution) -> Execution:
+    """Let the agent work within the step's deadline, again if what went wrong may go right the next time."""
+    agent, context = execution.agent, execution.context
+    assert agent is not None  # noqa: S101  # the stage before found it
+    async with user_execution_scope(context), asyncio.timeout(context.seconds_left):
+        scope = StepScope(context, execution.inputs, ToolExecutorFactory.create(context, agent))
+        async for attempt in stamina.retry_context(
+            on=_may_succeed_next_time,
+            attempts=_spec(execution.claim).tries,
+            timeout=None,
+            wait_initial=FIRST_WAIT,
+            wait_max=LONGEST_WAIT,
+        ):
+            with attempt:
+                completed = await agent.run(scope)
+    if not isinstance(completed.artifact, agent.artifact):
+        raise HandOverInvalid(f"{agent.name} promised a {agent.artifact.__name__} and made something else.")
+    return replace(execution, outcome=completed)
+
+
+PIPELINE: tuple[Stage, ...] = (refuse_poisoned, find_agent, read_inputs, perform)
+
+
+def _spec(claim: Claim) -> StepSpec:
+    """How the workflow describes the step; a step that it does not have any more is one of its agent alone."""
+    named = (spec for spec in workflows.get(claim.workflow).steps if spec.name == claim.context.step)
+    return next(named, StepSpec(name=claim.context.step, agent=claim.context.agent))
+
+
+def _may_succeed_next_time(error: Exception) -> bool:
+    return isinstance(error, NetraError) and error.retryable and not isinstance(error, Fenced)
+
+
+# --- The engine ------------------------------------------------------------------------------------------------------
 
 
 class ExecutionEngine:
-    """Runs the steps that were claimed under one context, and no others."""
+    """Runs claimed steps for one user. The stages know nobody; what binds them to somebody is the context."""
+
+    _running: "set[ExecutionEngine]" = set()
 
     def __init__(self, context: UserExecutionContext) -> None:
-        self._context = context
+        self.context = context
+        self._task: asyncio.Task[None] | None = None
 
     @classmethod
     def for_user(cls, context: UserExecutionContext) -> "ExecutionEngine":
-        """The engine bound to one user's step."""
+        """The engine bound to one user's context."""
         return cls(context)
 
-    async def run_step(self) -> None:
-        """Let the agent work within the step's deadline, and settle what came of it.
+    @classmethod
+    def running(cls) -> "tuple[ExecutionEngine, ...]":
+        """The engines of this process that are at work."""
+        return tuple(cls._running)
+
+    @classmethod
+    def get_status(cls) -> dict[str, object]:
+        """How many steps this process works on, and what became of its scopes so far."""
+        return {"running": len(cls._running), "scopes": scopes.as_json()}
+
+    @classmethod
+    async def shutdown(cls) -> None:
+        """Stop every step of this process and give it back; nothing is left behind."""
+        tasks = [engine._task for engine in cls._running if engine._task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def recall(self) -> None:
+        """Stop working: the step is somebody else's by now, or over."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run_step(self, claim: Claim) -> None:
+        """Take a step from claimed to settled.
 
         A step lost to somebody else is left alone. When the worker stops, or the database is away, the step is given
         back, and somebody takes it up where its journal ends.
-        """
-        with structlog.contextvars.bound_contextvars(run=str(self._context.run_id), step=self._context.step):
-            try:
-                outcome = await self._outcome()
-                await in_database(orchestrator.settle, self._context, outcome)
-            except Fenced as error:
-                log.info("Step lost", attempt=self._context.attempt, reason=error.detail)
-                await in_database(claims.abandon, self._context)
-            except asyncio.CancelledError:
-                await asyncio.shield(in_database(claims.release, self._context))
-                raise
-            except Exception as error:
-                log.error("Step could not be settled; giving it back", exc_info=error)
-                await self._give_back()
 
-    async def _give_back(self) -> None:
+        Raises:
+            ForeignContext: the claim is another run's or another user's.
+        """
+        context = claim.context
+        self.context.require_same(context)
+        self._task = asyncio.current_task()
+        self._running.add(self)
+        try:
+            with structlog.contextvars.bound_contextvars(
+                run=str(context.run_id), trace=context.trace_id, step=context.step, attempt=context.attempt
+            ):
+                await self._run(claim)
+        finally:
+            self._running.discard(self)
+
+    async def _run(self, claim: Claim) -> None:
+        try:
+            await point_on_loop("step.claimed")
+            outcome = await self._outcome(claim)
+            await in_database(WorkflowOrchestrator(claim).settle, outcome)
+        except Fenced as error:
+            log.info("Step lost", reason=error.detail)
+            await in_database(claims.abandon, claim.context)
+        except asyncio.CancelledError:
+            await asyncio.shield(in_database(claims.release, claim.context))
+            raise
+        except Exception as error:
+            log.error("Step could not be settled; giving it back", exc_info=error)
+            await self._give_back(claim)
+
+    async def _outcome(self, claim: Claim) -> Outcome:
+        execution = Execution(claim=claim)
+        try:
+            for stage in PIPELINE:
+                execution = await stage(execution)
+                if execution.outcome is not None:
+                    return execution.outcome
+            raise AssertionError("No stage came to an outcome.")
+        except Interruption as interruption:
+            return interruption.outcome
+        except (Fenced, OperationalError, InterfaceError):
+            raise
+        except TimeoutError:
+            detail = f"{claim.context.agent} did not finish within the time that a step and a run have."
+            return _failed("step.deadline", detail, retryable=True)
+        except NetraError as error:
+            return _failed(error.code, error.detail, retryable=error.retryable)
+        except Exception as error:
+            return _unexpected(error)
+
+    async def _give_back(self, claim: Claim) -> None:
         """Release the step as soon as the database lets it; after that it is overdue, and the sweep takes it."""
         async for attempt in stamina.retry_context(
             on=(OperationalError, InterfaceError), attempts=None, timeout=GIVE_BACK_WITHIN
         ):
             with attempt:
-                await in_database(claims.release, self._context)
-
-    async def _outcome(self) -> Outcome:
-        if self._context.attempt > ATTEMPTS:
-            tries = f"This step was begun {ATTEMPTS} times and never came to an end."
-            return self._failed("run.poisoned", tries, retryable=False)
-        try:
-            agent = agents.get(self._context.agent)
-            async with asyncio.timeout((self._context.deadline_at - timezone.now()).total_seconds()):
-                return await agent.run(await self._scope(agent))
-        except (Fenced, OperationalError, InterfaceError):
-            raise
-        except TimeoutError:
-            detail = f"{self._context.agent} did not finish within the time that a step and a run have."
-            return self._failed("step.deadline", detail, retryable=True)
-        except NetraError as error:
-            return self._failed(error.code, error.detail, retryable=error.retryable)
-        except Exception as error:
-            return self._unexpected(error)
-
-    async def _scope(self, agent: Agent) -> StepScope:
-        inputs = await in_database(_artifacts, self._context.run_id)
-        return StepScope(self._context, inputs, RequestScopedToolDispatcher(self._context, agent.tools))
-
-    def _failed(self, code: str, detail: str, *, retryable: bool) -> Failed:
-        suggestions = ("Ask again.",) if retryable else ()
-        support_id = new_support_id()
-        log.warning("Step failed", code=code, detail=detail, support_id=support_id)
-        return Failed(code=code, detail=detail, retryable=retryable, suggestions=suggestions, support_id=support_id)
-
-    def _unexpected(self, error: Exception) -> Failed:
-        support_id = new_support_id()
-        log.error("Step failed", support_id=support_id, exc_info=error)
-        return Failed(
-            code=UnexpectedError.code,
-            detail="Something went wrong on our side.",
-            retryable=True,
-            suggestions=("Ask again.", "If it happens again, quote the support id to whoever runs this Netra."),
-            support_id=support_id,
-        )
+                await in_database(claims.release, claim.context, lost=True)
 
 
-def _artifacts(run_id: UUID) -> Mapping[str, Mapping[str, Any]]:
-    completed = Step.objects.filter(run_id=run_id, state=Step.State.COMPLETED)
-    return {name: artifact or {} for name, artifact in completed.values_list("name", "artifact")}
+def _failed(code: str, detail: str, *, retryable: bool, suggestions: tuple[str, ...] = ()) -> Failed:
+    support_id = new_support_id()
+    log.warning("Step failed", code=code, detail=detail, support_id=support_id)
+    if retryable and not suggestions:
+        suggestions = ("Ask again.",)
+    return Failed(code=code, detail=detail, retryable=retryable, suggestions=suggestions, support_id=support_id)
+
+
+def _unexpected(error: Exception) -> Failed:
+    support_id = new_support_id()
+    log.error("Step failed", support_id=support_id, exc_info=error)
+    return Failed(
+        code=UnexpectedError.code,
+        detail="Something went wrong on our side.",
+        retryable=True,
+        suggestions=("Ask again.", "If it happens again, quote the support id to whoever runs this Netra."),
+        support_id=support_id,
+    )

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from apps.accounts.tenancy import Principal
 from apps.execution import services
-from apps.realtime.schema import CancelRun, SendMessage
+from apps.realtime.schema import AnswerRun, CancelRun, SendMessage
 
 
 def send_message(principal: Principal, message: SendMessage) -> Mapping[str, UUID | None]:
@@ -21,3 +21,8 @@ def send_message(principal: Principal, message: SendMessage) -> Mapping[str, UUI
 
 def cancel_run(principal: Principal, message: CancelRun) -> Mapping[str, UUID | None]:
     return {"run": services.cancel_run(principal=principal, run_id=message.run).pk}
+
+
+def answer_run(principal: Principal, message: AnswerRun) -> Mapping[str, UUID | None]:
+    run = services.answer_run(principal=principal, run_id=message.run, call=message.call, value=message.value)
+    return {"run": run.pk}

@@ -88,7 +88,30 @@ class Failed:
     support_id: str = ""
 
 
-Outcome = Completed | Failed
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A step waits for a person, who was asked under `call`."""
+
+    call: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postponed:
+    """A step goes on later: something it needs is out of order, and said so."""
+
+    seconds: float
+    reason: str
+
+
+Outcome = Completed | Failed | Waiting | Postponed
+
+
+class Interruption(Exception):
+    """Raised through an agent's code to end an attempt before its end; `outcome` says how the step goes on."""
+
+    def __init__(self, outcome: Waiting | Postponed) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +126,24 @@ class Agent:
     deadline: float = STEP_DEADLINE  # seconds
 
 
+Inputs = Mapping[str, BaseModel]  # artifacts of completed steps, by step name
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepSpec:
-    """A node of a workflow: an agent, after the steps it depends on."""
+    """A node of a workflow: an agent, after the steps it depends on.
+
+    A step whose `condition` is false is skipped; those that depend on it go on without its artifact, as they do when
+    it failed and is marked `continue_on_error`.
+    """
 
     name: str
     agent: str
     depends_on: tuple[str, ...] = ()
+    condition: Callable[[Inputs], bool] | None = None
+    continue_on_error: bool = False
+    tries: int = 3  # of what may succeed the next time, for example a model that did not answer
+    deadline: float | None = None  # seconds; None: the agent's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +153,7 @@ class Workflow:
     name: str
     lead: str  # the agent that speaks for the run
     steps: tuple[StepSpec, ...]
+    deadline: float = RUN_DEADLINE  # seconds of work, waiting not counted; the plan may allow less
     admit: Callable[[Principal, UUID | None], None] = field(default=lambda principal, dataset: None)
 
 
@@ -194,12 +229,19 @@ def validate() -> None:
         unknown = [name for name in agent.tools if name not in tools]
         if unknown:
             raise BrokenWorkflow(f"Agent {agent.name!r} wants tools that do not exist: {unknown}.")
+    for tool in tools:
+        if tool.effect == Effect.QUERYABLE and tool.query is None:
+            raise BrokenWorkflow(f"Tool {tool.name!r} is queryable and does not say how: it needs `query`.")
     for workflow in workflows:
         _validate_workflow(workflow, {step.name: step for step in workflow.steps})
 
 
 def _validate_workflow(workflow: Workflow, steps: Mapping[str, StepSpec]) -> None:
+    if len(steps) != len(workflow.steps) or not steps:
+        raise BrokenWorkflow(f"Workflow {workflow.name!r} needs steps, each with a name of its own.")
     for step in workflow.steps:
+        if step.condition is not None and not step.depends_on:
+            raise BrokenWorkflow(f"Step {step.name!r} of {workflow.name!r} has a condition and nothing to look at.")
         unknown = [name for name in step.depends_on if name not in steps]
         if unknown or step.agent not in agents:
             wrong = f"steps {unknown}" if unknown else f"agent {step.agent!r}"

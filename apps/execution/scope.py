@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
+from pydantic import BaseModel
 from uuid6 import uuid7
 
 from apps.conversations import journal
@@ -13,6 +14,8 @@ from apps.conversations.journal import Fact, Fenced
 from apps.conversations.source import delta
 from apps.execution.context import UserExecutionContext
 from apps.execution.dispatcher import RequestScopedToolDispatcher
+from apps.execution.questions import ask_for_data
+from apps.execution.registry import Interruption, Waiting
 from apps.operations.database import in_database
 from apps.realtime import notifier
 
@@ -28,7 +31,7 @@ with fence as materialized (
 insert into conversations_message (id, thread_id, run_id, role, text, attempt, created_at)
 select %(message)s, thread.id, fence.run_id, 'assistant', %(text)s, %(attempt)s, clock_timestamp()
 from fence join conversations_thread thread on thread.live_run = fence.run_id
-on conflict (run_id, role) do update set text = excluded.text, attempt = excluded.attempt
+on conflict (run_id, role) where role = 'assistant' do update set text = excluded.text, attempt = excluded.attempt
 returning id
 """
 
@@ -113,13 +116,28 @@ class StepScope:
     def __init__(
         self,
         context: UserExecutionContext,
-        inputs: Mapping[str, Mapping[str, Any]],
+        inputs: Mapping[str, BaseModel],
         tools: RequestScopedToolDispatcher,
     ) -> None:
         self.context = context
         self.inputs = inputs  # artifacts of the steps this one depends on, directly or not, by step name
         self.tools = tools
         self.answer = LiveAnswer(context)
+
+    async def ask_for_data(self, *items: Mapping[str, Any], call: str = "data") -> Any:
+        """What a person answered when asked for `items` (as in the event `data_requested`).
+
+        As long as they have not, the step waits, and starts over with the answer; `call` tells several questions of a
+        step apart.
+
+        Raises:
+            Interruption: the step waits now; let it through.
+            Fenced: the step is not held any more.
+        """
+        answered = await in_database(ask_for_data, self.context, call=call, items=items)
+        if answered.value is None:
+            raise Interruption(Waiting(call=call))
+        return answered.value
 
     async def think(self, thought: str, *, progress: int) -> None:
         """Say what is being considered; `progress` is 0-100 within the step.

@@ -15,3 +15,8 @@ class SendMessageSerializer(serializers.Serializer[Any]):
 class StartedSerializer(serializers.Serializer[Any]):
     message = serializers.UUIDField()
     run = serializers.UUIDField()
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    call = serializers.CharField(max_length=100, required=False, allow_null=True, default=None)
+    value = serializers.JSONField()

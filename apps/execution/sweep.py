@@ -1,59 +1,180 @@
-"""Whatever PostgreSQL says is waiting gets its ring again."""
+"""Whatever PostgreSQL says is waiting gets its ring again, and what a silent process held gets another one.
 
-from collections.abc import Iterable
+Every worker process does this, and the scheduler; one at a time, under an advisory lock.
+"""
+
+from typing import Any
 from uuid import UUID
 
+import structlog
 from django.db import connection, transaction
+from django.utils import timezone
 
-from apps.execution import doorbell
+from apps.conversations.journal import Fenced, lock_thread
+from apps.conversations.models import Run, Step, ToolCall
+from apps.execution import calls, doorbell
+from apps.execution.calls import GRACE, REPEATABLE, Result
+from apps.execution.orchestrator import fail_run
+from apps.execution.registry import TOOL_DEADLINE, Effect, Failed, tools
+from apps.operations.problems import new_support_id
+
+log = structlog.get_logger(__name__)
 
 PATIENCE = "3 seconds"  # how long a ring may take before it counts as lost
-GRACE = "10 seconds"  # for a step past its deadline to be settled by its own worker
+SILENCE = "5 seconds"  # without a beat, after which a process has lost what it held
+OVERDUE = "5 seconds"  # past its deadline, for a step to be settled by its own worker
+DEADLY = 3  # tool workers that a call may take with it
 
-_QUEUED = f"""
-update conversations_run set rung_at = clock_timestamp() where id in (
-    select run.id from conversations_run run join conversations_thread thread on thread.id = run.thread_id
-    where run.state = 'queued' and run.rung_at < clock_timestamp() - interval '{PATIENCE}'
-      and (run.not_before is null or run.not_before <= clock_timestamp()) and thread.live_run is null
-    order by run.rung_at limit 200 for no key update of run skip locked
-) returning id, user_id
+# A database that has just come back has heard nobody for a while; that is nobody's silence.
+_SILENT = f"""(
+    worker is null or not exists (
+        select from execution_workerprocess process
+        where process.id = worker and process.beat_at > clock_timestamp() - interval '{SILENCE}')
+) and pg_postmaster_start_time() < clock_timestamp() - interval '{SILENCE}'"""  # fixed parts only
+_JOURNALED = """(
+    (select count(*) from conversations_toolcall call
+     where call.run_id = step.run_id and call.step = step.name and call.finished_at is not null)
+    + (select count(*) from llm_modelcall model where model.run = step.run_id and model.step = step.name)
+)"""
+
+# Silent, or past the deadline by which a living worker settles itself: nobody holds these steps any more.
+_RESCUE = f"""
+update conversations_step step set state = 'ready', worker = null, rung_at = clock_timestamp(), losses = losses + 1,
+    barren_losses = case when {_JOURNALED} > journaled then 1 else barren_losses + 1 end, journaled = {_JOURNALED},
+    reason = case when deadline_at < clock_timestamp() - interval '{OVERDUE}'
+        then 'it did not come to an end in time' else 'the worker stopped; another took over' end
+where id in (
+    select held.id from conversations_step held
+    join conversations_thread thread on thread.live_run = held.run_id
+    where held.state = 'running'
+      and (held.deadline_at < clock_timestamp() - interval '{OVERDUE}' or {_SILENT})
+    limit 200 for no key update of held skip locked
+) returning run_id
+"""  # noqa: S608
+_BURY = f"""
+update conversations_step set state = 'skipped', finished_at = clock_timestamp() where id in (
+    select held.id from conversations_step held
+    where held.state = 'running' and {_SILENT}
+      and not exists (select from conversations_thread thread where thread.live_run = held.run_id)
+    limit 200 for no key update of held skip locked
+) returning run_id
 """  # noqa: S608
 _READY = f"""
 update conversations_step set rung_at = clock_timestamp() where id in (
     select step.id from conversations_step step join conversations_run run on run.id = step.run_id
     join conversations_thread thread on thread.live_run = run.id
-    where step.state = 'ready' and step.rung_at < clock_timestamp() - interval '{PATIENCE}'
+    where step.state = 'ready' and run.state = 'running' and step.rung_at < clock_timestamp() - interval '{PATIENCE}'
+      and (step.not_before is null or step.not_before <= clock_timestamp())
     order by step.rung_at limit 200 for no key update of step skip locked
 ) returning run_id
 """  # noqa: S608
-
-# A living worker settles by the deadline itself; past it, nobody holds the step any more.
-_OVERDUE = f"""
-update conversations_step set state = 'ready', worker = null, rung_at = clock_timestamp() where id in (
-    select step.id from conversations_step step
-    join conversations_thread thread on thread.live_run = step.run_id
-    where step.state = 'running' and step.deadline_at < clock_timestamp() - interval '{GRACE}'
-    limit 200 for no key update of step skip locked
-) returning run_id
+_QUEUED = f"""
+update conversations_run set rung_at = clock_timestamp() where id in (
+    select run.id from conversations_run run join conversations_thread thread on thread.id = run.thread_id
+    where run.state = 'queued' and run.rung_at < clock_timestamp() - interval '{PATIENCE}'
+      and (run.not_before is null or run.not_before <= clock_timestamp())
+      and (thread.live_run is null or thread.live_run = run.id)
+    order by run.rung_at limit 200 for no key update of run skip locked
+) returning id, user_id
 """  # noqa: S608
+_CALLS = f"""
+update conversations_toolcall set rung_at = clock_timestamp() where id in (
+    select id from conversations_toolcall
+    where place = 'worker' and state = 'intended' and rung_at < clock_timestamp() - interval '{PATIENCE}'
+    order by rung_at limit 200 for no key update skip locked
+) returning id, tool
+"""  # noqa: S608
+_LOST_CALLS = f"""
+select id from conversations_toolcall
+where place = 'worker' and state = 'started' and finished_at is null
+  and ({_SILENT} or deadline_at < clock_timestamp() - interval '{GRACE + 5} seconds')
+limit 200
+"""  # noqa: S608
+_EXPIRED = """
+select distinct run.id from conversations_run run join conversations_question question on question.run_id = run.id
+where run.state = 'waiting' and question.answered_at is null and question.expires_at < clock_timestamp() limit 200
+"""
+_FORGET = "delete from execution_workerprocess where beat_at < clock_timestamp() - interval '1 day'"
 
 
 def sweep() -> int:
-    """Ring for queued runs and ready steps whose ring was lost, and steps whose worker was; answers how many runs."""
+    """Take back what silent processes hold, ring for what was not heard, end what expired; answers how many rings."""
+    for call_id in _ids(_LOST_CALLS):
+        _take_back(call_id)
+    for run_id in _ids(_EXPIRED):
+        _expire(run_id)
+    waiting = _collect()
+    for run_id in waiting:
+        doorbell.ring(run_id)
+    return len(waiting)
+
+
+def _ids(statement: str) -> list[Any]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def _collect() -> set[UUID]:
+    """The runs for which somebody has to be rung; tool workers are rung at once."""
     with transaction.atomic(), connection.cursor() as cursor:
-        waiting = set()
-        for statement in (_OVERDUE, _READY):
+        waiting: set[UUID] = set()
+        for statement in (_RESCUE, _READY):
             cursor.execute(statement)
             waiting |= {row[0] for row in cursor.fetchall()}
+        cursor.execute(_BURY)
         cursor.execute(_QUEUED)
         queued = cursor.fetchall()
         cursor.execute("update accounts_user set runnable = true where id = any(%s)", [[row[1] for row in queued]])
-    return _ring_all(waiting | {row[0] for row in queued})
+        cursor.execute(_CALLS)
+        for call_id, tool in cursor.fetchall():
+            doorbell.ring_for_tool(call_id, seconds=_seconds_of(tool))
+        cursor.execute(_FORGET)
+    return waiting | {row[0] for row in queued}
 
 
-def _ring_all(runs: Iterable[UUID]) -> int:
-    count = 0
-    for run_id in runs:
-        doorbell.ring(run_id)
-        count += 1
-    return count
+def _seconds_of(tool: str) -> float:
+    return (tools.get(tool).deadline if tool in tools else TOOL_DEADLINE) + GRACE
+
+
+def _take_back(call_id: int) -> None:
+    """See to a call whose tool worker is gone: again if that is harmless, else it is closed, or its fate unknown."""
+    row = ToolCall.objects.select_related("run").get(pk=call_id)
+    held = ToolCall.objects.filter(pk=row.pk, state=ToolCall.State.STARTED, attempt=row.attempt)
+    if row.deadline_at is not None and row.deadline_at < timezone.now():
+        _close(
+            row, Result(status="failed", code="tool.deadline", summary=f"{row.tool} did not come to an end in time.")
+        )
+    elif row.effect not in (*REPEATABLE, Effect.QUERYABLE):
+        held.update(state=ToolCall.State.UNKNOWN)
+    elif row.losses + 1 >= DEADLY:
+        _close(row, Result(status="failed", code="tool.crashed", summary=f"{row.tool} took {DEADLY} workers with it."))
+    else:
+        # Rung for by the next look: it waits as if its ring had been lost.
+        held.update(state=ToolCall.State.INTENDED, worker=None, losses=row.losses + 1)
+
+
+def _close(row: ToolCall, result: Result) -> None:
+    step = Step.objects.get(run_id=row.run_id, name=row.step)
+    try:
+        calls.close_call_at_worker(row, result, thread=row.run.thread_id, step_attempt=step.attempt)
+    except Fenced as error:
+        log.info("A lost tool call needs no end any more", call=row.pk, reason=error.detail)
+
+
+def _expire(run_id: UUID) -> None:
+    """End a run that waited too long for a person."""
+    run = Run.objects.get(pk=run_id)
+    expired = Failed(
+        code="run.expired",
+        detail="The run waited for an answer that did not come in time.",
+        retryable=True,
+        suggestions=("Ask again.",),
+        support_id=new_support_id(),
+    )
+    try:
+        with transaction.atomic():
+            lock_thread(run.thread_id)
+            fail_run(run=run.pk, thread=run.thread_id, user=run.user_id, failure=expired, source=Run.State.WAITING)
+    except Fenced as error:
+        log.info("A run went on just before it expired", run=str(run.pk), reason=error.detail)

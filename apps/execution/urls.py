@@ -4,5 +4,6 @@ from apps.execution import views
 
 urlpatterns = [
     path("threads/<uuid:thread_id>/messages/", views.MessagesView.as_view()),
+    path("runs/<uuid:run_id>/answer/", views.AnswerRunView.as_view()),
     path("runs/<uuid:run_id>/cancel/", views.CancelRunView.as_view()),
 ]

@@ -1,4 +1,4 @@
-"""REST: send a message, stop a run."""
+"""REST: send a message, answer what a run asks, stop a run."""
 
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from apps.conversations import services as conversations
 from apps.conversations.serializers import MessageSerializer, RunSerializer
 from apps.errors import Invalid
 from apps.execution import services
-from apps.execution.serializers import SendMessageSerializer, StartedSerializer
+from apps.execution.serializers import AnswerSerializer, SendMessageSerializer, StartedSerializer
 from apps.operations.pagination import ByAge
 
 KEY_LENGTH = 200  # characters
@@ -64,4 +64,17 @@ class CancelRunView(GenericAPIView):  # type: ignore[type-arg]
     @extend_schema(request=None, responses={200: RunSerializer})
     def post(self, request: Request, run_id: UUID) -> Response:
         run = services.cancel_run(principal=principal_of(request), run_id=run_id)
+        return Response(RunSerializer(run).data)
+
+
+class AnswerRunView(GenericAPIView):  # type: ignore[type-arg]
+    """Answer what a waiting run asks."""
+
+    serializer_class = RunSerializer
+
+    @extend_schema(request=AnswerSerializer, responses={200: RunSerializer})
+    def post(self, request: Request, run_id: UUID) -> Response:
+        said = AnswerSerializer(data=request.data)
+        said.is_valid(raise_exception=True)
+        run = services.answer_run(principal=principal_of(request), run_id=run_id, **said.validated_data)
         return Response(RunSerializer(run).data)

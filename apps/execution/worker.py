@@ -1,22 +1,39 @@
 """The event loop of a worker process. Celery hands it run ids; it admits, claims and runs steps side by side."""
 
 import asyncio
+import faulthandler
 import threading
+import time
 from concurrent.futures import TimeoutError as FutureTimeout
 from uuid import UUID
 
 import structlog
+from django.conf import settings
+from django.db import DatabaseError, connection
 from uuid6 import uuid7
 
-from apps.execution import admission, claims, doorbell
-from apps.execution.context import UserExecutionContext
+from apps.execution import admission, claims
+from apps.execution.claims import Claim
 from apps.execution.engine import ExecutionEngine
+from apps.execution.heartbeat import Heartbeat
+from apps.execution.models import WorkerProcess
+from apps.execution.sweep import sweep
+from apps.operations import periodic
 from apps.operations.database import in_database
 
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT = 200  # steps of one process at the same time
 HAND_OVER = 3.0  # seconds for giving steps back when the process stops
+LOOK_EVERY = 1.0  # seconds between two looks at what is still ours, and at what nobody looks after
+STALLED_AFTER = 5.0  # seconds of a loop that stands still, after which the process falls silent
+ENDED_AFTER = 30.0  # seconds of it, after which the process ends itself
+
+_STILL_OURS = """
+select step.id, step.attempt from conversations_step step
+join conversations_thread thread on thread.live_run = step.run_id
+where step.id = any(%s) and step.state = 'running'
+"""
 
 
 class WorkerLoop:
@@ -28,8 +45,12 @@ class WorkerLoop:
         self._room = threading.BoundedSemaphore(IN_FLIGHT)
         self._work: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._ticked_at = time.monotonic()
+        self._heartbeat = Heartbeat(self.id, kind=WorkerProcess.Kind.AGENTS, is_well=self._is_well)
+        self._heartbeat.start()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runs", daemon=True)
         self._thread.start()
+        self._watch = asyncio.run_coroutine_threadsafe(self._watch_forever(), self._loop)
 
     def wake(self, run_id: UUID) -> None:
         """Work on a run. Blocks while the process is full, so that the ring stays in Redis for another one."""
@@ -37,16 +58,19 @@ class WorkerLoop:
         self._loop.call_soon_threadsafe(self._begin, run_id)
 
     def stop(self) -> None:
-        """Give every step back, for another process to go on with, and end the loop."""
+        """Let steps come to their end for a while, give the others back for another process, and end the loop."""
         self._draining = True
         try:
-            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(HAND_OVER)
+            asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result(settings.DRAIN_SECONDS + HAND_OVER)
         except FutureTimeout:
             log.warning("Not every step could be given back in time", seconds=HAND_OVER)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1.0)
+        self._heartbeat.stop()
         if not self._thread.is_alive():
             self._loop.close()
+
+    # --- Runs --------------------------------------------------------------------------------------------------------
 
     def _begin(self, run_id: UUID) -> None:
         task = self._loop.create_task(self._serve(run_id))
@@ -60,38 +84,74 @@ class WorkerLoop:
             log.error("Work on a run broke off; the sweep takes it up", exc_info=error)
 
     async def _serve(self, run_id: UUID) -> None:
-        """Start what may start, then do this run's ready steps, one after the other, until none is left."""
-        await self._admit(but=run_id)
+        """Do this run's ready steps, one after the other, and then those of whatever run may start next."""
+        admitted: UUID | None = run_id
         while not self._draining:
-            context = await self._claim(run_id)
-            if context is None:
+            claim = await self._claim(admitted) if admitted else None
+            if claim is not None:
+                await ExecutionEngine.for_user(claim.context).run_step(claim)
+            elif (admitted := await in_database(admission.admit_one)) is None:
                 return
-            await ExecutionEngine.for_user(context).run_step()
 
-    async def _claim(self, run_id: UUID) -> UserExecutionContext | None:
+    async def _claim(self, run_id: UUID) -> Claim | None:
         """Take a step. A claim that commits while this is being cancelled is given back: nobody else knows of it."""
-        claim = asyncio.ensure_future(in_database(claims.claim_step, run_id, worker=self.id))
+        taking = asyncio.ensure_future(in_database(claims.claim_step, run_id, worker=self.id))
         try:
-            return await asyncio.shield(claim)
+            return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            context = await claim
-            if context is not None:
-                await in_database(claims.release, context)
+            claim = await taking
+            if claim is not None:
+                await in_database(claims.release, claim.context)
             raise
 
-    async def _admit(self, *, but: UUID) -> None:
-        """Start what may start; a failure here is nobody's reason not to work on a run that was rung for."""
-        try:
-            while not self._draining and (admitted := await in_database(admission.admit_one)) is not None:
-                if admitted != but:
-                    await in_database(doorbell.ring, admitted)
-        except Exception as error:
-            log.error("Admission failed; the sweep rings again", exc_info=error)
-
-    async def _cancel_all(self) -> None:
+    async def _drain(self) -> None:
+        if self._work:
+            await asyncio.wait(self._work, timeout=settings.DRAIN_SECONDS)
+        self._watch.cancel()
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
+
+    # --- Health ------------------------------------------------------------------------------------------------------
+
+    def _is_well(self) -> bool:
+        return time.monotonic() - self._ticked_at < STALLED_AFTER
+
+    async def _watch_forever(self) -> None:
+        """Show that the loop goes round, drop what is not ours any more, and look after what is nobody's."""
+        try:
+            while True:
+                self._ticked_at = time.monotonic()
+                # In C and without the interpreter's lock: it ends the process even if no Python code can run any more.
+                faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)
+                try:
+                    await self._recall()
+                    await in_database(periodic.do_now, _SWEEP)
+                except DatabaseError as error:
+                    log.warning("Cannot look after runs; trying again", reason=str(error))
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    async def _recall(self) -> None:
+        """Stop working on steps that were rescued from us or whose runs have ended: their money is better saved."""
+        held = {engine.context.step_id: engine for engine in ExecutionEngine.running()}
+        if not held:
+            return
+        ours = await in_database(_still_ours, list(held))
+        for step_id, engine in held.items():
+            if ours.get(step_id) != engine.context.attempt:
+                engine.recall()
+
+
+_SWEEP = periodic.Duty(name="sweep", every=LOOK_EVERY, work=sweep)
+
+
+def _still_ours(steps: list[int]) -> dict[int, int]:
+    """The attempts of those of `steps` that are running in a live run."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STILL_OURS, [steps])
+        return dict(cursor.fetchall())
 
 
 _started = threading.Lock()

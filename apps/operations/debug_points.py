@@ -5,6 +5,7 @@ of that name; if there is one, it leaves `tool.effect_done.reached` with its pro
 gone. Everywhere else a point costs one comparison.
 """
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -36,3 +37,9 @@ def point(name: str) -> None:
         (folder / f"{name}.reached").write_text(str(os.getpid()))
     while gate.exists():
         time.sleep(LOOK_EVERY)
+
+
+async def point_on_loop(name: str) -> None:
+    """As `point`, for code on an event loop, which goes on meanwhile."""
+    if settings.DEBUG_POINTS is not None:
+        await asyncio.to_thread(point, name)

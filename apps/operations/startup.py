@@ -27,6 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]  # where manage.py is
 ANSWERS_WITHIN = 60.0  # seconds, for the web process on a slow machine
 HOPELESS_AFTER = 3  # deaths of the web process before it ever answered
 STANDARD_ERROR = 2  # where every process of the house writes its log
+DRAIN_SECONDS = 1.5  # for steps under way; the whole house closes within 5 s
 LARGEST_SOCKET_MESSAGE = 1024**2  # bytes
 
 
@@ -147,6 +148,7 @@ def child_environment(home: Path, address: Address, urls: Mapping[str, str]) -> 
     # Celery warns about root at each start; whoever starts the house as root knows it.
     environment["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser privileges"
     environment["NETRA_HOME"] = str(home)
+    environment["NETRA_DRAIN_SECONDS"] = str(DRAIN_SECONDS)
     own = (*address.names(), urlsplit(address.url).hostname or "")
     environment["NETRA_ALLOWED_HOSTS"] = ",".join(dict.fromkeys([*settings.ALLOWED_HOSTS, *own]))
     return environment

@@ -241,7 +241,7 @@ class Connection:
                 self._acknowledge(message)
             case schema.Ping():
                 await self._say({"type": "pong", "at": message.at, "reply_to": message.id})
-            case schema.SendMessage() | schema.CancelRun():
+            case schema.SendMessage() | schema.AnswerRun() | schema.CancelRun():
                 await self._recheck()
                 await self._say(await self._router.answer(self._principal, message))
             case _:

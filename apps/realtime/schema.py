@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from apps.errors import NetraError
 
@@ -200,6 +200,13 @@ class CancelRun(ClientMessage):
     run: UUID
 
 
+class AnswerRun(ClientMessage):
+    type: Literal["run.answer"]
+    run: UUID
+    call: str | None = Field(None, max_length=100, description="Which question, where the run asks several.")
+    value: JsonValue
+
+
 class Ack(ClientMessage):
     type: Literal["ack"]
     thread: UUID
@@ -212,7 +219,7 @@ class Ping(ClientMessage):
 
 
 AnyClientMessage = Annotated[
-    Hello | Subscribe | Unsubscribe | SendMessage | CancelRun | Ack | Ping, Field(discriminator="type")
+    Hello | Subscribe | Unsubscribe | SendMessage | AnswerRun | CancelRun | Ack | Ping, Field(discriminator="type")
 ]
 _CLIENT = TypeAdapter[AnyClientMessage](AnyClientMessage)
 

@@ -54,8 +54,8 @@ def ask(as_principal, alice):
         started = execution.start_run(principal=principal, thread_id=thread, text=text, dataset=dataset)
         while admission.admit_one():
             pass
-        while context := claims.claim_step(started.run, worker=uuid7()):
-            asyncio.run(ExecutionEngine.for_user(context).run_step())
+        while claim := claims.claim_step(started.run, worker=uuid7()):
+            asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
         return Run.objects.get(pk=started.run)
 
     return ask

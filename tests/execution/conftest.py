@@ -113,7 +113,7 @@ def work_on(worker) -> Callable[[UUID], None]:
     def work(run_id: UUID) -> None:
         while admission.admit_one():
             pass
-        while context := claims.claim_step(run_id, worker=worker):
-            asyncio.run(ExecutionEngine.for_user(context).run_step())
+        while claim := claims.claim_step(run_id, worker=worker):
+            asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
 
     return work

@@ -1,6 +1,5 @@
 """What a run survives: databases that go away, workers that stop in the middle, rivals, and releases that forgot it."""
 
-import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,9 +10,10 @@ from uuid6 import uuid7
 from apps.conversations import journal
 from apps.conversations.models import Message, Run, Step, Thread, ToolCall
 from apps.conversations.services import ThreadNotFound, create_thread
-from apps.execution import admission, claims, orchestrator, services, worker
-from apps.execution.engine import ATTEMPTS, ExecutionEngine
-from apps.execution.registry import Completed, StepSpec, Workflow, workflows
+from apps.execution import admission, calls, claims, services, worker
+from apps.execution.engine import MOST_LOSSES
+from apps.execution.orchestrator import WorkflowOrchestrator
+from apps.execution.registry import Completed, StepSpec, Workflow, tools, workflows
 from apps.execution.sweep import sweep
 from tests.execution.conftest import Note
 
@@ -42,14 +42,14 @@ def state_of(run):
 
 
 def test_a_database_that_goes_away_at_settling_costs_an_attempt_and_not_the_run(start, work_on, thread, monkeypatch):
-    settle, failures = orchestrator.settle, [OperationalError("the server closed the connection")]
+    settle, failures = WorkflowOrchestrator.settle, [OperationalError("the server closed the connection")]
 
-    def flaky(context, outcome):
+    def flaky(self, outcome):
         if failures:
             raise failures.pop()
-        settle(context, outcome)
+        settle(self, outcome)
 
-    monkeypatch.setattr(orchestrator, "settle", flaky)
+    monkeypatch.setattr(WorkflowOrchestrator, "settle", flaky)
     run = start()
 
     work_on(run)
@@ -84,7 +84,7 @@ def test_a_step_that_never_comes_to_an_end_is_given_up_visibly(start, work_on, s
 
     assert Run.objects.get(pk=run).error_code == "run.poisoned"
     assert told(thread)[-1] == "agent_error"
-    assert Step.objects.get(run=run, name="one").attempt == ATTEMPTS + 1
+    assert Step.objects.get(run=run, name="one").attempt == MOST_LOSSES + 1
 
 
 def test_an_agent_that_says_nothing_ends_with_an_empty_answer(start, work_on, script):
@@ -114,16 +114,17 @@ def test_a_step_whose_worker_is_gone_is_taken_up_once_it_is_overdue(start, work_
     assert told(thread).count("run_recovering") == 1
 
 
-def test_a_claim_that_commits_while_the_worker_stops_is_given_back(start, monkeypatch):
+def test_a_claim_that_commits_while_the_worker_stops_is_given_back(start, monkeypatch, settings):
+    settings.DRAIN_SECONDS = 0
     run, claiming, go_on = start(), threading.Event(), threading.Event()
     admission.admit_one()
     claim = claims.claim_step
 
     def slow(run_id, *, worker):
-        context = claim(run_id, worker=worker)
+        claimed = claim(run_id, worker=worker)
         claiming.set()
         assert go_on.wait(10)
-        return context
+        return claimed
 
     monkeypatch.setattr(claims, "claim_step", slow)
     loop = worker.WorkerLoop()
@@ -165,9 +166,9 @@ def test_of_steps_that_settle_at_once_the_last_readies_what_waits_for_all(start,
     join = StepSpec(name="join", agent="second", depends_on=tuple(step.name for step in branches))
     workflows.register(Workflow(name="wide", lead="first", steps=(*branches, join)))
 
-    def settle(context, barrier):
+    def settle(claim, barrier):
         barrier.wait(10)
-        orchestrator.settle(context, Completed(artifact=Note(), summary="done"))
+        WorkflowOrchestrator(claim).settle(Completed(artifact=Note(), summary="done"))
         connection.close()
 
     for _ in range(10):
@@ -176,21 +177,20 @@ def test_of_steps_that_settle_at_once_the_last_readies_what_waits_for_all(start,
         held = [claims.claim_step(run, worker=uuid7()) for _ in branches]
         barrier = threading.Barrier(len(held))
         with ThreadPoolExecutor(len(held)) as rivals:
-            for done in [rivals.submit(settle, context, barrier) for context in held]:
+            for done in [rivals.submit(settle, claim, barrier) for claim in held]:
                 done.result(20)
         assert Step.objects.get(run=run, name="join").state == Step.State.READY
-        ExecutionEngine.for_user(claims.claim_step(run, worker=uuid7()))
         Thread.objects.update(live_run=None)
         Run.objects.filter(pk=run).update(state="failed")
 
 
 def test_cancelling_while_a_step_with_an_open_call_settles_never_deadlocks(start, as_principal, alice, thread):
-    def settle(context, barrier):
+    def settle(claim, barrier):
         barrier.wait(10)
         try:
-            orchestrator.settle(context, Completed(artifact=Note(), summary="done"))
+            WorkflowOrchestrator(claim).settle(Completed(artifact=Note(), summary="done"))
         except journal.Fenced:
-            claims.abandon(context)
+            claims.abandon(claim.context)
         finally:
             connection.close()
 
@@ -204,12 +204,11 @@ def test_cancelling_while_a_step_with_an_open_call_settles_never_deadlocks(start
     for _ in range(15):
         run = start()
         admission.admit_one()
-        context = claims.claim_step(run, worker=uuid7())
-        scope = asyncio.run(ExecutionEngine.for_user(context)._scope(_agent("first")))
-        scope.tools._open(scope.tools._allowed["shout"], {"text": "hey"}, "c1")
+        claim = claims.claim_step(run, worker=uuid7())
+        calls.open_call(claim.context, tools.get("shout"), {"text": "hey"}, "c1")
         barrier = threading.Barrier(2)
         with ThreadPoolExecutor(2) as rivals:
-            for done in [rivals.submit(settle, context, barrier), rivals.submit(cancel, run, barrier)]:
+            for done in [rivals.submit(settle, claim, barrier), rivals.submit(cancel, run, barrier)]:
                 done.result(20)
         assert state_of(run) == Run.State.CANCELLED
         assert not ToolCall.objects.filter(run=run, state="started").exists()
@@ -257,17 +256,11 @@ def test_a_worker_goes_on_with_its_run_when_admission_fails(start, monkeypatch):
     run, done = start(), threading.Event()
     admission.admit_one()
     monkeypatch.setattr(admission, "admit_one", lambda: 1 / 0)
-    settle = orchestrator.settle
-    monkeypatch.setattr(orchestrator, "settle", lambda context, outcome: (settle(context, outcome), done.set()))
+    settle = WorkflowOrchestrator.settle
+    monkeypatch.setattr(WorkflowOrchestrator, "settle", lambda self, outcome: (settle(self, outcome), done.set()))
     loop = worker.WorkerLoop()
 
     loop.wake(run)
 
     assert done.wait(10)
     loop.stop()
-
-
-def _agent(name):
-    from apps.execution.registry import agents
-
-    return agents.get(name)

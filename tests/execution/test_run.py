@@ -8,9 +8,9 @@ from apps.conversations import journal
 from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Run, Step, Thread, ToolCall
 from apps.conversations.services import RunNotFound
-from apps.execution import admission, claims, services
+from apps.execution import admission, calls, claims, services
 from apps.execution.engine import ExecutionEngine
-from apps.execution.registry import BrokenWorkflow, StepSpec, Workflow, validate, workflows
+from apps.execution.registry import BrokenWorkflow, StepSpec, Workflow, tools, validate, workflows
 from apps.execution.sweep import sweep
 from apps.operations.database import in_database
 
@@ -146,13 +146,14 @@ def test_a_failing_agent_ends_the_run_with_one_error_and_closes_what_it_opened(s
     assert Step.objects.get(run=started.run, name="two").state == Step.State.SKIPPED
 
 
-def test_a_step_past_its_deadline_fails_visibly(start, work_on, thread, script, monkeypatch):
+def test_a_step_past_its_deadline_fails_visibly(start, work_on, thread, script):
     async def hang(scope):
         await asyncio.Event().wait()
 
     script.first = hang
-    monkeypatch.setattr("apps.execution.claims.timedelta", lambda seconds: __import__("datetime").timedelta(0))
     started = start()
+    admission.admit_one()
+    Step.objects.filter(run=started.run, name="one").update(patience=0.05)
 
     work_on(started.run)
 
@@ -181,7 +182,7 @@ def test_a_tool_call_is_journaled_with_its_result_and_its_pair_of_events(start, 
     [
         ("shout", {"text": 3}, "tool.arguments_invalid"),
         ("shout", {"text": "hey", "more": "?"}, None),
-        ("nothing", {}, "tool.refused"),
+        ("nothing", {}, "tool.denied"),
     ],
 )
 def test_a_call_that_may_not_be_made_is_answered_as_refused(start, work_on, script, name, arguments, code):
@@ -208,9 +209,9 @@ def test_a_step_given_back_goes_on_elsewhere_and_repeats_no_finished_tool_call(s
     script.first = cut_off
     started = start()
     admission.admit_one()
-    context = claims.claim_step(started.run, worker=worker)
+    claim = claims.claim_step(started.run, worker=worker)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(ExecutionEngine.for_user(context).run_step())
+        asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
 
     work_on(started.run)
 
@@ -222,10 +223,12 @@ def test_a_step_given_back_goes_on_elsewhere_and_repeats_no_finished_tool_call(s
     assert told.count("agent_started") == 1
 
 
-def test_an_unsafe_call_cut_off_in_the_middle_is_never_repeated(start, work_on, script, worker):
+def test_an_unsafe_call_cut_off_in_the_middle_is_never_repeated(
+    start, work_on, script, worker, thread, as_principal, alice
+):
     async def cut_off(scope):
         if scope.context.attempt == 1:
-            await in_database(scope.tools._open, scope.tools._allowed["hazard"], {"text": "boom"}, "c1")
+            await in_database(calls.open_call, scope.context, tools.get("hazard"), {"text": "boom"}, "c1")
             raise asyncio.CancelledError
         answer = await scope.tools.execute_tool("hazard", {"text": "boom"}, call="c1")
         assert answer.status == "unknown"
@@ -234,10 +237,14 @@ def test_an_unsafe_call_cut_off_in_the_middle_is_never_repeated(start, work_on, 
     script.first = cut_off
     started = start()
     admission.admit_one()
-    context = claims.claim_step(started.run, worker=worker)
+    claim = claims.claim_step(started.run, worker=worker)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(ExecutionEngine.for_user(context).run_step())
+        asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
 
+    work_on(started.run)
+    assert state_of(started) == Run.State.WAITING
+    assert types(thread)[-1] == "approval_requested"
+    services.answer_run(principal=as_principal(alice), run_id=started.run, call="c1", value="skip")
     work_on(started.run)
 
     assert script.tool_runs == []
@@ -247,7 +254,7 @@ def test_an_unsafe_call_cut_off_in_the_middle_is_never_repeated(start, work_on, 
 def test_a_stale_attempt_can_write_nothing(start, worker):
     started = start()
     admission.admit_one()
-    stale = claims.claim_step(started.run, worker=worker)
+    stale = claims.claim_step(started.run, worker=worker).context
     claims.release(stale)
     claims.claim_step(started.run, worker=worker)
 
@@ -258,7 +265,7 @@ def test_a_stale_attempt_can_write_nothing(start, worker):
 def test_cancelling_a_running_run_closes_it_and_fences_its_worker_off(start, as_principal, alice, thread, worker):
     started = start()
     admission.admit_one()
-    context = claims.claim_step(started.run, worker=worker)
+    context = claims.claim_step(started.run, worker=worker).context
 
     services.cancel_run(principal=as_principal(alice), run_id=started.run)
 

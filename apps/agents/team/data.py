@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
 from apps.conversations import services as conversations
-from apps.execution.dispatcher import ToolAnswer
+from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
 from apps.operations.database import in_database

@@ -1,0 +1,78 @@
+"""Proof that this process lives: a beat a second, on a thread and a connection of its own, by the database's clock."""
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import psycopg
+import structlog
+from django.db import connection
+
+log = structlog.get_logger(__name__)
+
+EVERY = 1.0  # seconds
+PATIENCE = 2  # seconds for the database to answer a beat
+
+_BEAT = """
+insert into execution_workerprocess (id, kind, host, pid, started_at, beat_at)
+values (%(id)s, %(kind)s, %(host)s, %(pid)s, clock_timestamp(), clock_timestamp())
+on conflict (id) do update set beat_at = clock_timestamp()
+"""
+_LEAVE = "delete from execution_workerprocess where id = %(id)s"
+
+
+class Heartbeat:
+    """Beats until stopped; silent while `is_well` says that the process, though alive, does no work any more."""
+
+    def __init__(self, worker: UUID, *, kind: str, is_well: Callable[[], bool] = lambda: True) -> None:
+        self._row = {"id": worker, "kind": kind, "host": socket.gethostname(), "pid": os.getpid()}
+        self._is_well = is_well
+        self._stopped = threading.Event()
+        self._connection: psycopg.Connection | None = None
+        self._thread = threading.Thread(target=self._beat_forever, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Beat once, so that whoever looks knows this process before it holds anything; then go on."""
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Fall silent, for good, and say that nothing is held here any more."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join(PATIENCE)
+        self._say(_LEAVE)
+        self._close()
+
+    def _beat_forever(self) -> None:
+        while not self._stopped.wait(EVERY):
+            self._beat()
+
+    def _beat(self) -> None:
+        if self._is_well():
+            self._say(_BEAT)
+        else:
+            log.error("The event loop stands still; this process falls silent, and others take its steps")
+
+    def _say(self, statement: str) -> None:
+        try:
+            if self._connection is None:
+                self._connection = _connect()
+            self._connection.execute(statement, self._row)
+        except psycopg.Error as error:
+            log.warning("Beat not heard by the database", reason=str(error))
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _connect() -> psycopg.Connection:
+    """Outside the pool, which work may exhaust."""
+    timeout = f"-c statement_timeout={PATIENCE * 1000}"
+    parameters = connection.get_connection_params() | {"connect_timeout": PATIENCE, "options": timeout}
+    return psycopg.connect(**parameters, autocommit=True)

@@ -1,0 +1,114 @@
+"""What a step asks a person: asked once, answered once, or expired."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from apps.accounts.models import User
+from apps.conversations import journal, lifecycle
+from apps.conversations.journal import Fact
+from apps.conversations.models import Question, Run, Step
+from apps.errors import Invalid, NetraError
+from apps.execution import doorbell
+from apps.execution.context import UserExecutionContext
+
+LEAVE_WITHIN = timedelta(hours=24)
+DATA_WITHIN = timedelta(days=7)
+
+# What may be answered, by the reason of the question; data may be anything.
+ANSWERS: Mapping[str, tuple[str, str]] = {
+    Question.Reason.UNSAFE: ("approve", "deny"),
+    Question.Reason.SIZE: ("approve", "deny"),
+    Question.Reason.UNKNOWN_EFFECT: ("retry", "skip"),
+}
+
+
+class NotWaiting(NetraError):
+    """Nothing is asked, or it has been answered already."""
+
+    code = "run.not_waiting"
+    status = 409
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a person said; `value` is None while they have said nothing."""
+
+    value: Any
+
+
+def ask_for_leave(context: UserExecutionContext, *, call: str, tool: str, reason: str) -> Answered:
+    """The answer to whether a tool call may be made; asks if it was not asked before.
+
+    Raises:
+        Fenced: the step is not held any more.
+    """
+    expires_at = timezone.now() + LEAVE_WITHIN
+    said = {"call": call, "tool": tool, "reason": reason, "expires_at": expires_at}
+    return _ask(context, call, reason, expires_at, Fact("approval_requested", said))
+
+
+def ask_for_data(context: UserExecutionContext, *, call: str, items: Sequence[Mapping[str, Any]]) -> Answered:
+    """As `ask_for_leave`, for data: `items` as in the event `data_requested`."""
+    asked = Fact("data_requested", {"items": list(items)})
+    return _ask(context, call, Question.Reason.DATA, timezone.now() + DATA_WITHIN, asked)
+
+
+def _ask(context: UserExecutionContext, call: str, reason: str, expires_at: Any, asked: Fact) -> Answered:
+    with transaction.atomic():
+        named = {"run_id": context.run_id, "step": context.step, "call": call, "reason": reason}
+        earlier = Question.objects.filter(**named).first()
+        if earlier is not None:
+            return Answered(value=earlier.value)
+        journal.append(context.fence, asked)
+        Question.objects.create(**named, expires_at=expires_at)
+    return Answered(value=None)
+
+
+def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
+    """Take the answer to what `run` asks (under `call`, or the only thing it asks) and let the step go on.
+
+    The caller has a transaction open, and holds the thread's lock.
+
+    Raises:
+        NotWaiting: nothing is asked, or somebody was quicker.
+        Invalid: the value is none that can be given; the detail names those that can.
+    """
+    question = _open_question(run, call)
+    allowed = ANSWERS.get(question.reason)
+    if allowed is not None and value not in allowed:
+        raise Invalid(f"value: say {allowed[0]!r} or {allowed[1]!r}.")
+    if value is None:
+        raise Invalid("value: say something.")
+    taken = Question.objects.filter(pk=question.pk, answered_at=None)
+    if taken.update(value=value, answered_by=by, answered_at=timezone.now()) != 1:
+        raise NotWaiting("This has been answered already.")
+    said = Fact("answer_received", {"by": by, "call": question.call})
+    journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
+    # A step that has not come to rest yet finds the answer when it asks again.
+    Step.objects.filter(run_id=run.pk, name=question.step, state=Step.State.WAITING).update(
+        state=Step.State.READY, reason="", rung_at=timezone.now()
+    )
+    if lifecycle.move_run(run.pk, source=Run.State.WAITING, to=Run.State.QUEUED, rung_at=timezone.now()):
+        User.objects.filter(pk=run.user_id).update(runnable=True)
+    doorbell.ring(run.pk)
+
+
+def open_questions(run: Run) -> list[Question]:
+    """What the run asks and nobody has answered, the oldest first."""
+    return list(Question.objects.filter(run_id=run.pk, answered_at=None).order_by("id"))
+
+
+def _open_question(run: Run, call: str | None) -> Question:
+    found = [question for question in open_questions(run) if call in (None, question.call)]
+    if not found:
+        raise NotWaiting("The run asks nothing of that kind; it may have been answered already.")
+    if len(found) > 1:
+        names = ", ".join(question.call for question in found)
+        raise Invalid(f"call: the run asks several things; say which of them is answered: {names}.")
+    return found[0]

@@ -1,0 +1,55 @@
+"""Letting a tool do its work, wherever it runs: within its deadline, and with every failure turned into a result."""
+
+import asyncio
+
+import structlog
+from django.db import InterfaceError, OperationalError
+from pydantic import BaseModel
+
+from apps.conversations.journal import Fenced
+from apps.errors import NetraError
+from apps.execution.calls import Result
+from apps.execution.context import UserExecutionContext
+from apps.execution.registry import Effect, Interruption, Tool
+from apps.operations.problems import new_support_id
+
+log = structlog.get_logger(__name__)
+
+
+async def run_tool(tool: Tool, context: UserExecutionContext, arguments: BaseModel, *, again: bool) -> Result:
+    """Run `tool`; `again` says that an earlier attempt may have done so, which a queryable tool is asked first.
+
+    Raises:
+        Fenced, Interruption, OperationalError, InterfaceError: this attempt cannot go on; the call stays open.
+    """
+    try:
+        async with asyncio.timeout(min(tool.deadline, context.seconds_left)):
+            return _succeeded(tool, await _work(tool, context, arguments, again=again))
+    except TimeoutError:
+        return _failed("tool.deadline", f"{tool.name} took longer than {tool.deadline:g} s.")
+    except (Fenced, Interruption, OperationalError, InterfaceError):
+        raise
+    except NetraError as error:
+        return _failed(error.code, error.detail)
+    except MemoryError:
+        return _failed("tool.memory", f"{tool.name} needs more memory than a tool may have.")
+    except Exception as error:
+        support_id = new_support_id()
+        log.error("Tool failed", tool=tool.name, support_id=support_id, exc_info=error)
+        return _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
+
+
+async def _work(tool: Tool, context: UserExecutionContext, arguments: BaseModel, *, again: bool) -> BaseModel:
+    if again and tool.effect == Effect.QUERYABLE and tool.query is not None:
+        found = await tool.query(context, arguments)
+        if found is not None:
+            return found
+    return await tool.run(context, arguments)
+
+
+def _succeeded(tool: Tool, result: BaseModel) -> Result:
+    return Result(status="succeeded", result=result.model_dump(mode="json"), summary=tool.summarize(result))
+
+
+def _failed(code: str, summary: str) -> Result:
+    return Result(status="failed", code=code, summary=summary)

@@ -1,0 +1,134 @@
+"""One tool call in a process of its own: claimed, run within hard limits, and closed under its own fence."""
+
+import asyncio
+import json
+import resource
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+
+from apps.accounts.models import Membership
+from apps.accounts.tenancy import Principal
+from apps.conversations.journal import Fenced
+from apps.conversations.models import ToolCall
+from apps.execution import calls
+from apps.execution.calls import Result
+from apps.execution.context import UserExecutionContext, context_for, user_execution_scope
+from apps.execution.registry import Interruption, Tool, tools
+from apps.execution.tool_runs import run_tool
+
+log = structlog.get_logger(__name__)
+
+_CLAIM = """
+with claimed as (
+    update conversations_toolcall call set state = 'started', attempt = call.attempt + 1, worker = %(worker)s,
+        started_at = coalesce(call.started_at, clock_timestamp()),
+        deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
+    from conversations_run run join conversations_thread thread on thread.live_run = run.id
+    where call.id = %(call)s and call.state = 'intended' and call.place = 'worker' and run.id = call.run_id
+    returning call.attempt, call.losses, call.step, call.payload, call.idempotency_key, call.deadline_at, run.id as run,
+        run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset, thread.user_id as thread_user,
+        thread.organization_id as thread_organization
+)
+select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role, person.is_staff
+from claimed
+join conversations_step step on step.run_id = claimed.run and step.name = claimed.step
+join accounts_organization organization on organization.id = claimed.organization_id
+join accounts_user person on person.id = claimed.user_id
+left join accounts_membership membership
+    on membership.user_id = claimed.user_id and membership.organization_id = claimed.organization_id
+"""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of `_CLAIM`, in its order."""
+
+    attempt: int
+    losses: int
+    step: str
+    payload: str
+    effect_key: str
+    deadline_at: datetime
+    run: UUID
+    thread: UUID
+    user: UUID
+    organization: UUID
+    goal: str
+    dataset: UUID | None
+    thread_user: UUID
+    thread_organization: UUID
+    step_id: int
+    agent: str
+    step_attempt: int
+    plan: str
+    role: str | None
+    is_staff: bool
+
+
+def limit_memory() -> None:
+    """Let this process have only so much memory; a tool that wants more gets a MemoryError."""
+    most = settings.TOOL_MEMORY_MIB * 1024**2
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def run_call(call_id: int, *, worker: UUID) -> None:
+    """Run a call that is still to be run; harmless where it is not."""
+    call = ToolCall.objects.filter(pk=call_id).first()
+    if call is None or call.tool not in tools:
+        log.warning("No such tool call, or no such tool in this release", call=call_id)
+        return
+    tool = tools.get(call.tool)
+    row = _claim(call_id, tool, worker)
+    if row is None:
+        return
+    with structlog.contextvars.bound_contextvars(run=str(row.run), trace=row.run.hex, step=row.step, tool=tool.name):
+        call.attempt = row.attempt
+        try:
+            result = asyncio.run(_run(tool, _context(row, worker), json.loads(row.payload), again=row.losses > 0))
+            calls.close_call_at_worker(call, result, thread=row.thread, step_attempt=row.step_attempt)
+        except Fenced as error:
+            log.info("Tool call lost", reason=error.detail)
+
+
+def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"call": call_id, "worker": worker, "seconds": tool.deadline})
+        found = cursor.fetchone()
+    return _Row(*found) if found else None
+
+
+async def _run(tool: Tool, context: UserExecutionContext, payload: dict[str, Any], *, again: bool) -> Result:
+    async with user_execution_scope(context):
+        try:
+            return await run_tool(tool, context, tool.arguments.model_validate(payload), again=again)
+        except Interruption:
+            return Result(
+                status="failed", code="tool.interrupted", summary=f"{tool.name} cannot wait in a tool worker."
+            )
+
+
+def _context(row: _Row, worker: UUID) -> UserExecutionContext:
+    role = row.role or Membership.Role.VIEWER
+    return context_for(
+        Principal(user_id=row.user, organization_id=row.organization, role=role, plan=row.plan),
+        owners=[(row.thread_user, row.thread_organization)],
+        thread_id=row.thread,
+        run_id=row.run,
+        step_id=row.step_id,
+        step=row.step,
+        attempt=max(row.step_attempt, 1),
+        worker=worker,
+        agent=row.agent,
+        goal=row.goal,
+        dataset_id=row.dataset,
+        deadline_at=row.deadline_at,
+        operator=row.is_staff,
+        effect_key=row.effect_key,
+        depth=1,
+    )
