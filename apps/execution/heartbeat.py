@@ -1,7 +1,9 @@
 """Proof that this process lives: a beat a second, on a thread and a connection of its own, by the database's clock."""
 
+import faulthandler
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from uuid import UUID
@@ -14,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 EVERY = 1.0  # seconds
 PATIENCE = 2  # seconds for the database to answer a beat
+STANDARD_ERROR = 2  # Celery puts something else into sys.stderr
+ENDED_AFTER = 20.0  # seconds of a process that is not well
 
 _BEAT = """
 insert into execution_workerprocess (id, kind, host, pid, started_at, beat_at)
@@ -24,9 +28,10 @@ _LEAVE = "delete from execution_workerprocess where id = %(id)s"
 
 
 class Heartbeat:
-    """Beats until stopped; silent while `is_well` says that the process, though alive, does no work any more."""
+    """Beats until stopped. A process that lives but, as `is_well` says, does no work any more falls silent, and is
+    ended after a while: nobody else could."""
 
-    def __init__(self, worker: UUID, *, kind: str, is_well: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, worker: UUID, *, kind: str, is_well: Callable[[], bool] | None = None) -> None:
         self._row = {"id": worker, "kind": kind, "host": socket.gethostname(), "pid": os.getpid()}
         self._is_well = is_well
         self._stopped = threading.Event()
@@ -41,6 +46,7 @@ class Heartbeat:
     def stop(self) -> None:
         """Fall silent, for good, and say that nothing is held here any more."""
         self._stopped.set()
+        faulthandler.cancel_dump_traceback_later()
         if self._thread.ident is not None:
             self._thread.join(PATIENCE)
         self._say(_LEAVE)
@@ -51,7 +57,11 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
-        if self._is_well():
+        if self._is_well is None:
+            self._say(_BEAT)
+        elif self._is_well():
+            # In C and without the interpreter's lock: it works even when no Python code can run any more.
+            faulthandler.dump_traceback_later(ENDED_AFTER, exit=True, file=sys.__stderr__ or STANDARD_ERROR)
             self._say(_BEAT)
         else:
             log.error("The event loop stands still; this process falls silent, and others take its steps")

@@ -1,9 +1,10 @@
 """The event loop of a worker process. Celery hands it run ids; it admits, claims and runs steps side by side."""
 
 import asyncio
-import faulthandler
+import os
 import threading
 import time
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from uuid import UUID
 
@@ -27,7 +28,6 @@ IN_FLIGHT = 200  # steps of one process at the same time
 HAND_OVER = 3.0  # seconds for giving steps back when the process stops
 LOOK_EVERY = 1.0  # seconds between two looks at what is still ours, and at what nobody looks after
 STALLED_AFTER = 5.0  # seconds of a loop that stands still, after which the process falls silent
-ENDED_AFTER = 30.0  # seconds of it, after which the process ends itself
 
 _STILL_OURS = """
 select step.id, step.attempt from conversations_step step
@@ -50,7 +50,12 @@ class WorkerLoop:
         self._heartbeat.start()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runs", daemon=True)
         self._thread.start()
-        self._watch = asyncio.run_coroutine_threadsafe(self._watch_forever(), self._loop)
+        self._duties = [
+            asyncio.run_coroutine_threadsafe(duty, self._loop)
+            for duty in (self._tick_forever(), self._look_after_forever())
+        ]
+        for duty in self._duties:
+            duty.add_done_callback(_not_done)
 
     def wake(self, run_id: UUID) -> None:
         """Work on a run. Blocks while the process is full, so that the ring stays in Redis for another one."""
@@ -107,7 +112,8 @@ class WorkerLoop:
     async def _drain(self) -> None:
         if self._work:
             await asyncio.wait(self._work, timeout=settings.DRAIN_SECONDS)
-        self._watch.cancel()
+        for duty in self._duties:
+            duty.cancel()
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -117,21 +123,21 @@ class WorkerLoop:
     def _is_well(self) -> bool:
         return time.monotonic() - self._ticked_at < STALLED_AFTER
 
-    async def _watch_forever(self) -> None:
-        """Show that the loop goes round, drop what is not ours any more, and look after what is nobody's."""
-        try:
-            while True:
-                self._ticked_at = time.monotonic()
-                # In C and without the interpreter's lock: it ends the process even if no Python code can run any more.
-                faulthandler.dump_traceback_later(ENDED_AFTER, exit=True)
-                try:
-                    await self._recall()
-                    await in_database(periodic.do_now, _SWEEP)
-                except DatabaseError as error:
-                    log.warning("Cannot look after runs; trying again", reason=str(error))
-                await asyncio.sleep(LOOK_EVERY)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+    async def _tick_forever(self) -> None:
+        """Show that the loop goes round."""
+        while True:
+            self._ticked_at = time.monotonic()
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _look_after_forever(self) -> None:
+        """Drop what is not ours any more, and look after what is nobody's."""
+        while True:
+            try:
+                await self._recall()
+                await in_database(periodic.do_now, _SWEEP)
+            except DatabaseError as error:
+                log.warning("Cannot look after runs; trying again", reason=str(error))
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _recall(self) -> None:
         """Stop working on steps that were rescued from us or whose runs have ended: their money is better saved."""
@@ -142,6 +148,13 @@ class WorkerLoop:
         for step_id, engine in held.items():
             if ours.get(step_id) != engine.context.attempt:
                 engine.recall()
+
+
+def _not_done(duty: "Future[None]") -> None:
+    """A duty goes on for as long as the process; without it, the process is better replaced."""
+    if not duty.cancelled():
+        log.critical("A duty of the worker broke off; ending the process", exc_info=duty.exception())
+        os._exit(1)
 
 
 _SWEEP = periodic.Duty(name="sweep", every=LOOK_EVERY, work=sweep)

@@ -11,7 +11,7 @@ from apps.operations.processes import ended, signal_group
 
 FIRST_WAIT = 0.5  # seconds before the first restart; doubles with each further one
 LONGEST_WAIT = 30.0  # seconds
-STABLE_AFTER = 60.0  # seconds of life after which earlier deaths are forgotten
+STABLE_AFTER = 5.0  # seconds of life after which earlier deaths are forgotten
 LOOK_EVERY = 0.1  # seconds
 PROCESSES_END_WITHIN = 3.0  # seconds; whatever is cut off then is taken up again by the next start
 SERVERS_END_WITHIN = 1.2  # seconds
