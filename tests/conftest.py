@@ -9,9 +9,17 @@ from rest_framework.test import APIClient
 
 from apps.accounts.models import Membership, Organization, Plan, User
 from apps.accounts.tenancy import Principal, principal_for
+from apps.operations.database import disconnect
 from tests.houses import House
 
 PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup) -> Iterator[None]:
+    """Threads keep their connections for the next unit of work; at the end nobody may hold the database."""
+    yield
+    disconnect()
 
 
 @pytest.fixture(autouse=True)

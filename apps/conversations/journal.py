@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from apps.errors import NetraError
+from apps.operations.database import fetch
 from apps.operations.debug_points import point
 from apps.realtime import notifier
 from apps.realtime.schema import TERMINAL, event_data
@@ -87,6 +88,10 @@ from numbered, unnest(%(types)s::text[], %(datas)s::text[]::jsonb[], %(steps)s::
     with ordinality as fact(type, data, step, attempt, place)
 returning seq, step, attempt, type, data, at
 """
+_READ = """
+select run_id, seq, step, attempt, type, data, at from conversations_event
+where thread_id = %(thread)s and seq > %(after)s order by seq limit %(limit)s
+"""
 
 
 def hold(fence: Fence) -> None:
@@ -95,10 +100,9 @@ def hold(fence: Fence) -> None:
     Raises:
         Fenced: the attempt is stale or the run is not live any more.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(_HOLD, {"thread": fence.thread, "run": fence.run, "step": fence.step, "attempt": fence.attempt})
-        if cursor.fetchone() is None:
-            raise Fenced(f"Run {fence.run} is not {fence} any more.")
+    held = {"thread": fence.thread, "run": fence.run, "step": fence.step, "attempt": fence.attempt}
+    if not fetch(_HOLD, held):
+        raise Fenced(f"Run {fence.run} is not {fence} any more.")
 
 
 def lock_thread(thread: UUID) -> None:
@@ -107,10 +111,8 @@ def lock_thread(thread: UUID) -> None:
     Raises:
         Fenced: the thread does not exist any more.
     """
-    with connection.cursor() as cursor:
-        cursor.execute("select id from conversations_thread where id = %s for no key update", [thread])
-        if cursor.fetchone() is None:
-            raise Fenced(f"Thread {thread} is gone.")
+    if not fetch("select id from conversations_thread where id = %(thread)s for no key update", {"thread": thread}):
+        raise Fenced(f"Thread {thread} is gone.")
 
 
 def append(fence: Fence, *facts: Fact) -> list[Envelope]:
@@ -181,13 +183,11 @@ def _append(
         "step": fence.step if fence else None,
         "attempt": fence.attempt if fence else None,
     }
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(numbering + _INSERT, parameters)
-        rows = sorted(cursor.fetchall())
-        if not rows:
-            raise Fenced(f"Run {run} is not {fence or 'the live run'} any more.")
-        stored = [_envelope(thread, run, *row) for row in rows]
-        transaction.on_commit(lambda: _tell(thread, stored), robust=True)
+    rows = sorted(fetch(numbering + _INSERT, parameters))
+    if not rows:
+        raise Fenced(f"Run {run} is not {fence or 'the live run'} any more.")
+    stored = [_envelope(thread, run, *row) for row in rows]
+    transaction.on_commit(lambda: _tell(thread, stored), robust=True)
     return stored
 
 
@@ -209,13 +209,8 @@ def _checked(fact: Fact) -> str:
 
 def read(*, thread: UUID, after: int, limit: int) -> list[Envelope]:
     """At most `limit` events of a thread numbered above `after`, in order."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """select run_id, seq, step, attempt, type, data, at from conversations_event
-            where thread_id = %s and seq > %s order by seq limit %s""",
-            [thread, after, limit],
-        )
-        return [_envelope(thread, row[0], *row[1:]) for row in cursor.fetchall()]
+    rows = fetch(_READ, {"thread": thread, "after": after, "limit": limit})
+    return [_envelope(thread, row[0], *row[1:]) for row in rows]
 
 
 def _envelope(
@@ -224,7 +219,7 @@ def _envelope(
     envelope: Envelope = {"type": type_, "thread": str(thread), "run": str(run), "seq": seq, "at": instant(at)}
     if step is not None:
         envelope |= {"step": step, "attempt": attempt}
-    return envelope | {"data": json.loads(data) if isinstance(data, str) else data}
+    return envelope | {"data": json.loads(data)}
 
 
 def instant(at: datetime) -> str:

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from psycopg.types.json import Json
+
 from apps.conversations.models import Run, Step
+from apps.operations.database import change
 
 RUN_ARROWS: Mapping[str, frozenset[str]] = {
     Run.State.QUEUED: frozenset({Run.State.RUNNING, Run.State.CANCELLED}),
@@ -42,7 +45,7 @@ def move_run(run_id: UUID, *, source: str, to: str, **fields: Any) -> bool:
     """
     if to not in RUN_ARROWS[source]:
         raise IllegalTransition(f"A run does not go from {source} to {to}.")
-    return Run.objects.filter(pk=run_id, state=source).update(state=to, **fields) == 1
+    return _move("conversations_run", {"id": run_id, "state": source}, {"state": to, **fields})
 
 
 def move_step(step_id: int, *, attempt: int, source: str, to: str, **fields: Any) -> bool:
@@ -53,4 +56,14 @@ def move_step(step_id: int, *, attempt: int, source: str, to: str, **fields: Any
     """
     if to not in STEP_ARROWS[source]:
         raise IllegalTransition(f"A step does not go from {source} to {to}.")
-    return Step.objects.filter(pk=step_id, attempt=attempt, state=source).update(state=to, **fields) == 1
+    held = {"id": step_id, "attempt": attempt, "state": source}
+    return _move("conversations_step", held, {"state": to, **fields})
+
+
+def _move(table: str, held: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    """Columns are named by code of ours only; a dictionary becomes JSON."""
+    values = {f"new_{name}": Json(value) if isinstance(value, dict) else value for name, value in changes.items()}
+    assignments = ", ".join(f"{name} = %(new_{name})s" for name in changes)
+    conditions = " and ".join(f"{name} = %({name})s" for name in held)
+    statement = f"update {table} set {assignments} where {conditions}"  # noqa: S608
+    return change(statement, {**held, **values}) == 1

@@ -1,21 +1,23 @@
 """Which queued run starts next: the least recently served user first, in order within a thread, at most so many each.
 
-Two or three statements in a short transaction (tried under 40 claimers; SKIP LOCKED lets them pass each other). There
-is no counter that could leak: the running runs of a user are counted from the rows.
+A few statements in a short transaction (tried under 40 claimers; SKIP LOCKED lets them pass each other). There is no
+counter that could leak: the running runs of a user are counted from the rows.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact
 from apps.conversations.models import Run, Step
-from apps.execution import doorbell
-from apps.execution.registry import STEP_DEADLINE, StepSpec, agents, workflows
+from apps.execution import claims, doorbell
+from apps.execution.claims import Claim
+from apps.execution.registry import STEP_DEADLINE, StepSpec, Workflow, agents, workflows
+from apps.operations.database import change, fetch
 from apps.operations.problems import new_support_id
 
 _NEXT_USER = """
@@ -39,8 +41,16 @@ order by run.id limit 1
 for no key update of run, thread skip locked
 """
 _REST = "update accounts_user set runnable = false where id = %(user)s"
-_SERVED = "update accounts_user set served_at = clock_timestamp() where id = %(user)s"
+_STEPS = """
+insert into conversations_step (run_id, name, agent, position, depends_on, patience, state,
+    attempt, reason, losses, barren_losses, journaled, summary)
+select %(run)s, step.name, step.agent, step.place - 1, string_to_array(step.depends_on, ','), step.patience, step.state,
+    0, '', 0, 0, 0, ''
+from unnest(%(names)s::text[], %(agents)s::text[], %(depends_on)s::text[], %(patiences)s::float8[], %(states)s::text[])
+    with ordinality as step(name, agent, depends_on, patience, state, place)
+"""
 _STARTED = """
+with served as (update accounts_user set served_at = clock_timestamp() where id = %(user)s)
 update conversations_run set state = 'running', not_before = null, started_at = coalesce(started_at, clock_timestamp()),
     deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
 where id = %(run)s and state = 'queued'
@@ -61,65 +71,75 @@ class _Queued:
 
 def admit_one() -> UUID | None:
     """Start the next admissible run, or let it go on if it had to wait, and answer its id; None when nobody has one."""
+    with transaction.atomic():
+        return _admit_next()
+
+
+def admit_and_claim(*, worker: UUID) -> Claim | None:
+    """Start the next admissible run and take its first step for `worker`, in one transaction; None without one."""
     while True:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_NEXT_USER)
-            user = cursor.fetchone()
-            if user is None:
+        with transaction.atomic():
+            run = _admit_next()
+            if run is None:
                 return None
-            cursor.execute(_NEXT_RUN, {"user": user[0]})
-            found = cursor.fetchone()
-            if found is None:
-                cursor.execute(_REST, {"user": user[0]})
-                continue
-            queued = _Queued(*found)
-            _admit(queued)
-            cursor.execute(_SERVED, {"user": user[0]})
+            if claim := claims.take_step(run, worker=worker):
+                return claim
+
+
+def _admit_next() -> UUID | None:
+    while users := fetch(_NEXT_USER, {}):
+        user = users[0][0]
+        if found := fetch(_NEXT_RUN, {"user": user}):
+            queued = _Queued(*found[0])
+            _admit(queued, user)
             return queued.run
+        change(_REST, {"user": user})
+    return None
 
 
-def _admit(queued: _Queued) -> None:
+def _admit(queued: _Queued, user: UUID) -> None:
     if queued.workflow not in workflows:
-        _refuse(queued)
+        _refuse(queued, user)
         return
     workflow = workflows.get(queued.workflow)
     if queued.started_at is None:
         lead = {"agent": workflow.lead, "workflow": workflow.name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
-        steps = [_step(queued.run, place, spec) for place, spec in enumerate(workflow.steps)]
-        Step.objects.bulk_create(steps)
-        # Whoever admits takes one of them itself.
-        for _ in [step for step in steps if step.state == Step.State.READY][1:]:
-            doorbell.ring(queued.run)
-    _set_running(queued, min(workflow.deadline, queued.most_seconds))
+        _create_steps(queued.run, workflow)
+    _set_running(queued, user, min(workflow.deadline, queued.most_seconds))
 
 
-def _set_running(queued: _Queued, seconds: float) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_STARTED, {"run": queued.run, "seconds": seconds})
+def _create_steps(run: UUID, workflow: Workflow) -> None:
+    states = [Step.State.BLOCKED if spec.depends_on else Step.State.READY for spec in workflow.steps]
+    rows = {
+        "names": [spec.name for spec in workflow.steps],
+        "agents": [spec.agent for spec in workflow.steps],
+        "depends_on": [",".join(spec.depends_on) for spec in workflow.steps],
+        "patiences": [_patience(spec) for spec in workflow.steps],
+        "states": [str(state) for state in states],
+    }
+    change(_STEPS, {"run": run, **rows})
+    # Whoever admits takes one of them itself.
+    for _ in range(states.count(Step.State.READY) - 1):
+        doorbell.ring(run)
 
 
-def _step(run: UUID, position: int, spec: StepSpec) -> Step:
+def _patience(spec: StepSpec) -> float:
     # An agent that this release does not know is told by the engine, which can end the run.
-    usual = agents.get(spec.agent).deadline if spec.agent in agents else STEP_DEADLINE
-    return Step(
-        run_id=run,
-        name=spec.name,
-        agent=spec.agent,
-        position=position,
-        depends_on=list(spec.depends_on),
-        patience=spec.deadline or usual,
-        state=Step.State.BLOCKED if spec.depends_on else Step.State.READY,
-    )
+    return spec.deadline or (agents.get(spec.agent).deadline if spec.agent in agents else STEP_DEADLINE)
 
 
-def _refuse(queued: _Queued) -> None:
+def _set_running(queued: _Queued, user: UUID, seconds: float) -> None:
+    change(_STARTED, {"run": queued.run, "user": user, "seconds": seconds})
+
+
+def _refuse(queued: _Queued, user: UUID) -> None:
     """End a run whose workflow this release does not have; it would stand in everybody's way otherwise."""
     name = queued.workflow
     if queued.started_at is None:
         lead = {"agent": name, "workflow": name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
-    _set_running(queued, 0.0)
+    _set_running(queued, user, 0.0)
     detail = f"This release has no workflow {name!r}."
     error = {"code": "workflow.unknown", "detail": detail, "retryable": True, "support_id": new_support_id()}
     ending = Fact("agent_error", error | {"suggestions": ["Ask again."]})

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.conversations import journal
 from apps.conversations.journal import Fact
 from apps.execution.context import UserExecutionContext, context_for
+from apps.operations.database import change, fetch
 
 # The role is the one that the run's owner has *now*: who was removed meanwhile acts as a viewer, who may do nothing.
 _CLAIM = """
@@ -114,13 +115,21 @@ def claim_step(run_id: UUID, *, worker: UUID) -> Claim | None:
     The attempt that the claim raises is the fence of every later write.
     """
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_CLAIM, {"run": run_id, "worker": worker})
-            found = cursor.fetchone()
-            return _opened(run_id, worker, _Row(*found)) if found else None
+        with transaction.atomic():
+            return take_step(run_id, worker=worker)
     except journal.Fenced:
         bury(run_id)
         return None
+
+
+def take_step(run_id: UUID, *, worker: UUID) -> Claim | None:
+    """As `claim_step`, within the caller's transaction.
+
+    Raises:
+        Fenced: the run has ended.
+    """
+    found = fetch(_CLAIM, {"run": run_id, "worker": worker})
+    return _opened(run_id, worker, _Row(*found[0])) if found else None
 
 
 def _opened(run_id: UUID, worker: UUID, row: _Row) -> Claim:
@@ -132,7 +141,7 @@ def _opened(run_id: UUID, worker: UUID, row: _Row) -> Claim:
         workflow=row.workflow,
         losses=row.losses,
         barren_losses=row.barren_losses,
-        artifacts=_artifacts(run_id) if row.depends_on else {},
+        artifacts=artifacts(run_id) if row.depends_on else {},
     )
 
 
@@ -164,10 +173,10 @@ def _opening(row: _Row) -> Fact | None:
     return None
 
 
-def _artifacts(run_id: UUID) -> Mapping[str, Artifact]:
-    with connection.cursor() as cursor:
-        cursor.execute(_ARTIFACTS, {"run": run_id})
-        return {name: Artifact(agent=agent, body=json.loads(body)) for name, agent, body in cursor.fetchall()}
+def artifacts(run_id: UUID) -> Mapping[str, Artifact]:
+    """What the completed steps of a run handed over, by name."""
+    rows = fetch(_ARTIFACTS, {"run": run_id})
+    return {name: Artifact(agent=agent, body=json.loads(body)) for name, agent, body in rows}
 
 
 def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
@@ -175,21 +184,15 @@ def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
 
     `lost` counts as a loss: the attempt broke off, instead of being handed over.
     """
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _RELEASE,
-            {"step": context.step_id, "attempt": context.attempt, "reason": HANDED_OVER, "losses": int(lost)},
-        )
-        return bool(cursor.rowcount == 1)
+    given_back = {"step": context.step_id, "attempt": context.attempt, "reason": HANDED_OVER, "losses": int(lost)}
+    return change(_RELEASE, given_back) == 1
 
 
 def bury(run_id: UUID) -> None:
     """Mark the steps of an ended run that nobody holds as skipped; does nothing while the run is live."""
-    with connection.cursor() as cursor:
-        cursor.execute(_BURY, {"run": run_id})
+    change(_BURY, {"run": run_id})
 
 
 def abandon(context: UserExecutionContext) -> None:
     """After being fenced off: if that is because the run has ended, the step is over too."""
-    with connection.cursor() as cursor:
-        cursor.execute(_ABANDON, {"run": context.run_id, "step": context.step_id, "attempt": context.attempt})
+    change(_ABANDON, {"run": context.run_id, "step": context.step_id, "attempt": context.attempt})

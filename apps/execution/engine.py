@@ -153,8 +153,8 @@ class ExecutionEngine:
         if self._task is not None:
             self._task.cancel()
 
-    async def run_step(self, claim: Claim) -> None:
-        """Take a step from claimed to settled.
+    async def run_step(self, claim: Claim) -> bool:
+        """Take a step from claimed to settled, and answer whether the run has another one ready for this worker.
 
         A step lost to somebody else is left alone. When the worker stops, or the database is away, the step is given
         back, and somebody takes it up where its journal ends.
@@ -170,15 +170,15 @@ class ExecutionEngine:
             with structlog.contextvars.bound_contextvars(
                 run=str(context.run_id), trace=context.trace_id, step=context.step, attempt=context.attempt
             ):
-                await self._run(claim)
+                return await self._run(claim)
         finally:
             self._running.discard(self)
 
-    async def _run(self, claim: Claim) -> None:
+    async def _run(self, claim: Claim) -> bool:
         try:
             await point_on_loop("step.claimed")
             outcome = await self._outcome(claim)
-            await in_database(WorkflowOrchestrator(claim).settle, outcome)
+            return await in_database(WorkflowOrchestrator(claim).settle, outcome)
         except Fenced as error:
             log.info("Step lost", reason=error.detail)
             await in_database(claims.abandon, claim.context)
@@ -188,6 +188,7 @@ class ExecutionEngine:
         except Exception as error:
             log.error("Step could not be settled; giving it back", exc_info=error)
             await self._give_back(claim)
+        return False
 
     async def _outcome(self, claim: Claim) -> Outcome:
         execution = Execution(claim=claim)

@@ -1,6 +1,7 @@
 """What follows when a step has settled: the next steps, a pause, or the end of the run. One transaction each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
@@ -8,16 +9,17 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 from pydantic import BaseModel
+from uuid6 import uuid7
 
-from apps.accounts.models import User
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Entry, Fact, Fenced
-from apps.conversations.models import Message, Question, Run, Step, ToolCall
+from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.errors import NetraError
 from apps.execution import claims, doorbell
 from apps.execution.calls import closing
 from apps.execution.claims import Artifact, Claim
 from apps.execution.registry import (
+    Answer,
     Completed,
     Effect,
     Failed,
@@ -30,10 +32,47 @@ from apps.execution.registry import (
     workflows,
 )
 from apps.llm import ledger
+from apps.operations.database import change, fetch
 from apps.operations.debug_points import point
 
 _UNSETTLED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.RUNNING, Step.State.WAITING})
 _ACTIVE = frozenset({Step.State.READY, Step.State.RUNNING})
+
+
+_STEPS = """
+select step.id, step.name, step.agent, step.state, step.attempt, step.depends_on
+from conversations_step step where step.run_id = %(run)s order by step.position
+"""
+_OPEN_CALLS = "select 1 from conversations_toolcall where run_id = %(run)s and finished_at is null limit 1"
+_ANSWER = """
+insert into conversations_message (id, thread_id, run_id, role, text, report, attempt, created_at)
+values (%(id)s, %(thread)s, %(run)s, 'assistant', coalesce(%(text)s, ''), %(report)s, %(attempt)s, clock_timestamp())
+on conflict (run_id, role) where role = 'assistant' do update set
+    text = coalesce(%(text)s, conversations_message.text), report = coalesce(%(report)s, conversations_message.report)
+returning id, text, report
+"""
+_LET_NEXT_START = "update accounts_user set runnable = true where id = %(user)s"
+
+
+@dataclass(frozen=True)
+class _Message:
+    """A row of `_ANSWER`, in its order."""
+
+    id: UUID
+    text: str
+    report: UUID | None
+
+
+@dataclass
+class _Node:
+    """A row of `_STEPS`, in its order: a step of the graph as it stands, and as it is about to."""
+
+    id: int
+    name: str
+    agent: str
+    state: str
+    attempt: int
+    depends_on: list[str]
 
 
 class WorkflowOrchestrator:
@@ -43,8 +82,10 @@ class WorkflowOrchestrator:
         self._context = claim.context
         self._specs = {spec.name: spec for spec in workflows.get(claim.workflow).steps}
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome) -> bool:
         """Write down how the step ended, and ready what waited for it, pause the run or end it.
+
+        Answers whether another step is ready for whoever settled this one; for further ones it has rung.
 
         Raises:
             Fenced: the step is not held any more; nothing was written.
@@ -55,69 +96,67 @@ class WorkflowOrchestrator:
             journal.hold(self._context.fence)
             match outcome:
                 case Completed():
-                    self._complete(outcome)
+                    return self._complete(outcome)
                 case Failed():
-                    self._fail(outcome)
+                    return self._fail(outcome)
                 case Waiting():
                     self._rest(outcome)
                 case Postponed():
                     self._postpone(outcome)
                 case _:
                     assert_never(outcome)
+        return False
 
-    # --- The step ----------------------------------------------------------------------------------------------------
+    # --- The step has ended ------------------------------------------------------------------------------------------
 
-    def _complete(self, outcome: Completed) -> None:
+    def _complete(self, outcome: Completed) -> bool:
         artifact = outcome.artifact.model_dump(mode="json")
         summary, confidence = outcome.summary, outcome.confidence
-        self._close(Step.State.COMPLETED, summary=summary, confidence=confidence, artifact=artifact)
-        if outcome.answer is not None:
-            Message.objects.filter(run_id=self._context.run_id, role=Message.Role.ASSISTANT).update(
-                text=outcome.answer.text, report=outcome.answer.report
-            )
-        self._advance()
+        closing_facts = self._closing(Step.State.COMPLETED, summary, confidence)
+        closed = {"summary": summary, "confidence": confidence, "artifact": artifact}
+        return self._advance(Step.State.COMPLETED, closing_facts, closed, outcome.answer)
 
-    def _fail(self, outcome: Failed) -> None:
-        self._close(Step.State.FAILED, summary=outcome.detail)
+    def _fail(self, outcome: Failed) -> bool:
+        closing_facts = self._closing(Step.State.FAILED, outcome.detail, None)
         spec = self._specs.get(self._context.step)
         if spec is not None and spec.continue_on_error:
-            self._advance()
-        else:
-            fail_run(
-                run=self._context.run_id,
-                thread=self._context.thread_id,
-                user=self._context.principal.user_id,
-                failure=outcome,
-            )
+            return self._advance(Step.State.FAILED, closing_facts, {"summary": outcome.detail}, None)
+        journal.append(self._context.fence, *closing_facts)
+        self._move(Step.State.FAILED, summary=outcome.detail, finished_at=timezone.now())
+        context = self._context
+        fail_run(run=context.run_id, thread=context.thread_id, user=context.principal.user_id, failure=outcome)
+        return False
 
-    def _rest(self, outcome: Waiting) -> None:
-        """Wait for a person; one who was quick has answered already."""
-        asked = Question.objects.filter(run_id=self._context.run_id, step=self._context.step, call=outcome.call)
-        if asked.filter(answered_at=None).exists():
-            self._move(Step.State.WAITING, worker=None)
-            self._pause()
-        else:
-            self._move(Step.State.READY, worker=None, reason="")
-
-    def _postpone(self, outcome: Postponed) -> None:
-        """Give the step back until later; with nothing else to do, the run gives back its place."""
-        later = timezone.now() + timedelta(seconds=outcome.seconds)
-        said = {"thought": f"Waiting {outcome.seconds:.0f} s: {outcome.reason}", "progress": 0}
-        journal.append(self._context.fence, Fact("agent_thinking", said))
-        self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200], rung_at=later)
-        others = Step.objects.filter(run_id=self._context.run_id, state__in=_ACTIVE)
-        if not others.exclude(pk=self._context.step_id).exists():
-            moved = {"not_before": later, "rung_at": later}
-            lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.QUEUED, **moved)
-            User.objects.filter(pk=self._context.principal.user_id).update(runnable=True)
-
-    def _close(self, state: str, *, summary: str, confidence: float | None = None, **fields: object) -> None:
-        """Close what the step opened, the step last, and move its row."""
-        now = timezone.now()
+    def _closing(self, state: str, summary: str, confidence: float | None) -> list[Fact]:
+        """The facts that close what the step opened, the step last."""
+        run = self._context.run_id
+        calls = close_calls(run, self._context.step, timezone.now()) if fetch(_OPEN_CALLS, {"run": run}) else []
         said = {"agent": self._context.agent, "status": str(state), "summary": summary, "confidence": confidence}
-        calls = close_calls(self._context.run_id, self._context.step, now)
-        journal.append(self._context.fence, *calls, Fact("step_completed", said))
-        self._move(state, summary=summary, confidence=confidence, finished_at=now, **fields)
+        return [*calls, Fact("step_completed", said)]
+
+    def _advance(self, state: str, facts: list[Fact], closed: Mapping[str, object], answer: Answer | None) -> bool:
+        """Settle the step, ready or skip what that unlocks, and end the run when nothing is left.
+
+        Under the thread's lock, so that of two steps settling at once the second sees the first as settled.
+        """
+        context = self._context
+        nodes = {node.name: node for node in (_Node(*row) for row in fetch(_STEPS, {"run": context.run_id}))}
+        self._move(state, finished_at=timezone.now(), **closed)
+        nodes[context.step].state = state
+        readied, skipped = self._unlock(nodes)
+        entries: list[Fact | Entry] = [(fact, context.step, context.attempt) for fact in facts]
+        entries += [entry for node in skipped for entry in _skipping(node)]
+        if all(node.state not in _UNSETTLED for node in nodes.values()):
+            self._complete_run(entries, self._store(answer or Answer(text=None)))
+        else:
+            if answer is not None:
+                self._store(answer)
+            journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=entries)
+            if all(node.state not in _ACTIVE for node in nodes.values()):
+                self._wait()
+        for _ in readied[1:]:
+            doorbell.ring(context.run_id)
+        return bool(readied)
 
     def _move(self, state: str, **fields: object) -> None:
         context = self._context
@@ -127,86 +166,85 @@ class WorkflowOrchestrator:
 
     # --- The graph ---------------------------------------------------------------------------------------------------
 
-    def _advance(self) -> None:
-        """Ready or skip what the settled steps unlock, and end the run when nothing is left.
+    def _unlock(self, nodes: Mapping[str, _Node]) -> tuple[list[_Node], list[_Node]]:
+        """Ready the steps all of whose predecessors have settled, and skip those that are not wanted."""
+        readied: list[_Node] = []
+        skipped: list[_Node] = []
+        while node := next((node for node in nodes.values() if _is_unlocked(node, nodes)), None):
+            wanted = self._is_wanted(node)
+            to = Step.State.READY if wanted else Step.State.SKIPPED
+            lifecycle.move_step(node.id, attempt=node.attempt, source=node.state, to=to)
+            node.state = to
+            (readied if wanted else skipped).append(node)
+        return readied, skipped
 
-        Under the thread's lock, so that of two steps settling at once the second sees the first as settled.
-        """
-        steps = {step.name: step for step in Step.objects.filter(run_id=self._context.run_id).order_by("position")}
-        readied = 0
-        while unlocked := next(self._unlocked(steps), None):
-            if self._is_wanted(unlocked, steps):
-                self._ready(unlocked)
-                readied += 1
-            else:
-                self._skip(unlocked)
-        if all(step.state not in _UNSETTLED for step in steps.values()):
-            self._complete_run()
-        elif all(step.state not in _ACTIVE for step in steps.values()):
-            self._wait()
-        # The worker that settles goes on with one of them itself.
-        for _ in range(readied - 1):
-            doorbell.ring(self._context.run_id)
-
-    @staticmethod
-    def _unlocked(steps: Mapping[str, Step]) -> Iterator[Step]:
-        """Blocked steps all of whose predecessors have settled."""
-        for step in steps.values():
-            if step.state == Step.State.BLOCKED and all(
-                steps[name].state not in _UNSETTLED for name in step.depends_on
-            ):
-                yield step
-
-    def _is_wanted(self, step: Step, steps: Mapping[str, Step]) -> bool:
-        spec: StepSpec | None = self._specs.get(step.name)
+    def _is_wanted(self, node: _Node) -> bool:
+        spec: StepSpec | None = self._specs.get(node.name)
         if spec is None or spec.condition is None:
             return True
-        done = (other for other in steps.values() if other.state == Step.State.COMPLETED)
-        artifacts = {other.name: Artifact(agent=other.agent, body=other.artifact or {}) for other in done}
-        return spec.condition(typed(artifacts))
+        return spec.condition(typed(claims.artifacts(self._context.run_id)))
 
-    @staticmethod
-    def _ready(step: Step) -> None:
-        lifecycle.move_step(step.pk, attempt=step.attempt, source=step.state, to=Step.State.READY)
-        step.state = Step.State.READY
+    # --- The step has not ended --------------------------------------------------------------------------------------
 
-    def _skip(self, step: Step) -> None:
-        """A step that is not wanted is opened and closed at once, so that whoever watches knows of it."""
-        skipped = {"agent": step.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
-        facts = [(Fact("step_started", {"agent": step.agent}), step.name, 0)]
-        facts.append((Fact("step_completed", skipped), step.name, 0))
-        journal.append_to_run(thread=self._context.thread_id, run=self._context.run_id, facts=facts)
-        now, source = timezone.now(), step.state
-        lifecycle.move_step(step.pk, attempt=step.attempt, source=source, to=Step.State.SKIPPED, finished_at=now)
-        step.state = Step.State.SKIPPED
-
-    # --- The run -----------------------------------------------------------------------------------------------------
-
-    def _pause(self) -> None:
-        """If nobody works on the run any more, it waits: its owner's place is free, its thread's line is kept."""
-        if not Step.objects.filter(run_id=self._context.run_id, state__in=_ACTIVE).exists():
+    def _rest(self, outcome: Waiting) -> None:
+        """Wait for a person; one who was quick has answered already."""
+        asked = Question.objects.filter(run_id=self._context.run_id, step=self._context.step, call=outcome.call)
+        if not asked.filter(answered_at=None).exists():
+            self._move(Step.State.READY, worker=None, reason="")
+            doorbell.ring(self._context.run_id)
+            return
+        self._move(Step.State.WAITING, worker=None)
+        if not self._others_are_active():
             self._wait()
 
-    def _wait(self) -> None:
-        lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.WAITING)
-        User.objects.filter(pk=self._context.principal.user_id).update(runnable=True)
+    def _postpone(self, outcome: Postponed) -> None:
+        """Give the step back until later; with nothing else to do, the run gives back its place."""
+        later = timezone.now() + timedelta(seconds=outcome.seconds)
+        said = {"thought": f"Waiting {outcome.seconds:.0f} s: {outcome.reason}", "progress": 0}
+        journal.append(self._context.fence, Fact("agent_thinking", said))
+        self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200], rung_at=later)
+        if not self._others_are_active():
+            moved = {"not_before": later, "rung_at": later}
+            lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.QUEUED, **moved)
+            change(_LET_NEXT_START, {"user": self._context.principal.user_id})
 
-    def _complete_run(self) -> None:
-        run = self._context.run_id
-        message, _ = Message.objects.get_or_create(
-            run_id=run, role=Message.Role.ASSISTANT, defaults={"thread_id": self._context.thread_id}
-        )
-        usage = ledger.usage_of_run(run)
-        said = {"message": message.pk, "report": message.report, "text": message.text, "usage": usage}
-        end_run(
-            run=run,
-            thread=self._context.thread_id,
-            user=self._context.principal.user_id,
-            source=Run.State.RUNNING,
-            to=Run.State.COMPLETED,
-            terminal=Fact("agent_completed", said),
-            usage=usage,
-        )
+    def _others_are_active(self) -> bool:
+        others = Step.objects.filter(run_id=self._context.run_id, state__in=_ACTIVE)
+        return others.exclude(pk=self._context.step_id).exists()
+
+    def _wait(self) -> None:
+        """Nobody works on the run any more: its owner's place is free, its thread's line is kept."""
+        lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.WAITING)
+        change(_LET_NEXT_START, {"user": self._context.principal.user_id})
+
+    # --- The run has ended -------------------------------------------------------------------------------------------
+
+    def _store(self, answer: Answer) -> _Message:
+        """The run's answer as it is stored now, after taking on `answer`."""
+        context = self._context
+        row = {"id": uuid7(), "thread": context.thread_id, "run": context.run_id, "attempt": context.attempt}
+        return _Message(*fetch(_ANSWER, {**row, "text": answer.text, "report": answer.report})[0])
+
+    def _complete_run(self, entries: list[Fact | Entry], message: _Message) -> None:
+        context = self._context
+        usage = ledger.usage_of_run(context.run_id)
+        said = {"message": message.id, "report": message.report, "text": message.text, "usage": usage}
+        terminal = Fact("agent_completed", said)
+        journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=[*entries, terminal])
+        moved = {"finished_at": timezone.now(), "usage": usage}
+        lifecycle.move_run(context.run_id, source=Run.State.RUNNING, to=Run.State.COMPLETED, **moved)
+        change(_LET_NEXT_START, {"user": context.principal.user_id})
+
+
+def _is_unlocked(node: _Node, nodes: Mapping[str, _Node]) -> bool:
+    return node.state == Step.State.BLOCKED and all(nodes[name].state not in _UNSETTLED for name in node.depends_on)
+
+
+def _skipping(node: _Node) -> list[Entry]:
+    """A step that is not wanted is opened and closed at once, so that whoever watches knows of it."""
+    skipped = {"agent": node.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
+    opened = Fact("step_started", {"agent": node.agent})
+    return [(opened, node.name, 0), (Fact("step_completed", skipped), node.name, 0)]
 
 
 class HandOverInvalid(NetraError):
@@ -277,7 +315,7 @@ def end_run(*, run: UUID, thread: UUID, user: UUID, source: str, to: str, termin
         raise Fenced(f"Run {run} has ended already.")
     # A step being claimed at this moment is passed over: its claim waits for the thread and then finds itself fenced.
     claims.bury(run)
-    User.objects.filter(pk=user).update(runnable=True)
+    change(_LET_NEXT_START, {"user": user})
 
 
 def _open_pairs(run_id: UUID, now: datetime) -> list[Entry]:

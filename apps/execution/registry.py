@@ -61,9 +61,9 @@ class Tool:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the person gets: Markdown, and the report it rests on."""
+    """What the person gets: Markdown, and the report it rests on. A None leaves what was written live as it is."""
 
-    text: str
+    text: str | None
     report: UUID | None = None
 
 

@@ -4,8 +4,10 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -90,17 +92,18 @@ class WorkerLoop:
 
     async def _serve(self, run_id: UUID) -> None:
         """Do this run's ready steps, one after the other, and then those of whatever run may start next."""
-        admitted: UUID | None = run_id
+        claim = await self._take(partial(claims.claim_step, run_id, worker=self.id))
         while not self._draining:
-            claim = await self._claim(admitted) if admitted else None
-            if claim is not None:
-                await ExecutionEngine.for_user(claim.context).run_step(claim)
-            elif (admitted := await in_database(admission.admit_one)) is None:
+            claim = claim or await self._take(partial(admission.admit_and_claim, worker=self.id))
+            if claim is None:
                 return
+            run_id = claim.context.run_id
+            more = await ExecutionEngine.for_user(claim.context).run_step(claim)
+            claim = await self._take(partial(claims.claim_step, run_id, worker=self.id)) if more else None
 
-    async def _claim(self, run_id: UUID) -> Claim | None:
+    async def _take(self, take: Callable[[], Claim | None]) -> Claim | None:
         """Take a step. A claim that commits while this is being cancelled is given back: nobody else knows of it."""
-        taking = asyncio.ensure_future(in_database(claims.claim_step, run_id, worker=self.id))
+        taking = asyncio.ensure_future(in_database(take))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:

@@ -1,28 +1,108 @@
-"""The one way from an event loop to the ORM."""
+"""The ways to PostgreSQL: from an event loop to threads that keep a connection, and statements that are prepared."""
 
-from collections.abc import Callable
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
-from channels.db import DatabaseSyncToAsync
+import psycopg
+from django.db import close_old_connections, connection
+from psycopg_pool.base import AttemptWithBackoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Row = tuple[Any, ...]
+
+KEPT_FOR = 0.5  # seconds that a thread keeps an idle connection without asking whether it still works
+_THREAD_COUNT = 8
+
+# The pool would wait longer and longer between two attempts; after an outage of seconds, requests would wait as long.
+AttemptWithBackoff.INITIAL_DELAY = 0.25
+AttemptWithBackoff.DELAY_BACKOFF = 1.0
 
 # Analyses run for seconds; they must never keep a claim or an event waiting for a thread.
 _ANALYSES = ThreadPoolExecutor(max_workers=2, thread_name_prefix="analysis")
 # Threads of the process that talk to PostgreSQL; more would only queue for a connection of the pool.
-_THREADS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
+_THREADS = ThreadPoolExecutor(max_workers=_THREAD_COUNT, thread_name_prefix="database")
+_used = threading.local()
 
 
 async def in_database(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` on a database thread and return its connection afterwards.
+    """Run `work` on a database thread, which keeps its connection for the next one.
 
     Asgiref's default would send every socket of the process through one thread, so that one slow query froze all.
     """
-    return await DatabaseSyncToAsync(work, thread_sensitive=False, executor=_THREADS)(*args, **kwargs)  # type: ignore[no-any-return]
+    return await _on_thread(_THREADS, partial(_with_kept_connection, work, *args, **kwargs))
 
 
 async def in_analysis(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Like `in_database`, for work that computes for long; at most two at a time in a process."""
-    return await DatabaseSyncToAsync(work, thread_sensitive=False, executor=_ANALYSES)(*args, **kwargs)  # type: ignore[no-any-return]
+    return await _on_thread(_ANALYSES, partial(_with_own_connection, work, *args, **kwargs))
+
+
+async def _on_thread(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    context = contextvars.copy_context()
+    return await asyncio.get_running_loop().run_in_executor(threads, context.run, work)
+
+
+def _with_kept_connection(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A connection that has just worked is not asked whether it works; one that failed, or idled, goes back."""
+    if time.monotonic() - getattr(_used, "at", 0.0) > KEPT_FOR:
+        connection.close()
+    try:
+        return work(*args, **kwargs)
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        _used.at = time.monotonic()
+
+
+def _with_own_connection(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return work(*args, **kwargs)
+    finally:
+        close_old_connections()
+
+
+def disconnect() -> None:
+    """Have every database thread give its connection back; waits until they have."""
+    everybody = threading.Barrier(_THREAD_COUNT)
+
+    def give_back() -> None:
+        connection.close()
+        everybody.wait(10)
+
+    for done in [_THREADS.submit(give_back) for _ in range(_THREAD_COUNT)]:
+        done.result()
+
+
+# --- Statements on the hot path --------------------------------------------------------------------------------------
+
+
+def fetch(statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+    """The rows that `statement` returns. It is prepared, so that it is planned once per connection.
+
+    JSON comes as text.
+    """
+    with _cursor() as cursor:
+        return cursor.execute(statement, parameters, prepare=True).fetchall()
+
+
+def change(statement: str, parameters: Mapping[str, Any]) -> int:
+    """Execute `statement`, prepared; answers how many rows it changed."""
+    with _cursor() as cursor:
+        return cursor.execute(statement, parameters, prepare=True).rowcount
+
+
+@contextmanager
+def _cursor() -> "Iterator[psycopg.Cursor[Row]]":
+    """A cursor that binds on the server, which Django's own does not; errors come as Django's."""
+    connection.ensure_connection()
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        yield cursor
