@@ -56,8 +56,13 @@ def get_thread(*, principal: Principal, thread_id: UUID) -> Thread:
     """
     thread: Thread | None = Thread.objects.for_creator(principal).filter(pk=thread_id).first()
     if thread is None:
-        raise ThreadNotFound(f"There is no thread {thread_id}.")
+        raise thread_not_found(thread_id)
     return thread
+
+
+def thread_not_found(thread_id: UUID) -> ThreadNotFound:
+    """The same words whether it is somebody else's or does not exist."""
+    return ThreadNotFound(f"There is no thread {thread_id}.")
 
 
 def change_thread(

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 from uuid6 import uuid7
 
@@ -15,14 +15,43 @@ from apps.accounts.models import Membership, User
 from apps.accounts.tenancy import Principal
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact, Fenced
-from apps.conversations.models import Message, Question, Run, Thread
-from apps.conversations.services import get_run, get_thread
+from apps.conversations.models import Message, Question, Run
+from apps.conversations.services import get_run, get_thread, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
 from apps.execution import doorbell, orchestrator, questions
 from apps.execution.registry import Workflow, workflows
+from apps.operations.database import change, fetch
 from apps.realtime.schema import TEXT_LIMIT
 
 TITLE_LENGTH = 80  # characters of the first message that name a thread
+
+
+_LOOK = """
+select coalesce(live.state = 'waiting', false), taken.id, taken.run_id, taken.text
+from conversations_thread thread
+left join conversations_run live on live.id = thread.live_run
+left join conversations_message taken on taken.thread_id = thread.id and taken.key = %(key)s
+where thread.id = %(thread)s and thread.user_id = %(user)s and thread.organization_id = %(organization)s
+"""
+_QUEUE = """
+insert into conversations_run (id, thread_id, organization_id, user_id, state, workflow, goal, dataset, key,
+    request_digest, queued_seq, created_at, usage, error_code, error_detail, support_id, flags)
+values (%(run)s, %(thread)s, %(organization)s, %(user)s, 'queued', %(workflow)s, %(goal)s, %(dataset)s, %(key)s,
+    %(digest)s, 0, clock_timestamp(), '{}', '', '', '', '{}')
+on conflict (user_id, key) do nothing
+returning (select 1 + count(*) from conversations_run where user_id = %(user)s and state = 'queued')
+"""
+_FILE = """
+with message as (
+    insert into conversations_message (id, thread_id, run_id, role, text, attempt, created_at)
+    values (%(message)s, %(thread)s, %(run)s, 'user', %(text)s, 1, clock_timestamp())
+), thread as (
+    update conversations_thread set title = %(title)s where id = %(thread)s and title = ''
+), owner as (
+    update accounts_user set runnable = true where id = %(user)s
+)
+update conversations_run set queued_seq = %(seq)s where id = %(run)s
+"""
 
 
 class IdempotencyMismatch(NetraError):
@@ -71,77 +100,78 @@ def start_run(
         raise Forbidden("Viewers cannot ask; an owner can give you the member role.")
     if not text.replace("\x00", "").strip() or len(text) > TEXT_LIMIT:
         raise Invalid(f"text: write between 1 and {TEXT_LIMIT} characters.")
-    thread = get_thread(principal=principal, thread_id=thread_id)
     workflow = workflows.get(settings.DEFAULT_WORKFLOW)
     workflow.admit(principal, dataset)
-    run_id, key = uuid7(), key or uuid7().hex
-    digest = _digest(thread_id, text, dataset)
-    if (taken := _as_answer(principal, thread, text, dataset, key)) is not None:
+    asked = _Asked(
+        principal=principal,
+        thread=thread_id,
+        text=text.replace("\x00", ""),
+        dataset=dataset,
+        key=key or uuid7().hex,
+        digest=_digest(thread_id, text, dataset),
+    )
+    if (taken := _as_answer(asked)) is not None:
         return taken
+    run = uuid7()
     try:
         with transaction.atomic():
-            if _insert_run(run_id, thread, workflow, text, key=key, digest=digest, dataset=dataset):
-                return _begin(run_id, thread, text)
+            if (position := _insert_run(run, asked, workflow)) is not None:
+                return _begin(run, asked, position)
     except (Fenced, IntegrityError):
         # Deleted since it was looked up; where it still is, the error is another one.
         get_thread(principal=principal, thread_id=thread_id)
         raise
     # A second statement sees the winner, which the first could not.
-    return _earlier(principal, key, digest)
+    return _earlier(asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A message that may be sent, as it was sent."""
+
+    principal: Principal
+    thread: UUID
+    text: str
+    dataset: UUID | None
+    key: str
+    digest: str
 
 
 def _digest(thread_id: UUID, text: str, dataset: UUID | None) -> str:
     return hashlib.sha256(json.dumps([str(thread_id), text, str(dataset)]).encode()).hexdigest()
 
 
-def _insert_run(
-    run_id: UUID, thread: Thread, workflow: Workflow, text: str, *, key: str, digest: str, dataset: UUID | None
-) -> bool:
-    """Whether this call is the one that the key belongs to."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """insert into conversations_run (id, thread_id, organization_id, user_id, state, workflow, goal, dataset,
-                key, request_digest, queued_seq, created_at, usage, error_code, error_detail, support_id,
-                flags)
-            values (%s, %s, %s, %s, 'queued', %s, %s, %s, %s, %s, 0, clock_timestamp(), '{}', '', '', '', '{}')
-            on conflict (user_id, key) do nothing returning id""",
-            [
-                run_id,
-                thread.pk,
-                thread.organization_id,
-                thread.user_id,
-                workflow.name,
-                text.replace("\x00", ""),
-                dataset,
-                key,
-                digest,
-            ],
-        )
-        return cursor.fetchone() is not None
+def _insert_run(run: UUID, asked: _Asked, workflow: Workflow) -> int | None:
+    """How many runs of the user go first, plus one; None where the key belongs to an earlier call."""
+    principal = asked.principal
+    row: dict[str, Any] = {
+        "run": run,
+        "thread": asked.thread,
+        "organization": principal.organization_id,
+        "user": principal.user_id,
+    }
+    row |= {"workflow": workflow.name, "goal": asked.text, "dataset": asked.dataset}
+    rows = fetch(_QUEUE, {**row, "key": asked.key, "digest": asked.digest})
+    return rows[0][0] if rows else None
 
 
-def _begin(run_id: UUID, thread: Thread, text: str) -> Started:
-    text = text.replace("\x00", "")
-    message = Message.objects.create(thread=thread, run_id=run_id, role=Message.Role.USER, text=text)
-    position = Run.objects.filter(user_id=thread.user_id, state=Run.State.QUEUED).count()
-    events = journal.append_to_thread(
-        thread=thread.pk,
-        run=run_id,
-        facts=[
-            Fact("message_created", {"message": message.pk, "role": "user", "text": text}),
-            Fact("run_queued", {"position": position}),
-        ],
-    )
-    Run.objects.filter(pk=run_id).update(queued_seq=events[-1]["seq"])
-    Thread.objects.filter(pk=thread.pk, title="").update(title=" ".join(text.split())[:TITLE_LENGTH])
-    User.objects.filter(pk=thread.user_id).update(runnable=True)
-    doorbell.ring(run_id)
-    return Started(message=message.pk, run=run_id)
+def _begin(run: UUID, asked: _Asked, position: int) -> Started:
+    message = uuid7()
+    facts = [
+        Fact("message_created", {"message": message, "role": "user", "text": asked.text}),
+        Fact("run_queued", {"position": position}),
+    ]
+    events = journal.append_to_thread(thread=asked.thread, run=run, facts=facts)
+    filed = {"run": run, "thread": asked.thread, "user": asked.principal.user_id, "message": message}
+    title = " ".join(asked.text.split())[:TITLE_LENGTH]
+    change(_FILE, {**filed, "text": asked.text, "seq": events[-1]["seq"], "title": title})
+    doorbell.ring(run)
+    return Started(message=message, run=run)
 
 
-def _earlier(principal: Principal, key: str, digest: str) -> Started:
-    run = Run.objects.get(user_id=principal.user_id, key=key)
-    if run.request_digest != digest:
+def _earlier(asked: _Asked) -> Started:
+    run = Run.objects.get(user_id=asked.principal.user_id, key=asked.key)
+    if run.request_digest != asked.digest:
         raise _mismatch()
     message = run.messages.filter(role=Message.Role.USER).earliest("id")
     return Started(message=message.pk, run=run.pk)
@@ -151,33 +181,42 @@ def _mismatch() -> IdempotencyMismatch:
     return IdempotencyMismatch("This idempotency key was used for another message; use a new one.")
 
 
-def _as_answer(principal: Principal, thread: Thread, text: str, dataset: UUID | None, key: str) -> Started | None:
-    """The waiting run that takes the message as its answer; None where no run of the thread waits."""
-    earlier = Message.objects.filter(thread=thread, key=key).first()
-    if earlier is not None:
-        if earlier.text != text.replace("\x00", ""):
+def _as_answer(asked: _Asked) -> Started | None:
+    """The waiting run that takes the message as its answer; None where no run of the thread waits.
+
+    Raises:
+        ThreadNotFound, RunWaiting, IdempotencyMismatch: see `start_run`.
+    """
+    principal = asked.principal
+    owner = {"user": principal.user_id, "organization": principal.organization_id}
+    found = fetch(_LOOK, {"thread": asked.thread, "key": asked.key, **owner})
+    if not found:
+        raise thread_not_found(asked.thread)
+    waits, message, run, text = found[0]
+    if message is not None:
+        if text != asked.text:
             raise _mismatch()
-        return Started(message=earlier.pk, run=earlier.run_id)
-    if not Run.objects.filter(thread=thread, state=Run.State.WAITING).exists():
+        return Started(message=message, run=run)
+    if not waits:
         return None
     with transaction.atomic():
-        journal.lock_thread(thread.pk)
-        run = Run.objects.filter(thread=thread, state=Run.State.WAITING).first()
-        if run is None:
-            return None
-        return _answer_in_words(principal, run, text.replace("\x00", ""), dataset, key)
+        journal.lock_thread(asked.thread)
+        waiting = Run.objects.filter(thread_id=asked.thread, state=Run.State.WAITING).first()
+        return _answer_in_words(waiting, asked) if waiting else None
 
 
-def _answer_in_words(principal: Principal, run: Run, text: str, dataset: UUID | None, key: str) -> Started:
-    asked = questions.open_questions(run)
-    wanted = next((question for question in asked if question.reason == Question.Reason.DATA), None)
+def _answer_in_words(run: Run, asked: _Asked) -> Started:
+    open_questions = questions.open_questions(run)
+    wanted = next((question for question in open_questions if question.reason == Question.Reason.DATA), None)
     if wanted is None:
         raise RunWaiting("The answer being made waits for your leave to go on; give or refuse it first.")
-    message = Message.objects.create(thread_id=run.thread_id, run=run, role=Message.Role.USER, text=text, key=key)
-    said = Fact("message_created", {"message": message.pk, "role": "user", "text": text})
+    message = Message.objects.create(
+        thread_id=run.thread_id, run=run, role=Message.Role.USER, text=asked.text, key=asked.key
+    )
+    said = Fact("message_created", {"message": message.pk, "role": "user", "text": asked.text})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
-    value = {"text": text, "dataset": str(dataset) if dataset else None}
-    questions.answer(run, by=principal.user_id, call=wanted.call, value=value)
+    value = {"text": asked.text, "dataset": str(asked.dataset) if asked.dataset else None}
+    questions.answer(run, by=asked.principal.user_id, call=wanted.call, value=value)
     return Started(message=message.pk, run=run.pk)
 
 
