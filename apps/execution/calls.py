@@ -221,6 +221,8 @@ def close_call(context: UserExecutionContext, row: ToolCall, result: Result) -> 
     point("tool.effect_done")
     now = timezone.now()
     with transaction.atomic():
+        if _is_closed(row):
+            return
         journal.append(context.fence, closing(row, status=result.status, summary=result.summary, now=now))
         settle_row(row, result, now)
 
@@ -235,8 +237,18 @@ def close_call_at_worker(row: ToolCall, result: Result, *, thread: UUID, step_at
     now = timezone.now()
     entry: Entry = (closing(row, status=result.status, summary=result.summary, now=now), row.step, step_attempt)
     with transaction.atomic():
+        if _is_closed(row):
+            return
         journal.append_to_run(thread=thread, run=row.run_id, facts=[entry])
         settle_row(row, result, now)
+
+
+def _is_closed(row: ToolCall) -> bool:
+    """Whether an earlier try to close the call, of which no more was heard, has done so."""
+    if row.finished_at is None:
+        return False
+    row.refresh_from_db()
+    return row.finished_at is not None
 
 
 def settle_row(row: ToolCall, result: Result, now: datetime) -> None:

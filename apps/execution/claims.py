@@ -184,8 +184,12 @@ def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
 
     `lost` counts as a loss: the attempt broke off, instead of being handed over.
     """
-    given_back = {"step": context.step_id, "attempt": context.attempt, "reason": HANDED_OVER, "losses": int(lost)}
-    return change(_RELEASE, given_back) == 1
+    return release_held(step_id=context.step_id, attempt=context.attempt, lost=lost)
+
+
+def release_held(*, step_id: int, attempt: int, lost: bool = False) -> bool:
+    """As `release`, for a step of which no more is known."""
+    return change(_RELEASE, {"step": step_id, "attempt": attempt, "reason": HANDED_OVER, "losses": int(lost)}) == 1
 
 
 def bury(run_id: UUID) -> None:

@@ -15,7 +15,7 @@ from apps.execution.mailbox import mailbox
 from apps.execution.permissions import Verdict, may_use
 from apps.execution.registry import Agent, AlreadyRegistered, Place, Tool, tools
 from apps.execution.tool_runs import run_tool
-from apps.operations.database import in_database
+from apps.operations.database import in_database, through_outage
 from apps.realtime.schema import first_problem
 
 
@@ -98,7 +98,7 @@ class RequestScopedToolDispatcher:
             return await self._elsewhere(tool, arguments, row)
         context = self._context.child(effect_key=row.idempotency_key)
         result = await run_tool(tool, context, arguments, again=opened.again)
-        await in_database(calls.close_call, self._context, row, result)
+        await through_outage(calls.close_call, self._context, row, result)
         return calls.stored_answer(row)
 
     async def _elsewhere(self, tool: Tool, arguments: BaseModel, row: ToolCall) -> ToolAnswer:

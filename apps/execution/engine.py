@@ -18,7 +18,7 @@ from apps.execution.dispatcher import ToolExecutorFactory
 from apps.execution.orchestrator import HandOverInvalid, WorkflowOrchestrator, typed
 from apps.execution.registry import Agent, Failed, Interruption, Outcome, StepSpec, agents, workflows
 from apps.execution.scope import StepScope
-from apps.operations.database import in_database
+from apps.operations.database import in_database, through_outage
 from apps.operations.debug_points import point_on_loop
 from apps.operations.problems import UnexpectedError, new_support_id
 
@@ -26,7 +26,6 @@ log = structlog.get_logger(__name__)
 
 MOST_LOSSES = 5  # attempts of one step that broke off
 MOST_BARREN = 3  # of them, without anything new in its journal
-GIVE_BACK_WITHIN = 60.0  # seconds for a database that is away to come back
 FIRST_WAIT, LONGEST_WAIT = 0.2, 5.0  # seconds before a failed try is repeated
 
 
@@ -178,16 +177,17 @@ class ExecutionEngine:
         try:
             await point_on_loop("step.claimed")
             outcome = await self._outcome(claim)
-            return await in_database(WorkflowOrchestrator(claim).settle, outcome)
+            return await through_outage(WorkflowOrchestrator(claim).settle, outcome)
         except Fenced as error:
             log.info("Step lost", reason=error.detail)
             await in_database(claims.abandon, claim.context)
         except asyncio.CancelledError:
-            await asyncio.shield(in_database(claims.release, claim.context))
+            await asyncio.shield(through_outage(claims.release, claim.context))
             raise
         except Exception as error:
             log.error("Step could not be settled; giving it back", exc_info=error)
-            await self._give_back(claim)
+            # If the database stays away, the step is overdue one day, and the sweep takes it.
+            await through_outage(claims.release, claim.context, lost=True)
         return False
 
     async def _outcome(self, claim: Claim) -> Outcome:
@@ -209,14 +209,6 @@ class ExecutionEngine:
             return _failed(error.code, error.detail, retryable=error.retryable)
         except Exception as error:
             return _unexpected(error)
-
-    async def _give_back(self, claim: Claim) -> None:
-        """Release the step as soon as the database lets it; after that it is overdue, and the sweep takes it."""
-        async for attempt in stamina.retry_context(
-            on=(OperationalError, InterfaceError), attempts=None, timeout=GIVE_BACK_WITHIN
-        ):
-            with attempt:
-                await in_database(claims.release, claim.context, lost=True)
 
 
 def _failed(code: str, detail: str, *, retryable: bool, suggestions: tuple[str, ...] = ()) -> Failed:

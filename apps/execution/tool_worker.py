@@ -10,7 +10,6 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import connection, transaction
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -21,16 +20,19 @@ from apps.execution.calls import Result
 from apps.execution.context import UserExecutionContext, context_for, user_execution_scope
 from apps.execution.registry import Interruption, Tool, tools
 from apps.execution.tool_runs import run_tool
+from apps.operations.database import fetch, through_outage_here
 
 log = structlog.get_logger(__name__)
 
+# This process does one call at a time: one that it holds already is a claim of which it heard no more.
 _CLAIM = """
 with claimed as (
     update conversations_toolcall call set state = 'started', attempt = call.attempt + 1, worker = %(worker)s,
         started_at = coalesce(call.started_at, clock_timestamp()),
         deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
     from conversations_run run join conversations_thread thread on thread.live_run = run.id
-    where call.id = %(call)s and call.state = 'intended' and call.place = 'worker' and run.id = call.run_id
+    where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id
+        and (call.state = 'intended' or (call.state = 'started' and call.worker = %(worker)s))
     returning call.attempt, call.losses, call.step, call.payload, call.idempotency_key, call.deadline_at, run.id as run,
         run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset, thread.user_id as thread_user,
         thread.organization_id as thread_organization
@@ -79,28 +81,28 @@ def limit_memory() -> None:
 
 def run_call(call_id: int, *, worker: UUID) -> None:
     """Run a call that is still to be run; harmless where it is not."""
-    call = ToolCall.objects.filter(pk=call_id).first()
+    call = through_outage_here(ToolCall.objects.filter(pk=call_id).first)
     if call is None or call.tool not in tools:
         log.warning("No such tool call, or no such tool in this release", call=call_id)
         return
     tool = tools.get(call.tool)
-    row = _claim(call_id, tool, worker)
+    row = through_outage_here(_claim, call_id, tool, worker)
     if row is None:
         return
     with structlog.contextvars.bound_contextvars(run=str(row.run), trace=row.run.hex, step=row.step, tool=tool.name):
         call.attempt = row.attempt
         try:
             result = asyncio.run(_run(tool, _context(row, worker), json.loads(row.payload), again=row.losses > 0))
-            calls.close_call_at_worker(call, result, thread=row.thread, step_attempt=row.step_attempt)
+            through_outage_here(
+                calls.close_call_at_worker, call, result, thread=row.thread, step_attempt=row.step_attempt
+            )
         except Fenced as error:
             log.info("Tool call lost", reason=error.detail)
 
 
 def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"call": call_id, "worker": worker, "seconds": tool.deadline})
-        found = cursor.fetchone()
-    return _Row(*found) if found else None
+    found = fetch(_CLAIM, {"call": call_id, "worker": worker, "seconds": tool.deadline})
+    return _Row(*found[0]) if found else None
 
 
 async def _run(tool: Tool, context: UserExecutionContext, payload: dict[str, Any], *, again: bool) -> Result:

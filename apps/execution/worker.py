@@ -12,17 +12,18 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from uuid6 import uuid7
 
 from apps.execution import admission, claims
 from apps.execution.claims import Claim
+from apps.execution.context import UserExecutionContext
 from apps.execution.engine import ExecutionEngine
 from apps.execution.heartbeat import Heartbeat
 from apps.execution.models import WorkerProcess
 from apps.execution.sweep import sweep
 from apps.operations import periodic
-from apps.operations.database import in_database
+from apps.operations.database import fetch, in_database
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +32,10 @@ HAND_OVER = 3.0  # seconds for giving steps back when the process stops
 LOOK_EVERY = 1.0  # seconds between two looks at what is still ours, and at what nobody looks after
 STALLED_AFTER = 5.0  # seconds of a loop that stands still, after which the process falls silent
 
-_STILL_OURS = """
+_HELD = """
 select step.id, step.attempt from conversations_step step
 join conversations_thread thread on thread.live_run = step.run_id
-where step.id = any(%s) and step.state = 'running'
+where step.worker = %(worker)s and step.state = 'running'
 """
 
 
@@ -47,6 +48,7 @@ class WorkerLoop:
         self._room = threading.BoundedSemaphore(IN_FLIGHT)
         self._work: set[asyncio.Task[None]] = set()
         self._draining = False
+        self._strays: set[tuple[int, int]] = set()
         self._ticked_at = time.monotonic()
         self._heartbeat = Heartbeat(self.id, kind=WorkerProcess.Kind.AGENTS, is_well=self._is_well)
         self._heartbeat.start()
@@ -136,21 +138,25 @@ class WorkerLoop:
         """Drop what is not ours any more, and look after what is nobody's."""
         while True:
             try:
-                await self._recall()
+                await self._compare()
                 await in_database(periodic.do_now, _SWEEP)
             except DatabaseError as error:
                 log.warning("Cannot look after runs; trying again", reason=str(error))
             await asyncio.sleep(LOOK_EVERY)
 
-    async def _recall(self) -> None:
-        """Stop working on steps that were rescued from us or whose runs have ended: their money is better saved."""
-        held = {engine.context.step_id: engine for engine in ExecutionEngine.running()}
-        if not held:
-            return
-        ours = await in_database(_still_ours, list(held))
-        for step_id, engine in held.items():
-            if ours.get(step_id) != engine.context.attempt:
-                engine.recall()
+    async def _compare(self) -> None:
+        """Stop working on steps that are not ours any more, and give back those that are ours and not worked on."""
+        before = {_name(engine.context): engine for engine in ExecutionEngine.running()}
+        ours = await in_database(_held_by, self.id)
+        held = {_name(engine.context) for engine in ExecutionEngine.running()}
+        for name, engine in before.items():
+            if name not in ours:
+                engine.recall()  # rescued from us, or its run has ended: the money is better saved
+        strays = ours - held
+        for step_id, attempt in strays & self._strays:
+            # A claim whose commit was cut off happened after all.
+            await in_database(claims.release_held, step_id=step_id, attempt=attempt)
+        self._strays = strays
 
 
 def _not_done(duty: "Future[None]") -> None:
@@ -163,11 +169,13 @@ def _not_done(duty: "Future[None]") -> None:
 _SWEEP = periodic.Duty(name="sweep", every=LOOK_EVERY, work=sweep)
 
 
-def _still_ours(steps: list[int]) -> dict[int, int]:
-    """The attempts of those of `steps` that are running in a live run."""
-    with connection.cursor() as cursor:
-        cursor.execute(_STILL_OURS, [steps])
-        return dict(cursor.fetchall())
+def _held_by(worker: UUID) -> set[tuple[int, int]]:
+    """Steps of live runs that `worker` holds, with their attempts."""
+    return {(step_id, attempt) for step_id, attempt in fetch(_HELD, {"worker": worker})}
+
+
+def _name(context: UserExecutionContext) -> tuple[int, int]:
+    return context.step_id, context.attempt
 
 
 _started = threading.Lock()

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
-from django.db import close_old_connections, connection
+import stamina
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from psycopg_pool.base import AttemptWithBackoff
 
 P = ParamSpec("P")
@@ -19,11 +20,18 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 KEPT_FOR = 0.5  # seconds that a thread keeps an idle connection without asking whether it still works
+OUTAGE = 20.0  # seconds that PostgreSQL may be away before work in hand is given up
 _THREAD_COUNT = 8
 
 # The pool would wait longer and longer between two attempts; after an outage of seconds, requests would wait as long.
 AttemptWithBackoff.INITIAL_DELAY = 0.25
 AttemptWithBackoff.DELAY_BACKOFF = 1.0
+
+_UNHEARD = (OperationalError, InterfaceError)
+_PATIENTLY = stamina.RetryingCaller(attempts=None, timeout=OUTAGE, wait_initial=0.1, wait_max=1.0).on(_UNHEARD)
+_PATIENTLY_ASYNC = stamina.AsyncRetryingCaller(attempts=None, timeout=OUTAGE, wait_initial=0.1, wait_max=1.0).on(
+    _UNHEARD
+)
 
 # Analyses run for seconds; they must never keep a claim or an event waiting for a thread.
 _ANALYSES = ThreadPoolExecutor(max_workers=2, thread_name_prefix="analysis")
@@ -38,6 +46,22 @@ async def in_database(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     Asgiref's default would send every socket of the process through one thread, so that one slow query froze all.
     """
     return await _on_thread(_THREADS, partial(_with_kept_connection, work, *args, **kwargs))
+
+
+async def through_outage(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `in_database`, again and again while PostgreSQL is away for a moment: what is in hand shall not be lost.
+
+    `work` may be done twice, because nobody knows whether a commit that was cut off has happened.
+
+    Raises:
+        OperationalError, InterfaceError: it is away for longer than OUTAGE.
+    """
+    return await _PATIENTLY_ASYNC(partial(in_database, work, *args, **kwargs))
+
+
+def through_outage_here(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `through_outage`, on the calling thread."""
+    return _PATIENTLY(partial(_with_kept_connection, work, *args, **kwargs))
 
 
 async def in_analysis(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import structlog
 from django.core.exceptions import PermissionDenied
+from django.db import InterfaceError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -20,6 +21,14 @@ class UnexpectedError(NetraError):
 
     code = "internal.error"
     status = 500
+    retryable = True
+
+
+class DatabaseAway(NetraError):
+    """PostgreSQL, or a free connection to it, was not to be had in time."""
+
+    code = "database.unavailable"
+    status = 503
     retryable = True
 
 
@@ -58,6 +67,8 @@ def _describe(error: Exception) -> tuple[dict[str, Any], dict[str, str]]:
         error = exceptions.NotFound()
     if isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
+    if isinstance(error, OperationalError | InterfaceError):
+        error = DatabaseAway("The database does not answer at the moment. Nothing was lost; try again.", retry_after=2)
     if isinstance(error, NetraError):
         headers = {"Retry-After": str(max(1, round(error.retry_after)))} if error.retry_after else {}
         return problem(code=error.code, detail=error.detail, status=error.status, retryable=error.retryable), headers

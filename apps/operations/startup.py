@@ -173,7 +173,7 @@ def background_commands() -> dict[str, list[str | Path]]:
     """The processes behind the pages, by name."""
     quiet = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
     worker = ("-m", "celery", "--quiet", "-A", "netra", "worker", *quiet)
-    tools = ("-Q", "tools", "-P", "prefork", "-c", "1", "--max-tasks-per-child", "20", "-n", "tools@%h")
+    tools = ("-Q", "tools", "-P", "prefork", "-c", "2", "--max-tasks-per-child", "20", "-n", "tools@%h")
     return {
         "agent worker": _python(*worker, "-Q", "agents", "-P", "threads", "-c", "4", "-n", "agents@%h"),
         "tool worker": _python(*worker, *tools),
