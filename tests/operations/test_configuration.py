@@ -112,7 +112,8 @@ def test_the_containers_run_the_processes_of_the_house():
 
 def test_the_containers_are_given_every_variable_that_has_a_place_there(settings):
     given = set(_services()["web"]["environment"])
-    elsewhere = {"NETRA_HOME", "NETRA_DEBUG", "NETRA_SAMPLE_DATA"}  # in the Dockerfile; for developers; for `make run`
+    # In the Dockerfile; for developers; for `make run`; for fault tests.
+    elsewhere = {"NETRA_HOME", "NETRA_DEBUG", "NETRA_SAMPLE_DATA", "NETRA_DEBUG_POINTS"}
 
     assert given | elsewhere == {variable["name"] for variable in settings.CONFIGURATION}
 
