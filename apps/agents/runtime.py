@@ -9,19 +9,35 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
 
-from pydantic_ai import Agent, ModelRetry, Tool
-from pydantic_ai.exceptions import ModelAPIError, UnexpectedModelBehavior, UsageLimitExceeded
-from pydantic_ai.messages import PartEndEvent, ThinkingPart
+import structlog
+from pydantic_ai import Agent, CallToolsNode, ModelRetry, Tool
+from pydantic_ai.exceptions import (
+    ModelAPIError,
+    ModelAuthenticationError,
+    ModelConnectionError,
+    ModelContextWindowExceededError,
+    ModelHTTPError,
+    ModelNotFoundError,
+    ModelQuotaExceededError,
+    ModelRequestRejectedError,
+    UnexpectedModelBehavior,
+    UsageLimitExceeded,
+)
+from pydantic_ai.messages import ThinkingPart
 from pydantic_ai.models import Model
-from pydantic_ai.run import AgentRunResultEvent
 from pydantic_ai.usage import UsageLimits
 
+from apps.conversations import journal
 from apps.errors import NetraError
 from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Tool as DeclaredTool
 from apps.execution.scope import StepScope
-from apps.llm.gateway import Asker, model_for
+from apps.llm.gateway import model_for
+from apps.llm.ledger import Asker
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Refuse = Callable[[Mapping[str, Any]], str | None]
@@ -31,11 +47,18 @@ THOUGHT_LENGTH = 280  # characters; shorter thoughts are joined
 
 
 class ModelUnavailable(NetraError):
-    """The configured endpoint did not answer, or answered with an error."""
+    """The configured endpoint could not be reached, is overloaded, or failed; later it may answer."""
 
     code = "model.unavailable"
     status = 503
     retryable = True
+
+
+class ModelRefused(NetraError):
+    """The configured endpoint does not accept what it is asked, and will not until somebody changes something."""
+
+    code = "model.refused"
+    status = 502
 
 
 class ModelConfused(NetraError):
@@ -44,6 +67,16 @@ class ModelConfused(NetraError):
     code = "model.confused"
     status = 502
     retryable = True
+
+
+# What the endpoint refuses, the narrower kind first, and what is to be checked.
+_REFUSALS: Mapping[type[ModelAPIError], str] = {
+    ModelAuthenticationError: "The model endpoint does not let us in{status}. Check NETRA_LLM_API_KEY.",
+    ModelNotFoundError: "There is no model {model} at the endpoint{status}. Check NETRA_LLM_MODEL and _BASE_URL.",
+    ModelContextWindowExceededError: "This is more than {model} can read{status}. Check NETRA_LLM_MODEL.",
+    ModelRequestRejectedError: "The model endpoint refused the request{status}. Check that {model} can call tools.",
+    ModelQuotaExceededError: "The quota at the model endpoint is used up{status}. Check its plan and billing.",
+}
 
 
 @dataclass(kw_only=True)
@@ -71,7 +104,7 @@ async def converse(
     why a tool is not called with them; the model gets that instead of a result.
 
     Raises:
-        ModelUnavailable, ModelConfused: the model failed.
+        ModelUnavailable, ModelRefused, ModelConfused: the model failed.
         Fenced: the step is not held any more.
     """
     said: Said[T] = Said(output=None)  # type: ignore[arg-type]
@@ -82,31 +115,55 @@ async def converse(
     )
     if check is not None:
         agent.output_validator(_complaining(check))
-    asker = Asker(
-        principal=scope.context.principal,
-        run=scope.context.run_id,
-        step=scope.context.step,
-        attempt=scope.context.attempt,
-    )
     try:
-        async with model_for(asker, offline=offline) as model:
-            said.output = await _listen(agent, model, prompt, desk)
+        said.output = await _listen(agent, await model_for(_asker(scope), offline=offline), prompt, desk)
     except ModelAPIError as error:
-        raise ModelUnavailable(f"The model endpoint failed: {error.message[:200]}") from error
+        raise _endpoint_error(error) from error
     except (UnexpectedModelBehavior, UsageLimitExceeded) as error:
         raise ModelConfused(f"The model did not finish its task: {str(error)[:200]}") from error
     return said
 
 
+# One per step, so that equal questions are told apart in whichever of its conversations they are asked.
+_askers: WeakKeyDictionary[StepScope, Asker] = WeakKeyDictionary()
+
+
+def _asker(scope: StepScope) -> Asker:
+    if scope not in _askers:
+        context = scope.context
+        _askers[scope] = Asker(
+            principal=context.principal,
+            run=context.run_id,
+            step=context.step,
+            attempt=context.attempt,
+            hold=lambda: journal.hold(context.fence),
+        )
+    return _askers[scope]
+
+
+def _endpoint_error(error: ModelAPIError) -> NetraError:
+    """The endpoint's error in our words. What it says itself is for the log: it may quote keys and prompts."""
+    status = f" ({error.status_code})" if isinstance(error, ModelHTTPError) else ""
+    log.warning("The model endpoint failed", kind=type(error).__name__, detail=error.message[:500])
+    for kind, sentence in _REFUSALS.items():
+        if isinstance(error, kind):
+            return ModelRefused(sentence.format(model=error.model_name, status=status))
+    if isinstance(error, ModelConnectionError):
+        return ModelUnavailable("The model endpoint could not be reached, or did not finish its answer.")
+    return ModelUnavailable(f"The model endpoint failed{status}.", retry_after=error.retry_after)
+
+
 async def _listen(agent: "Agent[None, T]", model: Model, prompt: str, desk: "_Desk") -> T:
     """Run the conversation and pass its thoughts on."""
-    async with agent.run_stream_events(prompt, model=model, usage_limits=UsageLimits(request_limit=TURNS)) as events:
-        async for event in events:
-            if isinstance(event, AgentRunResultEvent):
-                return event.result.output
-            if isinstance(event, PartEndEvent) and isinstance(event.part, ThinkingPart) and event.part.content:
-                await _think(desk, event.part.content)
-    raise ModelConfused("The model ended without an answer.")
+    async with agent.iter(prompt, model=model, usage_limits=UsageLimits(request_limit=TURNS)) as turns:
+        async for turn in turns:
+            if isinstance(turn, CallToolsNode):
+                for part in turn.model_response.parts:
+                    if isinstance(part, ThinkingPart) and part.content:
+                        await _think(desk, part.content)
+    if turns.result is None:
+        raise ModelConfused("The model ended without an answer.")
+    return turns.result.output
 
 
 async def _think(desk: "_Desk", thought: str) -> None:

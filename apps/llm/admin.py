@@ -1,11 +1,9 @@
-from typing import Any
-
 from django.contrib import admin
-from django.http import HttpRequest
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin
 
 from apps.llm.models import ModelCall, Price
+from apps.operations.read_only import ReadOnlyAdmin
 
 
 @admin.register(Price)
@@ -17,18 +15,21 @@ class PriceAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]
 
 
 @admin.register(ModelCall)
-class ModelCallAdmin(ModelAdmin):  # type: ignore[misc]
-    """What Netra itself spent: to be read, never to be changed."""
+class ModelCallAdmin(ReadOnlyAdmin):
+    """What Netra itself asked and spent: to be read, never to be changed."""
 
-    list_display = ["created_at", "organization", "provider", "model", "input_tokens", "output_tokens", "cost_usd"]
-    list_filter = ["provider", "model"]
-    date_hierarchy = "created_at"
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    list_display = [
+        "started_at",
+        "organization",
+        "provider",
+        "model",
+        "state",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "seconds",
+    ]
+    list_filter = ["state", "provider", "model"]
+    search_fields = ["run"]
+    list_select_related = ["organization"]
+    date_hierarchy = "started_at"

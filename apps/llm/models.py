@@ -77,7 +77,15 @@ class Price(models.Model):
 
 
 class ModelCall(models.Model):
-    """One call of a model by one of Netra's agents; written by `ledger.record` only."""
+    """One call of a model by one of Netra's agents: what was asked, what was answered, what it cost.
+
+    Written by the ledger only. What is not known, as of a call that was cut, is null.
+    """
+
+    class State(models.TextChoices):
+        ASKED = "asked"
+        ANSWERED = "answered"
+        CUT = "cut"  # no answer came, or it came too late to be kept
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
@@ -85,16 +93,28 @@ class ModelCall(models.Model):
     run = models.UUIDField(db_index=True)
     step = models.CharField(max_length=64)
     attempt = models.PositiveIntegerField()
+    key = models.CharField(max_length=64)  # what is asked: the same in each attempt of the step
+    state = models.CharField(max_length=16, choices=State.choices, default=State.ASKED)
     provider = models.CharField(max_length=64)
     model = models.CharField(max_length=128)
-    input_tokens = models.PositiveIntegerField()
-    cached_read_tokens = models.PositiveIntegerField(default=0)
-    output_tokens = models.PositiveIntegerField()
+    input_tokens = models.PositiveIntegerField(null=True)
+    cached_read_tokens = models.PositiveIntegerField(null=True)
+    output_tokens = models.PositiveIntegerField(null=True)
     cost_usd = models.DecimalField(max_digits=18, decimal_places=12, null=True)
-    seconds = models.FloatField()
-    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    seconds = models.FloatField(null=True)
+    # The response as JSON. Text, since PostgreSQL's own JSON cannot hold every character that a model may write.
+    answer = models.TextField(null=True, editable=False)
+    started_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, editable=False)
 
     objects = TenantQuerySet.as_manager()
 
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["run", "step", "key"], condition=models.Q(state="answered"), name="model_call_answered_once"
+            )
+        ]
+
     def __str__(self) -> str:
-        return f"{self.model} for run {self.run}"
+        return f"{self.model} for run {self.run} ({self.state})"

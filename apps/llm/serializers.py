@@ -60,7 +60,9 @@ def _rates(step: Rates | Tier) -> dict[str, Any]:
 
 
 class UsageSerializer(serializers.Serializer[Any]):
-    model_calls = serializers.IntegerField()
+    model_calls = serializers.IntegerField(help_text="Calls of a model, also those that were cut.")
+    uncounted_calls = serializers.IntegerField(help_text="Calls whose tokens are not known, and so not in the sums.")
     input_tokens = serializers.IntegerField()
     output_tokens = serializers.IntegerField()
-    cost_usd = serializers.CharField(allow_null=True, help_text="Null as soon as one call has no known price.")
+    cost_usd = serializers.CharField(allow_null=True, help_text="Null as soon as the cost of one call is not known.")
+    priced_usd = serializers.CharField(help_text="What the calls of known cost have cost.")

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Reply = Callable[[dict], dict]  # request body -> the assistant's message
@@ -15,6 +15,7 @@ def model_server(reply: Reply) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -29,7 +30,8 @@ def model_server(reply: Reply) -> Iterator[str]:
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            with suppress(ConnectionError):  # who asked may be gone
+                self.wfile.write(content)
 
         def log_message(self, *args):
             """Silence."""
@@ -51,7 +53,10 @@ def _frames(message: dict) -> Iterator[bytes]:
         return f"data: {json.dumps(head | more)}\n\n".encode()
 
     calls = [call | {"index": place} for place, call in enumerate(message.get("tool_calls", []))]
-    delta = {"role": "assistant", "content": message.get("content")} | ({"tool_calls": calls} if calls else {})
+    thought = {"reasoning_content": message["thought"]} if "thought" in message else {}
+    delta = (
+        {"role": "assistant", "content": message.get("content")} | ({"tool_calls": calls} if calls else {}) | thought
+    )
     yield frame(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
     yield frame(choices=[{"index": 0, "delta": {}, "finish_reason": "tool_calls" if calls else "stop"}])
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120} | message.get("usage", {})

@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from uuid import uuid4
@@ -12,7 +13,8 @@ from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
-from apps.llm.gateway import Asker, _cost, model_for
+from apps.llm.gateway import _cost, model_for
+from apps.llm.ledger import Asker
 from apps.llm.models import ModelCall, Price
 from tests.agents.model_server import model_server
 
@@ -21,11 +23,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def asker(alice, as_principal):
-    return Asker(principal=as_principal(alice), run=uuid4(), step="one", attempt=1)
+    return Asker(principal=as_principal(alice), run=uuid4(), step="one", attempt=1, hold=lambda: None)
 
 
 async def ask(asker):
-    async with model_for(asker, offline=TestModel()) as model, Agent().run_stream_events("?", model=model) as events:
+    model = await model_for(asker, offline=TestModel())
+    async with Agent().run_stream_events("?", model=model) as events:
         return [event async for event in events][-1].result.output
 
 
@@ -33,7 +36,7 @@ def test_two_hundred_questions_from_eight_threads_are_all_answered_and_booked(as
     with model_server(lambda body: {"content": "Hello!"}) as url:
         settings.LLM_BASE_URL, settings.LLM_MODEL, settings.LLM_API_KEY = url, "gpt-4o-mini", "k"
         with ThreadPoolExecutor(8) as threads:
-            answers = list(threads.map(lambda _: asyncio.run(ask(asker)), range(200)))
+            answers = list(threads.map(lambda step: asyncio.run(ask(replace(asker, step=str(step)))), range(200)))
 
     assert answers == ["Hello!"] * 200
     assert ModelCall.objects.filter(run=asker.run, input_tokens=100, output_tokens=20).count() == 200
@@ -81,7 +84,8 @@ def test_token_counts_that_cannot_be_cost_the_bill_and_not_the_answer(asker, set
         settings.LLM_BASE_URL, settings.LLM_MODEL = url, "gpt-4o-mini"
         assert asyncio.run(ask(asker)) == "Hello!"
 
-    assert ModelCall.objects.get().cost_usd is None
+    booked = ModelCall.objects.get()
+    assert (booked.state, booked.cost_usd) == ("answered", None)
 
 
 def own_price(asker, **more):
