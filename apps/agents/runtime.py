@@ -6,7 +6,8 @@ Imported inside a run only: it loads the agent library.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -116,7 +117,8 @@ async def converse(
     if check is not None:
         agent.output_validator(_complaining(check))
     try:
-        said.output = await _listen(agent, await model_for(_asker(scope), offline=offline), prompt, desk)
+        with _asking(scope) as asker:
+            said.output = await _listen(agent, await model_for(asker, offline=offline), prompt, desk)
     except ModelAPIError as error:
         raise _endpoint_error(error) from error
     except (UnexpectedModelBehavior, UsageLimitExceeded) as error:
@@ -124,13 +126,17 @@ async def converse(
     return said
 
 
-# One per step, so that equal questions are told apart in whichever of its conversations they are asked.
 _askers: WeakKeyDictionary[StepScope, Asker] = WeakKeyDictionary()
 
 
-def _asker(scope: StepScope) -> Asker:
+@contextmanager
+def _asking(scope: StepScope) -> Iterator[Asker]:
+    """Who asks for a step: one for all of its conversations, so that equal questions of several are told apart.
+
+    What fails may be tried again from the step's beginning, and is then counted from the beginning.
+    """
+    context = scope.context
     if scope not in _askers:
-        context = scope.context
         _askers[scope] = Asker(
             principal=context.principal,
             run=context.run_id,
@@ -138,7 +144,11 @@ def _asker(scope: StepScope) -> Asker:
             attempt=context.attempt,
             hold=lambda: journal.hold(context.fence),
         )
-    return _askers[scope]
+    try:
+        yield _askers[scope]
+    except BaseException:
+        _askers.pop(scope, None)
+        raise
 
 
 def _endpoint_error(error: ModelAPIError) -> NetraError:

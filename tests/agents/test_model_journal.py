@@ -21,6 +21,8 @@ from apps.conversations.models import Run, Step
 from apps.execution import admission, claims, registry
 from apps.execution import services as execution
 from apps.execution.dispatcher import RequestScopedToolDispatcher
+from apps.execution.engine import ExecutionEngine
+from apps.execution.registry import Completed
 from apps.execution.scope import StepScope
 from apps.llm import gateway, ledger
 from apps.llm.models import ModelCall
@@ -99,9 +101,10 @@ def shout(monkeypatch):
 
 
 def claim(run):
-    context = claims.claim_step(run, worker=uuid7())
-    assert context is not None
-    return StepScope(context, {}, RequestScopedToolDispatcher(context, ("shout",) if "shout" in registry.tools else ()))
+    claimed = claims.claim_step(run, worker=uuid7())
+    assert claimed is not None
+    allowed = {"shout": registry.tools.get("shout")} if "shout" in registry.tools else {}
+    return StepScope(claimed.context, {}, RequestScopedToolDispatcher(claimed.context, allowed))
 
 
 def let_go(run):
@@ -171,6 +174,26 @@ def test_a_question_asked_twice_in_a_step_gets_two_answers_and_later_the_same_tw
     assert attempt(run, **twice) == ["first", "second"]
 
     assert len(endpoint.asked) == 2
+
+
+def test_a_step_that_the_engine_tries_again_keeps_what_was_answered(run, serve, monkeypatch):
+    endpoint = serve({"content": "draft"}, {"status": 503}, {"content": "final"})
+    heard = []
+
+    async def answer(scope):
+        heard.append(await say(scope))
+        return Completed(artifact=Note(text=heard[-1]), summary="")
+
+    monkeypatch.setattr("apps.execution.engine.FIRST_WAIT", 0.0)
+    agent = registry.Agent(name="triage", description="", artifact=Note, run=answer)
+    monkeypatch.setattr(registry.agents, "_items", dict(registry.agents._items) | {"triage": agent})
+    claimed = claims.claim_step(run, worker=uuid7())
+
+    asyncio.run(ExecutionEngine.for_user(claimed.context).run_step(claimed))
+
+    assert heard == ["final"]
+    assert [len(messages) for messages in endpoint.asked] == [2, 5, 5]
+    assert calls(run) == [(1, "answered"), (1, "cut"), (1, "answered")]
 
 
 def test_another_step_asks_for_itself(run, serve):
