@@ -4,7 +4,7 @@ Declared in code, like what they release; how far a release is, operators say (`
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from uuid import UUID
 
@@ -75,11 +75,10 @@ BEGUN = frozenset({Step.State.RUNNING, Step.State.WAITING})  # a worker is at it
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A step as the former version has it; `ready` if nothing is left to wait for."""
+    """A step as the former version has it, blocked until it is seen what it still waits for."""
 
     spec: StepSpec
     position: int
-    ready: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +112,19 @@ def fallback(*, workflow: str, failed: str, steps: Iterable[Step]) -> Fallback |
     failing = next(step for step in steps if step.name == failed)
     release = old_of("agent", failing.agent)
     if release is not None and flags.falls_back(release.flag):
-        spec = StepSpec(name=failed, agent=release.old, depends_on=tuple(failing.depends_on))
-        swap = Planned(spec=spec, position=failing.position, ready=True)
-        return Fallback(release=release, changes=Changes(swapped=(swap,)))
+        spec = replace(_spec(workflow, failing), agent=release.old)
+        changes = Changes(swapped=(Planned(spec=spec, position=failing.position),))
+        return Fallback(release=release, changes=changes)
     release = old_of("workflow", workflow)
     if release is not None and flags.falls_back(release.flag):
         return Fallback(release=release, changes=changes_to(workflows.get(release.old), steps, failed=failed))
     return None
+
+
+def _spec(workflow: str, step: Step) -> StepSpec:
+    """How the workflow describes the step; one that it does not have any more is described by its row."""
+    named = (spec for spec in workflows.get(workflow).steps if spec.name == step.name)
+    return next(named, StepSpec(name=step.name, agent=step.agent, depends_on=tuple(step.depends_on)))
 
 
 def changes_to(former: Workflow, steps: Iterable[Step], *, failed: str) -> Changes:
@@ -133,7 +138,7 @@ def changes_to(former: Workflow, steps: Iterable[Step], *, failed: str) -> Chang
     settled = {name for name, state in states.items() if state in SETTLED}
     begun = {name for name, state in states.items() if state in BEGUN}
     needed = [
-        Planned(spec=spec, position=position, ready=settled.issuperset(spec.depends_on))
+        Planned(spec=spec, position=position)
         for position, spec in enumerate(former.steps)
         if spec.name not in settled | begun
     ]

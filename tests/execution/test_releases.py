@@ -34,7 +34,8 @@ def agent(name, artifact=Note):
 
 def workflow(name, *steps):
     """Steps are `name agent after after ...`."""
-    specs = [StepSpec(name=word[0], agent=word[1], depends_on=tuple(word[2:])) for word in map(str.split, steps)]
+    words = map(str.split, steps)
+    specs = [StepSpec(name=name, agent=agent, depends_on=tuple(after), deadline=7) for name, agent, *after in words]
     return Workflow(name=name, lead="first", steps=tuple(specs))
 
 
@@ -119,7 +120,7 @@ def test_a_new_version_knows_its_release_and_nobody_else_does():
 
 
 def words(planned):
-    return {each.spec.name: f"{each.spec.agent}{' ready' if each.ready else ''}" for each in planned}
+    return {each.spec.name: each.spec.agent for each in planned}
 
 
 def test_a_workflow_gives_way_by_swapping_adding_and_skipping_steps():
@@ -127,7 +128,7 @@ def test_a_workflow_gives_way_by_swapping_adding_and_skipping_steps():
 
     changes = changes_to(ANSWER, steps, failed="think")
 
-    assert words(changes.added) == {"sum": "adder ready"}
+    assert words(changes.added) == {"sum": "adder"}
     assert words(changes.swapped) == {"tell": "second"}
     assert changes.swapped[0].spec.depends_on == ("look", "sum")
     assert changes.skipped == ("check",)
@@ -139,7 +140,7 @@ def test_a_failed_step_that_the_former_version_has_is_done_over_by_it():
 
     changes = changes_to(ANSWER, steps, failed="tell")
 
-    assert words(changes.added) == {"sum": "adder ready"}
+    assert words(changes.added) == {"sum": "adder"}
     assert words(changes.swapped) == {"tell": "second"}
     assert changes.repeats("tell")
     assert changes.skipped == ()
@@ -210,20 +211,19 @@ def test_however_far_a_run_is_the_former_version_brings_it_to_its_end(former, ru
     now |= dict.fromkeys(changes.skipped, STATE.SKIPPED)
     after = {step.name: set(step.depends_on) for step in steps}
     for planned in (*changes.swapped, *changes.added):
-        now[planned.spec.name] = STATE.READY if planned.ready else STATE.BLOCKED
+        now[planned.spec.name] = STATE.BLOCKED
         after[planned.spec.name] = set(planned.spec.depends_on)
 
     # Nothing that has settled or that a worker is at is touched.
     touched = {name for name in before if now[name] != before[name]} - {failed}
     assert not {name for name in touched if before[name] in module.SETTLED | {STATE.RUNNING}}
-    # A step is ready exactly when what it waits for has settled.
+    # What is planned is as the former version has it.
     for planned in (*changes.swapped, *changes.added):
-        assert planned.ready == all(now[name] in module.SETTLED for name in planned.spec.depends_on)
-        assert planned.spec == next(spec for spec in former.steps if spec.name == planned.spec.name)
+        assert planned.spec == former.steps[planned.position]
     # Whatever the former version has is there, and step by step all of it comes to an end.
     assert {spec.name for spec in former.steps} <= set(now)
     while open_steps := {name for name, state in now.items() if state not in module.SETTLED}:
-        done = {name for name in open_steps if not after[name] & open_steps or now[name] in module.BEGUN}
+        done = {name for name in open_steps if not after[name] & open_steps or now[name] != STATE.BLOCKED}
         assert done, f"{open_steps} wait for each other"
         now |= dict.fromkeys(done, STATE.COMPLETED)
 
@@ -239,7 +239,8 @@ def test_a_new_agent_gives_way_before_a_new_workflow_does(make_flag):
     taken = fallback(workflow="answer-2", failed="look", steps=steps)
 
     assert taken.release == FIRST
-    assert words(taken.changes.swapped) == {"look": "first ready"}
+    assert words(taken.changes.swapped) == {"look": "first"}
+    assert taken.changes.swapped[0].spec.deadline == 7
     assert (taken.changes.added, taken.changes.skipped) == ((), ())
 
 
@@ -251,7 +252,7 @@ def test_a_new_workflow_gives_way_where_the_agent_that_failed_is_no_new_one(make
     taken = fallback(workflow="answer-2", failed="think", steps=steps)
 
     assert taken.release == MORE
-    assert words(taken.changes.added) == {"sum": "adder ready"}
+    assert words(taken.changes.added) == {"sum": "adder"}
 
 
 @pytest.mark.parametrize("made", [{"fallback_enabled": False}, None])
