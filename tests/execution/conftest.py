@@ -2,15 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
+from django.db import connection
+from django.utils import timezone
 from pydantic import BaseModel
 from uuid6 import uuid7
 
+from apps.conversations import journal
 from apps.conversations import services as conversations
-from apps.execution import admission, claims, registry
+from apps.conversations.models import Run, Step, Thread
+from apps.execution import admission, claims, registry, services
+from apps.execution.claims import Claim
 from apps.execution.engine import ExecutionEngine
+from apps.execution.models import WorkerProcess
 from apps.execution.registry import Agent, Answer, Completed, StepSpec, Tool, Workflow
 from apps.execution.scope import save_answer
 from apps.operations.database import in_database
@@ -20,12 +28,16 @@ class Note(BaseModel):
     text: str = "done"
 
 
+LONG_AGO = "2020-01-01T00:00:00Z"
+
+
 class Script:
-    """What the agents of a test do; replace an entry to change it."""
+    """What the agents of a test do; replace an entry to change it, for one step with `by_step`."""
 
     def __init__(self) -> None:
         self.first = self._note
         self.second = self._answer
+        self.by_step: dict[str, Callable[[Any], Any]] = {}
         self.tool: Callable[[Note], Note] = lambda arguments: Note(text=arguments.text.upper())
         self.tool_runs: list[str] = []
 
@@ -42,10 +54,10 @@ def script(settings, monkeypatch) -> Script:
     script = Script()
 
     async def first(scope):
-        return await script.first(scope)
+        return await script.by_step.get(scope.context.step, script.first)(scope)
 
     async def second(scope):
-        return await script.second(scope)
+        return await script.by_step.get(scope.context.step, script.second)(scope)
 
     async def tool(context, arguments):
         script.tool_runs.append(arguments.text)
@@ -89,6 +101,18 @@ def script(settings, monkeypatch) -> Script:
 
 
 @pytest.fixture
+def define_workflow(script, settings) -> Callable[..., None]:
+    """Have messages answered by a workflow of these steps from now on."""
+
+    def define(*steps: StepSpec) -> None:
+        registry.workflows.register(Workflow(name="defined", lead="first", steps=steps))
+        registry.validate()
+        settings.DEFAULT_WORKFLOW = "defined"
+
+    return define
+
+
+@pytest.fixture
 def rings(monkeypatch) -> list[UUID]:
     """Rings of the doorbell, instead of a worker behind it."""
     rung: list[UUID] = []
@@ -114,6 +138,55 @@ def work_on(worker) -> Callable[[UUID], None]:
         while admission.admit_one():
             pass
         while claim := claims.claim_step(run_id, worker=worker):
-            asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
+            attempt(claim)
 
     return work
+
+
+def attempt(claim: Claim) -> None:
+    """Take a claimed step to wherever it goes."""
+    asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
+
+
+@pytest.fixture
+def start(as_principal, alice, thread) -> Callable[..., UUID]:
+    """Send a message, by default Alice's in her thread; answers the run."""
+
+    def start(text: str = "Hello", *, user=alice, thread_id=thread.pk, **more) -> UUID:
+        return services.start_run(principal=as_principal(user), thread_id=thread_id, text=text, **more).run
+
+    return start
+
+
+def beat(worker: UUID) -> UUID:
+    """Have a worker beat, well ahead of time, so that it lives for as long as the test takes."""
+    alive = {"kind": WorkerProcess.Kind.AGENTS, "host": "here", "pid": 1, "beat_at": timezone.now() + timedelta(days=1)}
+    WorkerProcess.objects.update_or_create(id=worker, defaults=alive)
+    return worker
+
+
+@pytest.fixture
+def silence_is_heard(django_db_setup, django_db_blocker) -> None:
+    """Until PostgreSQL has been up for a while, nobody's silence counts."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        cursor.execute("select pg_sleep_until(pg_postmaster_start_time() + interval '5.01 seconds')")
+
+
+# --- What is there ---------------------------------------------------------------------------------------------------
+
+
+def told(thread: Thread) -> list[str]:
+    """The types of a thread's events, in order."""
+    return [event["type"] for event in events_of(thread)]
+
+
+def events_of(thread: Thread) -> list[dict[str, Any]]:
+    return journal.read(thread=thread.pk, after=0, limit=1000)
+
+
+def state_of(run: UUID) -> str:
+    return Run.objects.get(pk=run).state
+
+
+def step_of(run: UUID, name: str) -> Step:
+    return Step.objects.get(run_id=run, name=name)

@@ -15,7 +15,7 @@ from apps.execution.engine import MOST_LOSSES
 from apps.execution.orchestrator import WorkflowOrchestrator
 from apps.execution.registry import Completed, StepSpec, Workflow, tools, workflows
 from apps.execution.sweep import sweep
-from tests.execution.conftest import Note
+from tests.execution.conftest import LONG_AGO, Note, beat, state_of, told
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -23,22 +23,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(autouse=True)
 def _scripted(script, rings):
     """Every test here runs scripted agents."""
-
-
-@pytest.fixture
-def start(as_principal, alice, thread):
-    def start(user=alice, thread_id=thread.pk):
-        return services.start_run(principal=as_principal(user), thread_id=thread_id, text="Hello").run
-
-    return start
-
-
-def told(thread):
-    return [event["type"] for event in journal.read(thread=thread.pk, after=0, limit=500)]
-
-
-def state_of(run):
-    return Run.objects.get(pk=run).state
 
 
 def test_a_database_that_goes_away_at_settling_costs_an_attempt_and_not_the_run(start, work_on, thread, monkeypatch):
@@ -103,9 +87,9 @@ def test_an_agent_that_says_nothing_ends_with_an_empty_answer(start, work_on, sc
 def test_a_step_whose_worker_is_gone_is_taken_up_once_it_is_overdue(start, work_on, thread):
     run = start()
     admission.admit_one()
-    claims.claim_step(run, worker=uuid7())
+    claims.claim_step(run, worker=beat(uuid7()))
     assert sweep() == 0
-    Step.objects.filter(run=run, state="running").update(deadline_at="2020-01-01T00:00:00Z")
+    Step.objects.filter(run=run, state="running").update(deadline_at=LONG_AGO)
 
     assert sweep() == 1
     work_on(run)
