@@ -45,8 +45,10 @@ select name, agent, artifact from conversations_step
 where run_id = %(run)s and state = 'completed' and artifact is not null
 """
 _RELEASE = """
-update conversations_step set state = 'ready', worker = null, rung_at = clock_timestamp(), reason = %(reason)s,
-    losses = losses + %(losses)s
+update conversations_step step set worker = null, rung_at = clock_timestamp(), reason = %(reason)s,
+    losses = losses + %(losses)s,
+    state = case when exists (select from conversations_thread thread where thread.live_run = step.run_id)
+        then 'ready' else 'skipped' end
 where id = %(step)s and attempt = %(attempt)s and state = 'running'
 """
 _ENDED = "not exists (select from conversations_thread thread where thread.live_run = %(run)s)"
@@ -180,7 +182,7 @@ def artifacts(run_id: UUID) -> Mapping[str, Artifact]:
 
 
 def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
-    """Give a step back, so that any worker may take it; False when it was no longer ours.
+    """Give a step back, so that any worker may take it, or nobody if its run has ended; False when it was not ours.
 
     `lost` counts as a loss: the attempt broke off, instead of being handed over.
     """

@@ -51,10 +51,11 @@ where id in (
     limit 200 for no key update of held skip locked
 ) returning run_id
 """  # noqa: S608
+# A step that is given back in the moment in which its run ends is ready for nobody.
 _BURY = f"""
 update conversations_step set state = 'skipped', finished_at = clock_timestamp() where id in (
     select held.id from conversations_step held
-    where held.state = 'running' and {_SILENT}
+    where (held.state = 'ready' or held.state = 'running' and {_SILENT})
       and not exists (select from conversations_thread thread where thread.live_run = held.run_id)
     limit 200 for no key update of held skip locked
 ) returning run_id
