@@ -123,6 +123,7 @@ class ExecutionEngine:
     def __init__(self, context: UserExecutionContext) -> None:
         self.context = context
         self._task: asyncio.Task[None] | None = None
+        self._recallable = True
 
     @classmethod
     def for_user(cls, context: UserExecutionContext) -> "ExecutionEngine":
@@ -148,8 +149,9 @@ class ExecutionEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def recall(self) -> None:
-        """Stop working: the step is somebody else's by now, or over."""
-        if self._task is not None:
+        """Stop working: the step is somebody else's by now, or over. One that is being settled is fenced anyway, and
+        the task that has settled one goes on with the next."""
+        if self._recallable and self._task is not None:
             self._task.cancel()
 
     async def run_step(self, claim: Claim) -> bool:
@@ -171,12 +173,14 @@ class ExecutionEngine:
             ):
                 return await self._run(claim)
         finally:
+            self._recallable = False
             self._running.discard(self)
 
     async def _run(self, claim: Claim) -> bool:
         try:
             await point_on_loop("step.claimed")
             outcome = await self._outcome(claim)
+            self._recallable = False
             return await through_outage(WorkflowOrchestrator(claim).settle, outcome)
         except Fenced as error:
             log.info("Step lost", reason=error.detail)
