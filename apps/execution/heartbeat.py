@@ -46,9 +46,10 @@ class Heartbeat:
     def stop(self) -> None:
         """Fall silent, for good, and say that nothing is held here any more."""
         self._stopped.set()
-        faulthandler.cancel_dump_traceback_later()
         if self._thread.ident is not None:
             self._thread.join(PATIENCE)
+        # Not before: a beat that is under way sets the watch once more.
+        faulthandler.cancel_dump_traceback_later()
         self._say(_LEAVE)
         self._close()
 
