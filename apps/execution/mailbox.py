@@ -4,7 +4,7 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 import structlog
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 from apps.operations.database import in_database
 
@@ -40,7 +40,7 @@ class Mailbox:
                 for call_id in await in_database(_settled, list(self._awaited)):
                     if call_id in self._awaited:
                         self._awaited[call_id].set()
-            except DatabaseError as error:
+            except (DatabaseError, InterfaceError) as error:
                 log.warning("Cannot look after calls in tool workers; trying again", reason=str(error))
             await asyncio.sleep(LOOK_EVERY)
 

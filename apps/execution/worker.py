@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 from uuid6 import uuid7
 
 from apps.execution import admission, claims
@@ -140,7 +140,7 @@ class WorkerLoop:
             try:
                 await self._compare()
                 await in_database(periodic.do_now, _SWEEP)
-            except DatabaseError as error:
+            except (DatabaseError, InterfaceError) as error:
                 log.warning("Cannot look after runs; trying again", reason=str(error))
             await asyncio.sleep(LOOK_EVERY)
 
