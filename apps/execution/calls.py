@@ -162,8 +162,7 @@ def _resume(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
     if tool.effect in (*REPEATABLE, Effect.QUERYABLE):
         return _take_over(context, tool, row)
     if row.state == ToolCall.State.STARTED:
-        ToolCall.objects.filter(pk=row.pk, state=row.state).update(state=ToolCall.State.UNKNOWN)
-        row.state = ToolCall.State.UNKNOWN
+        _doubt(context, row)
     reason = Question.Reason.UNKNOWN_EFFECT
     said = questions.ask_for_leave(context, call=row.call, tool=tool.name, reason=reason).value
     if said is None:
@@ -173,6 +172,14 @@ def _resume(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
     detail = f"{tool.name} was cut off; whether it took effect is not known."
     close_call(context, row, Result(status=ToolCall.State.UNKNOWN, code="tool.unknown", summary=detail))
     return Opened(row=row)
+
+
+def _doubt(context: UserExecutionContext, row: ToolCall) -> None:
+    """Write down that nobody knows whether the call took effect."""
+    with transaction.atomic():
+        journal.hold(context.fence)
+        ToolCall.objects.filter(pk=row.pk, state=row.state).update(state=ToolCall.State.UNKNOWN)
+    row.state = ToolCall.State.UNKNOWN
 
 
 def _take_over(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
