@@ -1,6 +1,7 @@
 """A workflow whose agents do what a test tells them, run by the real engine against the real database."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -170,6 +171,14 @@ def silence_is_heard(django_db_setup, django_db_blocker) -> None:
     """Until PostgreSQL has been up for a while, nobody's silence counts."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute("select pg_sleep_until(pg_postmaster_start_time() + interval '5.01 seconds')")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Give other threads their turn until `condition` holds; it has to, within 20 s."""
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until, "this should have come true long ago"
+        time.sleep(0.01)
 
 
 # --- What is there ---------------------------------------------------------------------------------------------------
