@@ -96,7 +96,7 @@ def _database(url: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {key: value for key, value in parts.items() if key not in known}
     # A connection is lent for one unit of work; nothing may wait on a lock or idle in a transaction for long.
     options |= {"options": "-c lock_timeout=5s -c idle_in_transaction_session_timeout=15s"}
-    options |= {"pool": {"min_size": 1, "max_size": 16, "timeout": 5}}
+    options |= {"pool": {"min_size": 1, "max_size": 24, "timeout": 5}}
     return {
         "ENGINE": "django.db.backends.postgresql",
         "CONN_MAX_AGE": 0,

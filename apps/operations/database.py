@@ -37,6 +37,7 @@ _PATIENTLY_ASYNC = stamina.AsyncRetryingCaller(attempts=None, timeout=OUTAGE, wa
 _ANALYSES = ThreadPoolExecutor(max_workers=2, thread_name_prefix="analysis")
 # Threads of the process that talk to PostgreSQL; more would only queue for a connection of the pool.
 _THREADS = ThreadPoolExecutor(max_workers=_THREAD_COUNT, thread_name_prefix="database")
+_REQUESTS = ThreadPoolExecutor(max_workers=12, thread_name_prefix="request")
 _used = threading.local()
 
 
@@ -46,6 +47,11 @@ async def in_database(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
     Asgiref's default would send every socket of the process through one thread, so that one slow query froze all.
     """
     return await _on_thread(_THREADS, partial(_with_kept_connection, work, *args, **kwargs))
+
+
+async def in_request(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `in_database`, for a whole HTTP request: a slow page must not keep a socket's events waiting for a thread."""
+    return await _on_thread(_REQUESTS, partial(_with_kept_connection, work, *args, **kwargs))
 
 
 async def through_outage(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

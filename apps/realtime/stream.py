@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +36,11 @@ async def event_stream(
         await hub.join(channel, listener)
         while True:
             listener.news.clear()
-            events = await in_database(source.read, thread, listener.after, READ_AT_ONCE)
+            events = listener.take_heard()
+            if events is None:
+                events = await in_database(source.read, thread, listener.after, READ_AT_ONCE)
+                if len(events) == READ_AT_ONCE:
+                    listener.fell_behind(thread)
             for event in events:
                 yield f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
                 listener.after = event["seq"]
@@ -52,10 +56,20 @@ async def event_stream(
 
 
 class _Waiter:
-    """Remembers only that there is news; what it is stands in the table."""
+    """Remembers what was heard; what was not, or too much, stands in the table."""
 
     def __init__(self, thread: UUID, after: int) -> None:
         self._thread, self.after, self.news = thread, after, asyncio.Event()
+        self._heard: list[Mapping[str, Any]] | None = None  # None: only the table knows
+
+    def take_heard(self) -> Sequence[Mapping[str, Any]] | None:
+        """The events that come next, if they were all heard; None when the table has to be asked."""
+        heard, self._heard = self._heard, []
+        if heard is None:
+            return None
+        heard = [event for event in heard if event["seq"] > self.after]
+        follow = all(event["seq"] == number for number, event in enumerate(heard, self.after + 1))
+        return heard if follow else None
 
     async def wait(self, seconds: float) -> bool:
         try:
@@ -66,14 +80,21 @@ class _Waiter:
         return True
 
     def heard(self, channel: str, payload: Mapping[str, Any]) -> None:
-        if "delta" not in payload:
-            self.news.set()
+        if "delta" in payload:
+            return
+        if self._heard is not None and "events" in payload and len(self._heard) < READ_AT_ONCE:
+            self._heard.extend(payload["events"])
+        else:
+            self._heard = None
+        self.news.set()
 
     def positions(self) -> Mapping[UUID, int]:
         return {self._thread: self.after}
 
     def fell_behind(self, thread: UUID) -> None:
+        self._heard = None
         self.news.set()
 
     def services_changed(self, *, down: list[str]) -> None:
+        self._heard = None
         self.news.set()
