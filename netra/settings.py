@@ -292,7 +292,7 @@ LOGGING = {
         "django_structlog": {"level": "WARNING"},
         "django": {"level": "WARNING"},
         "axes": {"level": "WARNING"},
-        "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
         "psycopg.pool": {"level": "ERROR"},
     },
 }

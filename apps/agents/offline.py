@@ -1,17 +1,25 @@
 """The offline planner: a model that follows a script, so that the house answers without any key.
 
-It goes through the very same loop as a real model (streamed thoughts, tool calls, typed output); only who decides
-differs. A script sees the results of its tool calls so far and says the next turn.
+It goes through the very same loop as a real model (thoughts, tool calls, typed output); only who decides differs.
+A script sees the results of its tool calls so far and says the next turn.
 """
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_ai.messages import ModelMessage, ModelRequest, ToolReturnPart
-from pydantic_ai.models.function import AgentInfo, DeltaThinkingCalls, DeltaThinkingPart, DeltaToolCall, FunctionModel
+from pydantic_ai.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 NAME = "offline planner"
 
@@ -39,7 +47,7 @@ Script = Callable[[int], Turn]  # by the number of tool results so far
 def planner(script: Script) -> FunctionModel:
     """The model that follows `script`."""
 
-    async def stream(messages: list[ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+    def respond(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
         answered = sum(
             isinstance(part, ToolReturnPart)
             for message in messages
@@ -47,19 +55,16 @@ def planner(script: Script) -> FunctionModel:
             for part in message.parts
         )
         turn = script(answered)
-        yield _thought(turn.thought)
-        if isinstance(turn.output, str):
-            yield turn.output
-        elif turn.output is not None:
-            yield {1: DeltaToolCall(info.output_tools[0].name, turn.output.model_dump_json(), tool_call_id="output")}
-        else:
-            for place, call in enumerate(turn.calls, start=1):
-                number = answered + place
-                arguments = json.dumps(dict(call.arguments))
-                yield {place: DeltaToolCall(call.tool, arguments, tool_call_id=f"{number}-{call.tool}")}
+        return ModelResponse(parts=[ThinkingPart(turn.thought), *_said(turn, info, answered)])
 
-    return FunctionModel(stream_function=stream, model_name=NAME)
+    return FunctionModel(respond, model_name=NAME)
 
 
-def _thought(text: str) -> DeltaThinkingCalls:
-    return {0: DeltaThinkingPart(content=text)}
+def _said(turn: Turn, info: AgentInfo, answered: int) -> Iterator[TextPart | ToolCallPart]:
+    if isinstance(turn.output, str):
+        yield TextPart(turn.output)
+    elif turn.output is not None:
+        yield ToolCallPart(info.output_tools[0].name, turn.output.model_dump_json(), tool_call_id="output")
+    else:
+        for number, call in enumerate(turn.calls, answered + 1):
+            yield ToolCallPart(call.tool, json.dumps(dict(call.arguments)), tool_call_id=f"{number}-{call.tool}")

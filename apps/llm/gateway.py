@@ -9,11 +9,9 @@ import hashlib
 import ssl
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -23,9 +21,8 @@ import httpx2
 import structlog
 from django.conf import settings
 from openai import AsyncOpenAI
-from pydantic_ai import RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse
-from pydantic_ai.models import CompletedStreamedResponse, Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
@@ -51,7 +48,7 @@ HOST_LENGTH = 64  # characters of a host's name that are kept as the provider's
 async def model_for(asker: Asker, *, offline: Model) -> Model:
     """The model for one agent's step: the configured endpoint, journaled, else `offline`, which asks nobody."""
     if settings.LLM_BASE_URL is None or settings.LLM_MODEL is None:
-        return WholeModel(offline)
+        return offline
     host = (urlsplit(settings.LLM_BASE_URL).hostname or "")[:HOST_LENGTH]
     return JournaledModel(await _endpoint(), asker, host=host)
 
@@ -100,33 +97,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-class WholeModel(WrapperModel):
-    """A model whose answer is streamed to us, so that it may take its time, and handed on when it is complete."""
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        async with self.wrapped.request_stream(messages, model_settings, model_request_parameters) as stream:
-            async for _ in stream:
-                pass
-        return stream.get()
-
-    @asynccontextmanager
-    async def request_stream(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        run_context: RunContext[Any] | None = None,
-    ) -> AsyncGenerator[StreamedResponse]:
-        answer = await self.request(messages, model_settings, model_request_parameters)
-        yield CompletedStreamedResponse(answer, model_request_parameters=model_request_parameters, replay_events=True)
-
-
-class JournaledModel(WholeModel):
+class JournaledModel(WrapperModel):
     """A model that is asked each question of a step once: its answer is kept before it is handed on."""
 
     def __init__(self, wrapped: Model, asker: Asker, *, host: str) -> None:

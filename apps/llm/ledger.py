@@ -5,20 +5,20 @@ reads it instead of asking again; a call that was cut stays booked, and is asked
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from uuid6 import uuid7
 
 from apps.accounts.tenancy import Principal
 from apps.errors import NetraError
 from apps.llm.models import ModelCall
+from apps.operations.database import Row, change, fetch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,25 +64,20 @@ with answered as (
 select id, answer from answered union all select id, null from asked
 """
 
+_ANSWERED = """
+update llm_modelcall set state = 'answered', answer = %(answer)s, finished_at = clock_timestamp(),
+    seconds = %(seconds)s, input_tokens = %(input_tokens)s, cached_read_tokens = %(cached_read_tokens)s,
+    output_tokens = %(output_tokens)s, cost_usd = %(cost_usd)s
+where id = %(id)s
+"""
+_NOTHING_KNOWN = dict.fromkeys(("seconds", "input_tokens", "cached_read_tokens", "output_tokens", "cost_usd"))
+
 
 def ask(asker: Asker, *, key: str, provider: str, model: str) -> Asked:
     """The answer to this question from some attempt of the step, else a new call, booked as asked."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _ASK,
-            {
-                "id": uuid7(),
-                "organization": asker.principal.organization_id,
-                "user": asker.principal.user_id,
-                "run": asker.run,
-                "step": asker.step,
-                "attempt": asker.attempt,
-                "key": key,
-                "provider": provider,
-                "model": model,
-            },
-        )
-        call, answer = cursor.fetchone()
+    who = {"organization": asker.principal.organization_id, "user": asker.principal.user_id, "run": asker.run}
+    what = {"id": uuid7(), "step": asker.step, "attempt": asker.attempt, "key": key}
+    [(call, answer)] = fetch(_ASK, {**who, **what, "provider": provider, "model": model})
     return Asked(call=call, answer=answer)
 
 
@@ -95,9 +90,7 @@ def answer(asker: Asker, call: UUID, *, answer: str, **known: Any) -> None:
     try:
         with transaction.atomic():
             asker.hold()
-            ModelCall.objects.filter(pk=call).update(
-                state=ModelCall.State.ANSWERED, answer=answer, finished_at=Now(), **known
-            )
+            change(_ANSWERED, {"id": call, "answer": answer, **_NOTHING_KNOWN, **known})
     except NetraError:
         cut(call, **known)
         raise
@@ -128,29 +121,30 @@ def usage_of_run(run: UUID) -> dict[str, Any]:
     `cost_usd` is None as soon as the cost of one call is not known; `priced_usd` is that of the others. Tokens are
     those that were counted, which they were not in `uncounted_calls`.
     """
-    return _usage(ModelCall.objects.filter(run=run))
+    return _usage(fetch(_USAGE_OF_RUN, {"run": run}))
 
 
 def usage_of_organization(principal: Principal) -> dict[str, Any]:
     """The same of all runs of the principal's organization so far."""
-    return _usage(ModelCall.objects.for_organization(principal))
+    return _usage(fetch(_USAGE_OF_ORGANIZATION, {"organization": principal.organization_id}))
 
 
-def _usage(calls: Any) -> dict[str, Any]:
-    found: Mapping[str, Any] = calls.aggregate(
-        model_calls=Count("pk"),
-        uncounted=Count("pk", filter=Q(input_tokens=None)),
-        input_tokens=Sum("input_tokens", default=0),
-        output_tokens=Sum("output_tokens", default=0),
-        priced=Sum("cost_usd", default=Decimal(0)),
-        unpriced=Count("pk", filter=Q(cost_usd=None)),
-    )
-    priced = str(found["priced"].normalize() if found["priced"] else 0)
+_USAGE = """
+select count(*), count(*) filter (where input_tokens is null), coalesce(sum(input_tokens), 0)::bigint,
+    coalesce(sum(output_tokens), 0)::bigint, coalesce(sum(cost_usd), 0), count(*) filter (where cost_usd is null)
+from llm_modelcall where """
+_USAGE_OF_RUN = _USAGE + "run = %(run)s"
+_USAGE_OF_ORGANIZATION = _USAGE + "organization_id = %(organization)s"
+
+
+def _usage(rows: list[Row]) -> dict[str, Any]:
+    [(calls, uncounted, tokens_in, tokens_out, priced, unpriced)] = rows
+    dollars = str(priced.normalize() if priced else 0)
     return {
-        "model_calls": found["model_calls"],
-        "uncounted_calls": found["uncounted"],
-        "input_tokens": found["input_tokens"],
-        "output_tokens": found["output_tokens"],
-        "cost_usd": None if found["unpriced"] else priced,
-        "priced_usd": priced,
+        "model_calls": calls,
+        "uncounted_calls": uncounted,
+        "input_tokens": tokens_in,
+        "output_tokens": tokens_out,
+        "cost_usd": None if unpriced else dollars,
+        "priced_usd": dollars,
     }

@@ -1,4 +1,4 @@
-"""A local server that speaks the OpenAI chat protocol, streamed: what it answers is decided by a function."""
+"""A local server that speaks the OpenAI chat protocol: what it answers is decided by a function."""
 
 import json
 import threading
@@ -23,7 +23,7 @@ def model_server(reply: Reply) -> Iterator[str]:
             if "status" in message:
                 self._send(message["status"], b'{"error": {"message": "no"}}', "application/json")
                 return
-            self._send(200, b"".join(_frames(message)), "text/event-stream")
+            self._send(200, json.dumps(_completion(message)).encode(), "application/json")
 
         def _send(self, status, content, kind):
             self.send_response(status)
@@ -47,21 +47,15 @@ def model_server(reply: Reply) -> Iterator[str]:
         server.server_close()
 
 
-def _frames(message: dict) -> Iterator[bytes]:
-    def frame(**more):
-        head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini"}
-        return f"data: {json.dumps(head | more)}\n\n".encode()
-
-    calls = [call | {"index": place} for place, call in enumerate(message.get("tool_calls", []))]
-    thought = {"reasoning_content": message["thought"]} if "thought" in message else {}
-    delta = (
-        {"role": "assistant", "content": message.get("content")} | ({"tool_calls": calls} if calls else {}) | thought
-    )
-    yield frame(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
-    yield frame(choices=[{"index": 0, "delta": {}, "finish_reason": "tool_calls" if calls else "stop"}])
+def _completion(message: dict) -> dict:
+    calls = message.get("tool_calls")
+    said = {"role": "assistant", "content": message.get("content")}
+    said |= {"reasoning_content": message["thought"]} if "thought" in message else {}
+    said |= {"tool_calls": calls} if calls else {}
+    finish = "tool_calls" if calls else "stop"
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120} | message.get("usage", {})
-    yield frame(choices=[], usage=usage)
-    yield b"data: [DONE]\n\n"
+    head = {"id": "c1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini"}
+    return head | {"choices": [{"index": 0, "message": said, "finish_reason": finish}], "usage": usage}
 
 
 def tool_call(name: str, arguments: dict, call: str = "call_1") -> dict:
