@@ -13,8 +13,8 @@ from tests.houses import ROOT
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("house")]
 
-# The second person is the first one under another name: whatever either of them has, the other gets to see. Deleting is
-# left out, or there would soon be nothing to see.
+# The second person is the first one under another name, and is known by words that are in every question: whatever
+# either of them has, the other gets to see. Deleting is left out, or there would soon be nothing to see.
 ONE_PERSON = """
 import sys
 from dataclasses import replace
@@ -23,7 +23,7 @@ import django
 django.setup()
 from apps.execution import isolation
 first = isolation._make_person("first")
-twins = [first, replace(first, name="second", marker="isolation-of-the-second", ids=set(), latest={})]
+twins = [first, replace(first, name="second", marker="by model and feature", ids=set(), latest={})]
 isolation._make_person = lambda name: twins.pop(0)
 remove, isolation._remove = isolation._remove, lambda person: person is first and remove(person)
 isolation.FOREIGN_REQUESTS = [request for request in isolation.FOREIGN_REQUESTS if request[0] != "DELETE"]
