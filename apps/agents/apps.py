@@ -11,7 +11,7 @@ class AgentsConfig(AppConfig):
 
     def ready(self) -> None:
         """Find every tool and agent (a file in `tools/` or `team/` is enough), and those of the extensions."""
-        from apps.execution import registry  # needs the models
+        from apps.execution import registry, releases  # they need the models
 
         for package in ("apps.agents.tools", "apps.agents.team"):
             for module in iter_modules(import_module(package).__path__):
@@ -20,3 +20,4 @@ class AgentsConfig(AppConfig):
         for name in settings.EXTENSIONS:
             import_module(name)
         registry.validate()
+        releases.validate_releases()

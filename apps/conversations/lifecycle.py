@@ -21,10 +21,9 @@ RUN_ARROWS: Mapping[str, frozenset[str]] = {
 }
 STEP_ARROWS: Mapping[str, frozenset[str]] = {
     Step.State.BLOCKED: frozenset({Step.State.READY, Step.State.SKIPPED}),
-    Step.State.READY: frozenset({Step.State.RUNNING, Step.State.SKIPPED}),
-    Step.State.RUNNING: frozenset(
-        {Step.State.READY, Step.State.WAITING, Step.State.COMPLETED, Step.State.FAILED, Step.State.SKIPPED}
-    ),
+    # Back to blocked: a release failed, and the former version sees what the step still waits for.
+    Step.State.READY: frozenset({Step.State.RUNNING, Step.State.BLOCKED, Step.State.SKIPPED}),
+    Step.State.RUNNING: frozenset(set(Step.State) - {Step.State.RUNNING}),
     Step.State.WAITING: frozenset({Step.State.READY, Step.State.SKIPPED}),
     Step.State.COMPLETED: frozenset(),
     Step.State.FAILED: frozenset(),

@@ -57,7 +57,6 @@ class Run(models.Model):
     workflow = models.CharField(max_length=64)
     goal = models.TextField()
     dataset = models.UUIDField(null=True, blank=True)
-    flags = ArrayField(models.CharField(max_length=64), default=list, blank=True)  # releases that it tries out
     # The client's idempotency key, and a digest of what it was used for.
     key = models.CharField(max_length=200)
     request_digest = models.CharField(max_length=64)

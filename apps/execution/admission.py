@@ -4,7 +4,8 @@ A few statements in a short transaction (tried under 40 claimers; SKIP LOCKED le
 counter that could leak: the running runs of a user are counted from the rows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -14,9 +15,9 @@ from django.utils import timezone
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact
 from apps.conversations.models import Run, Step
-from apps.execution import claims, doorbell
+from apps.execution import claims, doorbell, releases
 from apps.execution.claims import Claim
-from apps.execution.registry import STEP_DEADLINE, StepSpec, Workflow, agents, workflows
+from apps.execution.registry import STEP_DEADLINE, StepSpec, agents, workflows
 from apps.operations.database import change, fetch
 from apps.operations.problems import new_support_id
 
@@ -24,7 +25,8 @@ _NEXT_USER = """
 select id from accounts_user where runnable order by served_at limit 1 for no key update skip locked
 """
 _NEXT_RUN = """
-select run.id, run.thread_id, run.workflow, run.goal, run.started_at, plan.max_run_seconds
+select run.id, run.thread_id, run.workflow, run.goal, run.started_at, plan.max_run_seconds,
+    (select is_staff from accounts_user where id = %(user)s) as is_staff
 from conversations_run run
 join conversations_thread thread on thread.id = run.thread_id
 join accounts_organization organization on organization.id = run.organization_id
@@ -67,6 +69,7 @@ class _Queued:
     goal: str
     started_at: datetime | None
     most_seconds: int
+    is_staff: bool
 
 
 def admit_one() -> UUID | None:
@@ -105,17 +108,22 @@ def _admit(queued: _Queued, user: UUID) -> None:
     if queued.started_at is None:
         lead = {"agent": workflow.lead, "workflow": workflow.name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
-        _create_steps(queued.run, workflow)
+        _create_steps(queued.run, [_chosen(spec, user, queued.is_staff) for spec in workflow.steps])
     _set_running(queued, user, min(workflow.deadline, queued.most_seconds))
 
 
-def _create_steps(run: UUID, workflow: Workflow) -> None:
-    states = [Step.State.BLOCKED if spec.depends_on else Step.State.READY for spec in workflow.steps]
+def _chosen(spec: StepSpec, user: UUID, is_staff: bool) -> StepSpec:
+    """The step with the version of its agent that the run's owner gets."""
+    return replace(spec, agent=releases.agent_for(spec.agent, user_id=user, is_staff=is_staff))
+
+
+def _create_steps(run: UUID, specs: Sequence[StepSpec]) -> None:
+    states = [Step.State.BLOCKED if spec.depends_on else Step.State.READY for spec in specs]
     rows = {
-        "names": [spec.name for spec in workflow.steps],
-        "agents": [spec.agent for spec in workflow.steps],
-        "depends_on": [",".join(spec.depends_on) for spec in workflow.steps],
-        "patiences": [_patience(spec) for spec in workflow.steps],
+        "names": [spec.name for spec in specs],
+        "agents": [spec.agent for spec in specs],
+        "depends_on": [",".join(spec.depends_on) for spec in specs],
+        "patiences": [patience(spec) for spec in specs],
         "states": [str(state) for state in states],
     }
     change(_STEPS, {"run": run, **rows})
@@ -124,7 +132,8 @@ def _create_steps(run: UUID, workflow: Workflow) -> None:
         doorbell.ring(run)
 
 
-def _patience(spec: StepSpec) -> float:
+def patience(spec: StepSpec) -> float:
+    """Seconds that one attempt of the step may take."""
     # An agent that this release does not know is told by the engine, which can end the run.
     return spec.deadline or (agents.get(spec.agent).deadline if spec.agent in agents else STEP_DEADLINE)
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
+import structlog
 from django.db import transaction
 from django.utils import timezone
 from pydantic import BaseModel
@@ -15,7 +16,8 @@ from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Entry, Fact, Fenced
 from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.errors import NetraError
-from apps.execution import claims, doorbell
+from apps.execution import claims, doorbell, releases
+from apps.execution.admission import patience
 from apps.execution.calls import closing
 from apps.execution.claims import Artifact, Claim
 from apps.execution.registry import (
@@ -31,10 +33,15 @@ from apps.execution.registry import (
     agents,
     workflows,
 )
+from apps.execution.releases import Changes, Fallback
 from apps.llm import ledger
+from apps.operations import flags
 from apps.operations.database import change, fetch
 from apps.operations.debug_points import point
 
+log = structlog.get_logger(__name__)
+
+FORMER_TAKES_OVER = "the new version failed; the former one takes over"
 _UNSETTLED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.RUNNING, Step.State.WAITING})
 _ACTIVE = frozenset({Step.State.READY, Step.State.RUNNING})
 
@@ -80,7 +87,11 @@ class WorkflowOrchestrator:
 
     def __init__(self, claim: Claim) -> None:
         self._context = claim.context
-        self._specs = {spec.name: spec for spec in workflows.get(claim.workflow).steps}
+        self._use(claim.workflow)
+
+    def _use(self, workflow: str) -> None:
+        self._workflow = workflow
+        self._specs = {spec.name: spec for spec in workflows.get(workflow).steps}
 
     def settle(self, outcome: Outcome) -> bool:
         """Write down how the step ended, and ready what waited for it, pause the run or end it.
@@ -94,6 +105,9 @@ class WorkflowOrchestrator:
         with transaction.atomic():
             # Step, thread, then the rest: in any other order a settling step and a cancelled run wait for each other.
             journal.hold(self._context.fence)
+            if any(releases.releases):
+                # Another step may have made the run fall back to the former workflow since this one was claimed.
+                self._use(_workflow_of(self._context.run_id))
             match outcome:
                 case Completed():
                     return self._complete(outcome)
@@ -117,9 +131,12 @@ class WorkflowOrchestrator:
         return self._advance(Step.State.COMPLETED, closing_facts, closed, outcome.answer)
 
     def _fail(self, outcome: Failed) -> bool:
+        if (taken := self._fallback()) is not None:
+            return self._fall_back(taken, outcome)
         closing_facts = self._closing(Step.State.FAILED, outcome.detail, None)
         spec = self._specs.get(self._context.step)
-        if spec is not None and spec.continue_on_error:
+        # A step that the workflow does not have any more may fail.
+        if spec is None or spec.continue_on_error:
             return self._advance(Step.State.FAILED, closing_facts, {"summary": outcome.detail}, None)
         journal.append(self._context.fence, *closing_facts)
         self._move(Step.State.FAILED, summary=outcome.detail, finished_at=timezone.now())
@@ -135,14 +152,17 @@ class WorkflowOrchestrator:
         return [*calls, Fact("step_completed", said)]
 
     def _advance(self, state: str, facts: list[Fact], closed: Mapping[str, object], answer: Answer | None) -> bool:
-        """Settle the step, ready or skip what that unlocks, and end the run when nothing is left.
+        """Settle the step, and go on with what that unlocks."""
+        self._move(state, finished_at=timezone.now(), **closed)
+        return self._go_on(facts, answer)
+
+    def _go_on(self, facts: list[Fact], answer: Answer | None) -> bool:
+        """Ready or skip what the settled steps unlock, and end the run when nothing is left.
 
         Under the thread's lock, so that of two steps settling at once the second sees the first as settled.
         """
         context = self._context
         nodes = {node.name: node for node in (_Node(*row) for row in fetch(_STEPS, {"run": context.run_id}))}
-        self._move(state, finished_at=timezone.now(), **closed)
-        nodes[context.step].state = state
         readied, skipped = self._unlock(nodes)
         entries: list[Fact | Entry] = [(fact, context.step, context.attempt) for fact in facts]
         entries += [entry for node in skipped for entry in _skipping(node)]
@@ -151,7 +171,8 @@ class WorkflowOrchestrator:
         else:
             if answer is not None:
                 self._store(answer)
-            journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=entries)
+            if entries:
+                journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=entries)
             if all(node.state not in _ACTIVE for node in nodes.values()):
                 self._wait()
         for _ in readied[1:]:
@@ -183,6 +204,65 @@ class WorkflowOrchestrator:
         if spec is None or spec.condition is None:
             return True
         return spec.condition(typed(claims.artifacts(self._context.run_id)))
+
+    # --- The new version has failed ----------------------------------------------------------------------------------
+
+    def _fallback(self) -> Fallback | None:
+        if not any(releases.releases):
+            return None
+        steps = Step.objects.filter(run_id=self._context.run_id)
+        return releases.fallback(workflow=self._workflow, failed=self._context.step, steps=steps)
+
+    def _fall_back(self, taken: Fallback, outcome: Failed) -> bool:
+        """Let the former version go on from where the run is."""
+        context, flag = self._context, taken.release.flag
+        log.warning("Release failed; the former version takes over", flag=flag, support_id=outcome.support_id)
+        flags.record_outcome(flag, user_id=context.principal.user_id, run_id=context.run_id, succeeded=False)
+        if taken.changes.repeats(context.step):
+            # What the new version left open would be taken for the former one's.
+            facts = close_calls(context.run_id, context.step, timezone.now())
+            reset = {"worker": None, "not_before": None, "losses": 0, "barren_losses": 0}
+            self._move(Step.State.BLOCKED, reason=FORMER_TAKES_OVER, **reset)
+        else:
+            told = Fact("run_recovering", {"attempt": context.attempt, "reason": FORMER_TAKES_OVER})
+            facts = [told, *self._closing(Step.State.FAILED, outcome.detail, None)]
+            self._move(Step.State.FAILED, summary=outcome.detail, finished_at=timezone.now())
+        self._change_steps(taken.changes)
+        if taken.release.kind == "workflow":
+            Run.objects.filter(pk=context.run_id).update(workflow=taken.release.old)
+            self._use(taken.release.old)
+        return self._go_on(facts, None)
+
+    def _change_steps(self, changes: Changes) -> None:
+        """Give the steps that nobody is at their place in the former workflow."""
+        run = self._context.run_id
+        # A step being claimed at this moment is passed over: it has begun.
+        idle = Step.objects.filter(run_id=run, state__in=[Step.State.BLOCKED, Step.State.READY, Step.State.WAITING])
+        free = {step.name: step for step in idle.select_for_update(no_key=True, skip_locked=True)}
+        for planned in (*changes.swapped, *changes.added):
+            if planned not in changes.added and planned.spec.name not in free:
+                continue
+            Step.objects.update_or_create(
+                run_id=run,
+                name=planned.spec.name,
+                defaults={
+                    "agent": planned.spec.agent,
+                    "position": planned.position,
+                    "depends_on": list(planned.spec.depends_on),
+                    "patience": patience(planned.spec),
+                    "state": Step.State.BLOCKED,
+                },
+            )
+        for step in (free[name] for name in changes.skipped if name in free):
+            if step.attempt:
+                self._close_skipped(step)
+            lifecycle.move_step(step.pk, attempt=step.attempt, source=step.state, to=Step.State.SKIPPED)
+
+    def _close_skipped(self, step: Step) -> None:
+        said = {"agent": step.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
+        facts = [*close_calls(step.run_id, step.name, timezone.now()), Fact("step_completed", said)]
+        entries = [(fact, step.name, step.attempt) for fact in facts]
+        journal.append_to_run(thread=self._context.thread_id, run=step.run_id, facts=entries)
 
     # --- The step has not ended --------------------------------------------------------------------------------------
 
@@ -233,6 +313,9 @@ class WorkflowOrchestrator:
         journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=[*entries, terminal])
         moved = {"finished_at": timezone.now(), "usage": usage}
         lifecycle.move_run(context.run_id, source=Run.State.RUNNING, to=Run.State.COMPLETED, **moved)
+        releases.record_outcomes(
+            run_id=context.run_id, user_id=context.principal.user_id, workflow=self._workflow, succeeded=True
+        )
         change(_LET_NEXT_START, {"user": context.principal.user_id})
 
 
@@ -245,6 +328,10 @@ def _skipping(node: _Node) -> list[Entry]:
     skipped = {"agent": node.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
     opened = Fact("step_started", {"agent": node.agent})
     return [(opened, node.name, 0), (Fact("step_completed", skipped), node.name, 0)]
+
+
+def _workflow_of(run: UUID) -> str:
+    return Run.objects.values_list("workflow", flat=True).get(pk=run)
 
 
 class HandOverInvalid(NetraError):
@@ -313,6 +400,8 @@ def end_run(*, run: UUID, thread: UUID, user: UUID, source: str, to: str, termin
     journal.append_to_run(thread=thread, run=run, facts=entries)
     if not lifecycle.move_run(run, source=source, to=to, finished_at=now, **fields):
         raise Fenced(f"Run {run} has ended already.")
+    if to == Run.State.FAILED:
+        releases.record_outcomes(run_id=run, user_id=user, workflow=_workflow_of(run), succeeded=False)
     # A step being claimed at this moment is passed over: its claim waits for the thread and then finds itself fenced.
     claims.bury(run)
     change(_LET_NEXT_START, {"user": user})

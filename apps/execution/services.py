@@ -18,7 +18,7 @@ from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Question, Run
 from apps.conversations.services import get_run, get_thread, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
-from apps.execution import doorbell, orchestrator, questions
+from apps.execution import doorbell, orchestrator, questions, releases
 from apps.execution.registry import Workflow, workflows
 from apps.operations.database import change, fetch
 from apps.realtime.schema import TEXT_LIMIT
@@ -35,9 +35,9 @@ where thread.id = %(thread)s and thread.user_id = %(user)s and thread.organizati
 """
 _QUEUE = """
 insert into conversations_run (id, thread_id, organization_id, user_id, state, workflow, goal, dataset, key,
-    request_digest, queued_seq, created_at, usage, error_code, error_detail, support_id, flags)
+    request_digest, queued_seq, created_at, usage, error_code, error_detail, support_id)
 values (%(run)s, %(thread)s, %(organization)s, %(user)s, 'queued', %(workflow)s, %(goal)s, %(dataset)s, %(key)s,
-    %(digest)s, 0, clock_timestamp(), '{}', '', '', '', '{}')
+    %(digest)s, 0, clock_timestamp(), '{}', '', '', '')
 on conflict (user_id, key) do nothing
 returning (select 1 + count(*) from conversations_run where user_id = %(user)s and state = 'queued')
 """
@@ -100,7 +100,7 @@ def start_run(
         raise Forbidden("Viewers cannot ask; an owner can give you the member role.")
     if not text.replace("\x00", "").strip() or len(text) > TEXT_LIMIT:
         raise Invalid(f"text: write between 1 and {TEXT_LIMIT} characters.")
-    workflow = workflows.get(settings.DEFAULT_WORKFLOW)
+    workflow = workflows.get(_workflow_for(principal))
     workflow.admit(principal, dataset)
     asked = _Asked(
         principal=principal,
@@ -123,6 +123,15 @@ def start_run(
         raise
     # A second statement sees the winner, which the first could not.
     return _earlier(asked)
+
+
+def _workflow_for(principal: Principal) -> str:
+    """The version of the workflow that the principal gets."""
+    name = settings.DEFAULT_WORKFLOW
+    if name not in {release.old for release in releases.releases}:
+        return name
+    is_staff = User.objects.filter(pk=principal.user_id, is_staff=True).exists()
+    return releases.workflow_for(name, user_id=principal.user_id, is_staff=is_staff)
 
 
 @dataclass(frozen=True, kw_only=True)
