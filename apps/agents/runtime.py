@@ -33,10 +33,12 @@ from pydantic_ai.usage import UsageLimits
 from apps.conversations import journal
 from apps.errors import NetraError
 from apps.execution.calls import ToolAnswer
+from apps.execution.registry import Interruption, postponed
 from apps.execution.registry import Tool as DeclaredTool
 from apps.execution.scope import StepScope
 from apps.llm.gateway import model_for
 from apps.llm.ledger import Asker
+from apps.resilience.breaker import BreakerOpen
 
 log = structlog.get_logger(__name__)
 
@@ -106,6 +108,7 @@ async def converse(
 
     Raises:
         ModelUnavailable, ModelRefused, ModelConfused: the model failed.
+        Interruption: the endpoint keeps failing; the step waits until it is tried again.
         Fenced: the step is not held any more.
     """
     said: Said[T] = Said(output=None)  # type: ignore[arg-type]
@@ -119,6 +122,8 @@ async def converse(
     try:
         with _asking(scope) as asker:
             said.output = await _listen(agent, await model_for(asker, offline=offline), prompt, desk)
+    except BreakerOpen as refusal:
+        raise Interruption(postponed(refusal)) from refusal
     except ModelAPIError as error:
         raise _endpoint_error(error) from error
     except (UnexpectedModelBehavior, UsageLimitExceeded) as error:

@@ -118,6 +118,11 @@ def find(context: UserExecutionContext, call: str) -> ToolCall | None:
     return ToolCall.objects.filter(run_id=context.run_id, step=context.step, call=call).first()
 
 
+def get(context: UserExecutionContext, call: str) -> ToolCall:
+    """The row of a call that has been made."""
+    return ToolCall.objects.get(run_id=context.run_id, step=context.step, call=call)
+
+
 def _begin(
     context: UserExecutionContext, tool: Tool, arguments: dict[str, Any], call: str, key: str, approved: bool = False
 ) -> Opened:

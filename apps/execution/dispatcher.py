@@ -13,10 +13,11 @@ from apps.execution.calls import ToolAnswer, ToolRefused
 from apps.execution.context import UserExecutionContext
 from apps.execution.mailbox import mailbox
 from apps.execution.permissions import Verdict, may_use
-from apps.execution.registry import Agent, AlreadyRegistered, Place, Tool, tools
-from apps.execution.tool_runs import run_tool
+from apps.execution.registry import Agent, AlreadyRegistered, Interruption, Place, Tool, postponed, tools
+from apps.execution.tool_runs import breaker_of, run_tool
 from apps.operations.database import in_database, through_outage
 from apps.realtime.schema import first_problem
+from apps.resilience.breaker import BreakerOpen, Permit
 
 
 class Disposed(NetraError):
@@ -90,22 +91,43 @@ class RequestScopedToolDispatcher:
             return await in_database(calls.refuse_call, self._context, name, dict(arguments), call, refusal)
 
     async def _call(self, tool: Tool, arguments: BaseModel, call: str) -> ToolAnswer:
-        opened = await in_database(calls.open_call, self._context, tool, arguments.model_dump(mode="json"), call)
-        row = opened.row
-        if row.finished_at is not None:
-            return calls.stored_answer(row)
-        if tool.place == Place.WORKER:
-            return await self._elsewhere(tool, arguments, row)
-        context = self._context.child(effect_key=row.idempotency_key)
-        result = await run_tool(tool, context, arguments, again=opened.again)
+        permit = await self._permit(tool, call)
+        if permit is None:
+            return calls.stored_answer(await in_database(calls.get, self._context, call))
+        try:
+            opened = await in_database(calls.open_call, self._context, tool, arguments.model_dump(mode="json"), call)
+            row = opened.row
+            if row.finished_at is not None:
+                return calls.stored_answer(row)
+            if tool.place == Place.WORKER:
+                permit.released()  # the tool worker takes one of its own
+                return await self._elsewhere(tool, arguments, row)
+            context = self._context.child(effect_key=row.idempotency_key)
+            result = await run_tool(tool, context, arguments, again=opened.again, permit=permit)
+        finally:
+            permit.released()  # unless it has been told how the call went
         await through_outage(calls.close_call, self._context, row, result)
         return calls.stored_answer(row)
+
+    async def _permit(self, tool: Tool, call: str) -> Permit | None:
+        """The breaker's leave for one call; None where it is open and the call has been answered already.
+
+        Raises:
+            Interruption: the breaker is open; the step waits, and holds no worker meanwhile.
+        """
+        try:
+            return await breaker_of(tool).acquire_async()
+        except BreakerOpen as refusal:
+            row = await in_database(calls.find, self._context, call)
+            if row is not None and row.finished_at is not None:
+                return None
+            raise Interruption(postponed(refusal)) from refusal
 
     async def _elsewhere(self, tool: Tool, arguments: BaseModel, row: ToolCall) -> ToolAnswer:
         """Wait for a tool worker; when nobody knows what became of the call, a person is asked."""
         await mailbox().settled(row.pk)
-        settled = await in_database(calls.find, self._context, row.call)
-        if settled is not None and settled.finished_at is not None:
+        settled = await in_database(calls.get, self._context, row.call)
+        if settled.finished_at is not None:
             return calls.stored_answer(settled)
         return await self._call(tool, arguments, row.call)
 

@@ -56,7 +56,7 @@ class Tool:
     operators_only: bool = False  # staff, whatever their role
     needs_approval: bool = False  # a person says yes before it runs
     deadline: float = TOOL_DEADLINE  # seconds
-    slow_after: float = 5.0  # seconds; slower calls speak against the tool's health
+    slow_after: float | None = 5.0  # seconds; slower calls open its breaker. None: it is slow by nature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +101,16 @@ class Postponed:
 
     seconds: float
     reason: str
+
+
+LONGEST_WAIT = 600.0  # seconds
+USUAL_WAIT = 60.0  # seconds, where what refuses does not say how long
+
+
+def postponed(refusal: NetraError) -> Postponed:
+    """Later, when what `refusal` says is out of order may be in order again."""
+    seconds = USUAL_WAIT if refusal.retry_after is None else refusal.retry_after
+    return Postponed(seconds=min(max(seconds, 1.0), LONGEST_WAIT), reason=refusal.detail)
 
 
 Outcome = Completed | Failed | Waiting | Postponed

@@ -1,6 +1,7 @@
 """Letting a tool do its work, wherever it runs: within its deadline, and with every failure turned into a result."""
 
 import asyncio
+import time
 
 import structlog
 from django.db import InterfaceError, OperationalError
@@ -11,32 +12,55 @@ from apps.errors import NetraError
 from apps.execution.calls import Result
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Effect, Interruption, Tool
+from apps.operations.breakers import breakers
 from apps.operations.problems import new_support_id
+from apps.resilience.breaker import Breaker, Permit
+from apps.resilience.circuit import BreakerSettings
 
 log = structlog.get_logger(__name__)
 
 
-async def run_tool(tool: Tool, context: UserExecutionContext, arguments: BaseModel, *, again: bool) -> Result:
+def breaker_of(tool: Tool) -> Breaker:
+    """The breaker that all processes share for this tool."""
+    return breakers().named(f"tool:{tool.name}", BreakerSettings(slow_seconds=tool.slow_after))
+
+
+async def run_tool(
+    tool: Tool, context: UserExecutionContext, arguments: BaseModel, *, again: bool, permit: Permit
+) -> Result:
     """Run `tool`; `again` says that an earlier attempt may have done so, which a queryable tool is asked first.
+
+    `permit` is the breaker's, and told how it went; what is the caller's own mistake says nothing about the tool.
 
     Raises:
         Fenced, Interruption, OperationalError, InterfaceError: this attempt cannot go on; the call stays open.
     """
+    began = time.monotonic()
     try:
         async with asyncio.timeout(min(tool.deadline, context.seconds_left)):
-            return _succeeded(tool, await _work(tool, context, arguments, again=again))
-    except TimeoutError:
-        return _failed("tool.deadline", f"{tool.name} took longer than {tool.deadline:g} s.")
-    except (Fenced, Interruption, OperationalError, InterfaceError):
+            result = _succeeded(tool, await _work(tool, context, arguments, again=again))
+        permit.succeeded(time.monotonic() - began)
+    except TimeoutError as error:
+        permit.failed(time.monotonic() - began, error)
+        result = _failed("tool.deadline", f"{tool.name} took longer than {tool.deadline:g} s.")
+    except (Fenced, Interruption, OperationalError, InterfaceError, asyncio.CancelledError):
+        permit.released()
         raise
     except NetraError as error:
-        return _failed(error.code, error.detail)
+        if error.retryable:
+            permit.failed(time.monotonic() - began, error)
+        else:
+            permit.released()
+        result = _failed(error.code, error.detail)
     except MemoryError:
-        return _failed("tool.memory", f"{tool.name} needs more memory than a tool may have.")
+        permit.released()
+        result = _failed("tool.memory", f"{tool.name} needs more memory than a tool may have.")
     except Exception as error:
+        permit.failed(time.monotonic() - began, error)
         support_id = new_support_id()
         log.error("Tool failed", tool=tool.name, support_id=support_id, exc_info=error)
-        return _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
+        result = _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
+    return result
 
 
 async def _work(tool: Tool, context: UserExecutionContext, arguments: BaseModel, *, again: bool) -> BaseModel:

@@ -19,8 +19,9 @@ from apps.execution import calls
 from apps.execution.calls import Result
 from apps.execution.context import UserExecutionContext, context_for, user_execution_scope
 from apps.execution.registry import Interruption, Tool, tools
-from apps.execution.tool_runs import run_tool
+from apps.execution.tool_runs import breaker_of, run_tool
 from apps.operations.database import fetch, through_outage_here
+from apps.resilience.breaker import BreakerOpen
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,10 @@ def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
 async def _run(tool: Tool, context: UserExecutionContext, payload: dict[str, Any], *, again: bool) -> Result:
     async with user_execution_scope(context):
         try:
-            return await run_tool(tool, context, tool.arguments.model_validate(payload), again=again)
+            permit = await breaker_of(tool).acquire_async()
+            return await run_tool(tool, context, tool.arguments.model_validate(payload), again=again, permit=permit)
+        except BreakerOpen as refusal:
+            return Result(status="failed", code=refusal.code, summary=refusal.detail)
         except Interruption:
             return Result(
                 status="failed", code="tool.interrupted", summary=f"{tool.name} cannot wait in a tool worker."

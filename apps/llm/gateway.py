@@ -20,7 +20,15 @@ import anyio
 import httpx2
 import structlog
 from django.conf import settings
+from django.db import DatabaseError
 from openai import AsyncOpenAI
+from pydantic_ai.exceptions import (
+    ModelAuthenticationError,
+    ModelContextWindowExceededError,
+    ModelNotFoundError,
+    ModelQuotaExceededError,
+    ModelRequestRejectedError,
+)
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -29,18 +37,23 @@ from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from apps.errors import NetraError
 from apps.llm import ledger, transcript
 from apps.llm.ledger import Asker
 from apps.llm.pricing import ImpossibleUsage, Usage, price
 from apps.llm.services import catalogue_for
+from apps.operations.breakers import breakers
 from apps.operations.database import in_database
 from apps.operations.debug_points import point
+from apps.resilience.breaker import Breaker, Permit
+from apps.resilience.circuit import BreakerSettings
 
 log = structlog.get_logger(__name__)
 
 PATIENCE = 100.0  # seconds for one answer; below the deadline of a step
 CONNECT_PATIENCE = 5.0  # seconds
 KEEP_ALIVE = 4.0  # seconds that an idle connection is kept; common servers hang up after 5
+SLOW = 60.0  # seconds for one answer; an endpoint that is never quicker is out of order
 MOST_TOKENS = 2**31 - 1  # in one row
 HOST_LENGTH = 64  # characters of a host's name that are kept as the provider's
 
@@ -52,6 +65,17 @@ async def model_for(asker: Asker, *, offline: Model) -> Model:
     host = (urlsplit(settings.LLM_BASE_URL).hostname or "")[:HOST_LENGTH]
     return JournaledModel(await _endpoint(), asker, host=host)
 
+
+# What the endpoint does not accept, and what breaks off here, says nothing about how it does.
+_OUR_OWN_FAULT = (
+    ModelAuthenticationError,
+    ModelNotFoundError,
+    ModelContextWindowExceededError,
+    ModelRequestRejectedError,
+    ModelQuotaExceededError,
+    NetraError,
+    DatabaseError,
+)
 
 # A client works on the loop that opened it and on no other. One per step would open a connection for each.
 _endpoints: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Model, AsyncGenerator[None]]] = WeakKeyDictionary()
@@ -115,11 +139,26 @@ class JournaledModel(WrapperModel):
 
         Raises:
             NetraError: the attempt that asks is stale; its answer is not kept.
+            BreakerOpen: the endpoint keeps failing; it is not asked now.
             ModelAPIError: the model did not answer.
         """
+        async with self._breaker().guard(ignore=_OUR_OWN_FAULT) as permit:
+            return await self._ask(messages, model_settings, model_request_parameters, permit)
+
+    def _breaker(self) -> Breaker:
+        return breakers().named(f"model:{self._host}:{self.model_name}", BreakerSettings(slow_seconds=SLOW))
+
+    async def _ask(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        permit: Permit,
+    ) -> ModelResponse:
         key = self._key(transcript.digest(messages, model_request_parameters, model_settings))
         asked = await in_database(ledger.ask, self._asker, key=key, provider=self._host, model=self.model_name)
         if asked.answer is not None:
+            permit.released()
             return transcript.load(asked.answer)
         began = time.monotonic()
         try:

@@ -44,6 +44,7 @@ TOOL = tools.register(
         description="Spend on calls that can wait a day, and what the batch price would have saved on them.",
         arguments=OnDataset,
         run=run,
+        slow_after=None,
         summarize=lambda result: result.headline,
     )
 )

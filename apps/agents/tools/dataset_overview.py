@@ -72,6 +72,7 @@ TOOL = tools.register(
         description="What a dataset holds: calls, tokens, cost, period, and how complete each field is.",
         arguments=OnDataset,
         run=run,
+        slow_after=None,
         summarize=lambda result: result.headline.replace("**", ""),
     )
 )

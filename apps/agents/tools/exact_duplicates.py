@@ -48,6 +48,7 @@ TOOL = tools.register(
         description="Calls that repeat an earlier one word for word, and what a cache of answers would have saved.",
         arguments=OnDataset,
         run=run,
+        slow_after=None,
         summarize=lambda result: result.headline,
     )
 )

@@ -51,6 +51,7 @@ TOOL = tools.register(
         description="Per model in use: what cheaper models would have cost for the same tokens. A ceiling.",
         arguments=OnDataset,
         run=run,
+        slow_after=None,
         summarize=lambda result: result.headline,
     )
 )

@@ -72,6 +72,7 @@ TOOL = tools.register(
         description="Spend by model, by feature and by day.",
         arguments=OnDataset,
         run=run,
+        slow_after=None,
         summarize=lambda result: result.headline,
     )
 )
