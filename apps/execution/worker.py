@@ -102,6 +102,8 @@ class WorkerLoop:
             run_id = claim.context.run_id
             more = await ExecutionEngine.for_user(claim.context).run_step(claim)
             claim = await self._take(partial(claims.claim_step, run_id, worker=self.id)) if more else None
+        if claim is not None:
+            await self._hand_over(claim)
 
     async def _take(self, take: Callable[[], Claim | None]) -> Claim | None:
         """Take a step. A claim that commits while this is being cancelled is given back: nobody else knows of it."""
@@ -112,6 +114,15 @@ class WorkerLoop:
             claim = await taking
             if claim is not None:
                 await in_database(claims.release, claim.context)
+            raise
+
+    async def _hand_over(self, claim: Claim) -> None:
+        """Give a step back that was not begun, also when this is cancelled meanwhile."""
+        giving = asyncio.ensure_future(in_database(claims.release, claim.context))
+        try:
+            await asyncio.shield(giving)
+        except asyncio.CancelledError:
+            await giving
             raise
 
     async def _drain(self) -> None:
