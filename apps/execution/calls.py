@@ -259,7 +259,8 @@ def _is_closed(row: ToolCall) -> bool:
     """Whether an earlier try to close the call, of which no more was heard, has done so."""
     if row.finished_at is None:
         return False
-    row.refresh_from_db()
+    # Its attempt stays: another one that has it by now is not this one's to close.
+    row.refresh_from_db(fields=["state", "result", "error_code", "summary", "finished_at"])
     return row.finished_at is not None
 
 
