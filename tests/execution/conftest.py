@@ -40,7 +40,9 @@ class Script:
         self.second = self._answer
         self.by_step: dict[str, Callable[[Any], Any]] = {}
         self.tool: Callable[[Note], Note] = lambda arguments: Note(text=arguments.text.upper())
+        self.hazard: Callable[[Note], Note] = lambda arguments: Note(text="it happened")
         self.tool_runs: list[str] = []
+        self.effect_keys: list[str | None] = []
 
     async def _note(self, scope) -> Completed:
         return Completed(artifact=Note(), summary="noted")
@@ -62,28 +64,21 @@ def script(settings, monkeypatch) -> Script:
 
     async def tool(context, arguments):
         script.tool_runs.append(arguments.text)
+        script.effect_keys.append(context.effect_key)
         return script.tool(arguments)
 
     async def hazard(context, arguments):
         script.tool_runs.append(arguments.text)
-        return Note(text="it happened")
+        script.effect_keys.append(context.effect_key)
+        return script.hazard(arguments)
 
     for kind in ("agents", "tools", "workflows"):
         monkeypatch.setattr(getattr(registry, kind), "_items", {})
-    registry.tools.register(
-        Tool(name="shout", description="", arguments=Note, run=tool, summarize=lambda result: result.text)
-    )
-    registry.tools.register(
-        Tool(
-            name="hazard",
-            description="",
-            arguments=Note,
-            run=hazard,
-            summarize=lambda result: result.text,
-            effect=registry.Effect.UNSAFE,
-        )
-    )
-    tools = ("shout", "hazard")
+    usual = {"description": "", "arguments": Note, "summarize": lambda result: result.text}
+    registry.tools.register(Tool(name="shout", run=tool, **usual))
+    registry.tools.register(Tool(name="hazard", run=hazard, effect=registry.Effect.UNSAFE, **usual))
+    registry.tools.register(Tool(name="guarded", run=tool, needs_approval=True, **usual))
+    tools = ("shout", "hazard", "guarded")
     registry.agents.register(Agent(name="first", description="", artifact=Note, run=first, tools=tools))
     registry.agents.register(Agent(name="second", description="", artifact=Note, run=second, tools=tools))
     registry.workflows.register(

@@ -15,7 +15,7 @@ from apps.execution.engine import MOST_LOSSES
 from apps.execution.orchestrator import WorkflowOrchestrator
 from apps.execution.registry import Completed, StepSpec, Workflow, tools, workflows
 from apps.execution.sweep import sweep
-from tests.execution.conftest import LONG_AGO, Note, beat, state_of, told
+from tests.execution.conftest import LONG_AGO, Note, beat, state_of, told, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -25,22 +25,76 @@ def _scripted(script, rings):
     """Every test here runs scripted agents."""
 
 
-def test_a_database_that_goes_away_at_settling_costs_an_attempt_and_not_the_run(start, work_on, thread, monkeypatch):
-    settle, failures = WorkflowOrchestrator.settle, [OperationalError("the server closed the connection")]
+@pytest.fixture(params=["before the commit", "after the commit"])
+def cut_off_once(request, monkeypatch):
+    """Have the database go away once, in the middle of a function; nobody hears whether it did its work."""
 
-    def flaky(self, outcome):
-        if failures:
-            raise failures.pop()
-        settle(self, outcome)
+    def cut_off(owner, name):
+        work, failures = getattr(owner, name), [OperationalError("the server closed the connection")]
 
-    monkeypatch.setattr(WorkflowOrchestrator, "settle", flaky)
+        def flaky(*args, **more):
+            if failures and request.param == "before the commit":
+                raise failures.pop()
+            done = work(*args, **more)
+            if failures:
+                raise failures.pop()
+            return done
+
+        monkeypatch.setattr(owner, name, flaky)
+
+    return cut_off
+
+
+def test_a_database_that_goes_away_at_settling_costs_nothing(start, work_on, thread, cut_off_once):
+    cut_off_once(WorkflowOrchestrator, "settle")
     run = start()
 
     work_on(run)
 
     assert state_of(run) == Run.State.COMPLETED
-    assert told(thread).count("run_recovering") == 1
-    assert told(thread).count("step_started") == told(thread).count("step_completed")
+    assert "run_recovering" not in told(thread)
+    assert told(thread).count("step_started") == told(thread).count("step_completed") == 2
+
+
+def test_a_database_that_goes_away_when_a_call_is_closed_costs_nothing(start, work_on, script, thread, cut_off_once):
+    async def shout(scope):
+        answer = await scope.tools.execute_tool("shout", {"text": "hey"}, call="c1")
+        assert answer.result == {"text": "HEY"}
+        return await script._note(scope)
+
+    cut_off_once(calls, "close_call")
+    script.first = shout
+    run = start()
+
+    work_on(run)
+
+    assert state_of(run) == Run.State.COMPLETED
+    assert script.tool_runs == ["hey"]
+    assert told(thread).count("tool_executing") == told(thread).count("tool_completed") == 1
+
+
+def test_a_claim_of_which_no_more_was_heard_is_given_back_by_its_own_worker(start, monkeypatch):
+    run, cut = start(), []
+    admission.admit_one()
+    claim_step = claims.claim_step
+
+    def unheard(run_id, *, worker):
+        claim = claim_step(run_id, worker=worker)
+        if not cut:
+            cut.append(claim)
+            raise OperationalError("the server closed the connection")
+        return claim
+
+    monkeypatch.setattr(claims, "claim_step", unheard)
+    loop = worker.WorkerLoop()
+    loop.wake(run)
+
+    wait_until(lambda: Step.objects.get(run=run, name="one").state == Step.State.READY and cut)
+    loop.wake(run)
+    wait_until(lambda: state_of(run) == Run.State.COMPLETED)
+    loop.stop()
+
+    assert Step.objects.get(run=run, name="one").losses == 0
 
 
 def test_a_database_that_goes_away_while_an_agent_works_is_not_the_agents_failure(start, work_on, script):
@@ -98,8 +152,9 @@ def test_a_step_whose_worker_is_gone_is_taken_up_once_it_is_overdue(start, work_
     assert told(thread).count("run_recovering") == 1
 
 
-def test_a_claim_that_commits_while_the_worker_stops_is_given_back(start, monkeypatch, settings):
-    settings.DRAIN_SECONDS = 0
+@pytest.mark.parametrize("patience", [0, 5])
+def test_a_claim_that_commits_while_the_worker_stops_is_given_back(start, monkeypatch, settings, patience):
+    settings.DRAIN_SECONDS = patience
     run, claiming, go_on = start(), threading.Event(), threading.Event()
     admission.admit_one()
     claim = claims.claim_step
@@ -116,6 +171,7 @@ def test_a_claim_that_commits_while_the_worker_stops_is_given_back(start, monkey
     assert claiming.wait(10)
     stopping = threading.Thread(target=loop.stop)
     stopping.start()
+    wait_until(lambda: loop._draining)
     go_on.set()
     stopping.join(10)
 

@@ -422,7 +422,7 @@ def test_a_worker_that_looks_at_what_is_still_its_own_stops_nothing_that_it_took
 ):
     """Between the look and what follows from it, a step may settle, and the next one begin in its place."""
     first_at_work, second_at_work, go_on = threading.Event(), threading.Event(), threading.Event()
-    looked, look = threading.Event(), worker._still_ours
+    looked, look = threading.Event(), worker._held_by
 
     async def one(scope):
         first_at_work.set()
@@ -435,19 +435,19 @@ def test_a_worker_that_looks_at_what_is_still_its_own_stops_nothing_that_it_took
         await in_database(go_on.wait, 10)
         return await script._answer(scope)
 
-    def slow(steps):
+    def slow(process):
         if first_at_work.is_set() and not looked.is_set():
             looked.set()
             assert second_at_work.wait(10)
         try:
-            return look(steps)
+            return look(process)
         finally:
             if second_at_work.is_set():
                 looks.append(1)
 
     looks = []
     script.by_step = {"one": one, "two": two}
-    monkeypatch.setattr(worker, "_still_ours", slow)
+    monkeypatch.setattr(worker, "_held_by", slow)
     loop.wake(started)
     assert second_at_work.wait(10)
 
