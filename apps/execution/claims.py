@@ -16,6 +16,7 @@ from apps.conversations.journal import Fact
 from apps.execution.context import UserExecutionContext, context_for
 from apps.operations.database import change, fetch
 
+# A run that is queued again, after waiting, has ready steps: they are for whoever admits it, within its user's limit.
 # The role is the one that the run's owner has *now*: who was removed meanwhile acts as a viewer, who may do nothing.
 _CLAIM = """
 with claimed as (
@@ -23,7 +24,7 @@ with claimed as (
         not_before = null, started_at = coalesce(step.started_at, clock_timestamp()),
         deadline_at = least(clock_timestamp() + step.patience * interval '1 second', run.deadline_at)
     from conversations_run run
-    where run.id = step.run_id and step.state = 'ready' and step.id = (
+    where run.id = step.run_id and run.state = 'running' and step.state = 'ready' and step.id = (
         select id from conversations_step
         where run_id = %(run)s and state = 'ready' and (not_before is null or not_before <= clock_timestamp())
         order by position limit 1 for no key update skip locked)
@@ -112,7 +113,7 @@ class _Row:
 
 
 def claim_step(run_id: UUID, *, worker: UUID) -> Claim | None:
-    """Take one ready step of a run for `worker`; None when there is none or the run has ended.
+    """Take one ready step of a run for `worker`; None when there is none, or the run is not running.
 
     The attempt that the claim raises is the fence of every later write.
     """
