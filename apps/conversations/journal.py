@@ -14,7 +14,7 @@ from uuid import UUID
 from django.db import transaction
 
 from apps.errors import NetraError
-from apps.operations.database import fetch
+from apps.operations.database import fetch, storable
 from apps.operations.debug_points import point
 from apps.realtime import notifier
 from apps.realtime.schema import TERMINAL, event_data
@@ -198,13 +198,13 @@ def _tell(thread: UUID, events: Sequence[Envelope]) -> None:
 
 def _checked(fact: Fact) -> str:
     """The fact's data as JSON; a terminal's own number is filled in by the statement that gives it."""
+    said = storable(fact.data)
     if fact.type in TERMINAL:
-        data = event_data(fact.type, {**fact.data, "final_seq": 0})
+        data = event_data(fact.type, {**said, "final_seq": 0})
         del data["final_seq"]
     else:
-        data = event_data(fact.type, fact.data)
-    # PostgreSQL cannot store the null character in text.
-    return json.dumps(data).replace("\\u0000", "")
+        data = event_data(fact.type, said)
+    return json.dumps(data)
 
 
 def read(*, thread: UUID, after: int, limit: int) -> list[Envelope]:

@@ -7,7 +7,7 @@ from uuid import UUID
 from psycopg.types.json import Json
 
 from apps.conversations.models import Run, Step
-from apps.operations.database import change
+from apps.operations.database import change, storable
 
 RUN_ARROWS: Mapping[str, frozenset[str]] = {
     Run.State.QUEUED: frozenset({Run.State.RUNNING, Run.State.CANCELLED}),
@@ -61,7 +61,8 @@ def move_step(step_id: int, *, attempt: int, source: str, to: str, **fields: Any
 
 def _move(table: str, held: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
     """Columns are named by code of ours only; a dictionary becomes JSON."""
-    values = {f"new_{name}": Json(value) if isinstance(value, dict) else value for name, value in changes.items()}
+    given = ((name, storable(value)) for name, value in changes.items())
+    values = {f"new_{name}": Json(value) if isinstance(value, dict) else value for name, value in given}
     assignments = ", ".join(f"{name} = %(new_{name})s" for name in changes)
     conditions = " and ".join(f"{name} = %({name})s" for name in held)
     statement = f"update {table} set {assignments} where {conditions}"  # noqa: S608

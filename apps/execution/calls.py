@@ -20,6 +20,7 @@ from apps.execution import doorbell, questions
 from apps.execution.context import UserExecutionContext
 from apps.execution.permissions import Spent, Verdict, may_call
 from apps.execution.registry import Effect, Interruption, Place, Tool, Waiting
+from apps.operations.database import storable
 from apps.operations.debug_points import point
 
 _SECRET = re.compile(r"secret|password|token|api_?key|authorization", re.IGNORECASE)
@@ -135,7 +136,7 @@ def _begin(
     row = _row(context, tool.name, arguments, call, key)
     row.effect, row.place = tool.effect, tool.place
     if tool.place == Place.WORKER:
-        row.payload, row.attempt, row.worker = arguments, 0, None
+        row.payload, row.attempt, row.worker = storable(arguments), 0, None
     else:
         row.state, row.started_at = ToolCall.State.STARTED, timezone.now()
     asked = {"call": call, "tool": tool.name, "arguments": row.arguments}
@@ -214,7 +215,7 @@ def _row(context: UserExecutionContext, tool: str, arguments: dict[str, Any], ca
         step=context.step,
         call=call,
         tool=tool[:64],
-        arguments=masked(arguments),
+        arguments=masked(storable(arguments)),
         idempotency_key=key,
         attempt=context.attempt,
         worker=context.worker,
@@ -272,9 +273,9 @@ def settle_row(row: ToolCall, result: Result, now: datetime) -> None:
     """
     changes = {
         "state": result.status,
-        "result": result.result,
+        "result": storable(result.result),
         "error_code": result.code,
-        "summary": result.summary,
+        "summary": storable(result.summary),
         "finished_at": now,
         "payload": None,
     }

@@ -36,7 +36,7 @@ from apps.execution.registry import (
 from apps.execution.releases import Changes, Fallback
 from apps.llm import ledger
 from apps.operations import flags
-from apps.operations.database import change, fetch
+from apps.operations.database import change, fetch, storable
 from apps.operations.debug_points import point
 
 log = structlog.get_logger(__name__)
@@ -303,7 +303,7 @@ class WorkflowOrchestrator:
         """The run's answer as it is stored now, after taking on `answer`."""
         context = self._context
         row = {"id": uuid7(), "thread": context.thread_id, "run": context.run_id, "attempt": context.attempt}
-        return _Message(*fetch(_ANSWER, {**row, "text": answer.text, "report": answer.report})[0])
+        return _Message(*fetch(_ANSWER, {**row, "text": storable(answer.text), "report": answer.report})[0])
 
     def _complete_run(self, entries: list[Fact | Entry], message: _Message) -> None:
         context = self._context

@@ -16,6 +16,7 @@ from apps.conversations.models import Question, Run, Step
 from apps.errors import Invalid, NetraError
 from apps.execution import doorbell
 from apps.execution.context import UserExecutionContext
+from apps.operations.database import storable
 
 LEAVE_WITHIN = timedelta(hours=24)
 DATA_WITHIN = timedelta(days=7)
@@ -86,7 +87,7 @@ def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
     if value is None:
         raise Invalid("value: say something.")
     taken = Question.objects.filter(pk=question.pk, answered_at=None)
-    if taken.update(value=value, answered_by=by, answered_at=timezone.now()) != 1:
+    if taken.update(value=storable(value), answered_by=by, answered_at=timezone.now()) != 1:
         raise NotWaiting("This has been answered already.")
     said = Fact("answer_received", {"by": by, "call": question.call})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])

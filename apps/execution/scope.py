@@ -16,7 +16,7 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.dispatcher import RequestScopedToolDispatcher
 from apps.execution.questions import ask_for_data
 from apps.execution.registry import Interruption, Waiting
-from apps.operations.database import in_database
+from apps.operations.database import in_database, storable
 from apps.realtime import notifier
 
 SAVE_EVERY = 0.25  # seconds between two saves of the text being written
@@ -101,7 +101,7 @@ def save_answer(context: UserExecutionContext, text: str) -> UUID:
                 "step": context.step,
                 "attempt": context.attempt,
                 "message": uuid7(),
-                "text": text.replace("\x00", ""),
+                "text": storable(text),
             },
         )
         row = cursor.fetchone()

@@ -20,7 +20,7 @@ from apps.conversations.services import get_run, get_thread, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
 from apps.execution import doorbell, orchestrator, questions, releases
 from apps.execution.registry import Workflow, workflows
-from apps.operations.database import change, fetch
+from apps.operations.database import change, fetch, storable
 from apps.realtime.schema import TEXT_LIMIT
 
 TITLE_LENGTH = 80  # characters of the first message that name a thread
@@ -98,14 +98,14 @@ def start_run(
     """
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot ask; an owner can give you the member role.")
-    if not text.replace("\x00", "").strip() or len(text) > TEXT_LIMIT:
+    if not storable(text).strip() or len(text) > TEXT_LIMIT:
         raise Invalid(f"text: write between 1 and {TEXT_LIMIT} characters.")
     workflow = workflows.get(_workflow_for(principal))
     workflow.admit(principal, dataset)
     asked = _Asked(
         principal=principal,
         thread=thread_id,
-        text=text.replace("\x00", ""),
+        text=storable(text),
         dataset=dataset,
         key=key or uuid7().hex,
         digest=_digest(thread_id, text, dataset),

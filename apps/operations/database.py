@@ -2,6 +2,8 @@
 
 import asyncio
 import contextvars
+import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -110,6 +112,27 @@ def disconnect() -> None:
 
     for done in [_THREADS.submit(give_back) for _ in range(_THREAD_COUNT)]:
         done.result()
+
+
+# --- What can be stored ----------------------------------------------------------------------------------------------
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(value: Any) -> Any:
+    """`value`, which is text or what JSON can say, without what PostgreSQL stores as neither.
+
+    Null characters and halves of surrogate pairs are dropped; numbers that are none become None.
+    """
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("", value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {storable(key): storable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(inner) for inner in value]
+    return value
 
 
 # --- Statements on the hot path --------------------------------------------------------------------------------------
