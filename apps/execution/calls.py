@@ -174,7 +174,7 @@ def _resume(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
     if said is None:
         raise Interruption(Waiting(call=row.call))
     if said == "retry":
-        return _take_over(context, tool, row)
+        return _take_over(context, tool, row, leave=reason)
     detail = f"{tool.name} was cut off; whether it took effect is not known."
     close_call(context, row, Result(status=ToolCall.State.UNKNOWN, code="tool.unknown", summary=detail))
     return Opened(row=row)
@@ -188,8 +188,8 @@ def _doubt(context: UserExecutionContext, row: ToolCall) -> None:
     row.state = ToolCall.State.UNKNOWN
 
 
-def _take_over(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
-    """Have this attempt, and no earlier one, see to the call."""
+def _take_over(context: UserExecutionContext, tool: Tool, row: ToolCall, leave: str | None = None) -> Opened:
+    """Have this attempt, and no earlier one, see to the call; `leave` given for it is used up."""
     changes: dict[str, Any] = {"state": ToolCall.State.STARTED, "attempt": context.attempt, "worker": context.worker}
     if row.place == Place.WORKER:
         changes = {"state": ToolCall.State.INTENDED, "worker": None, "losses": 0, "rung_at": timezone.now()}
@@ -197,6 +197,8 @@ def _take_over(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Open
         journal.hold(context.fence)
         if ToolCall.objects.filter(pk=row.pk, state=row.state, attempt=row.attempt).update(**changes) != 1:
             raise Fenced(f"Call {row.call} went on elsewhere.")
+        if leave is not None:
+            questions.forget(context, call=row.call, reason=leave)
         for name, value in changes.items():
             setattr(row, name, value)
         _ring(tool, row)

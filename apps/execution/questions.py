@@ -71,6 +71,11 @@ def _ask(context: UserExecutionContext, call: str, reason: str, expires_at: Any,
     return Answered(value=None)
 
 
+def forget(context: UserExecutionContext, *, call: str, reason: str) -> None:
+    """Have the same thing asked anew the next time; the journal keeps what was answered."""
+    Question.objects.filter(run_id=context.run_id, step=context.step, call=call, reason=reason).delete()
+
+
 def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
     """Take the answer to what `run` asks (under `call`, or the only thing it asks) and let the step go on.
 
