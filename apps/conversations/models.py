@@ -105,7 +105,7 @@ class Message(models.Model):
     text = models.TextField(blank=True)
     report = models.UUIDField(null=True, blank=True)
     attempt = models.PositiveIntegerField(default=1, editable=False)  # of the step that writes it
-    key = models.CharField(max_length=200, null=True, editable=False)  # of a message that answered a question
+    key = models.CharField(max_length=200, null=True, editable=False)  # the idempotency key of a person's message
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:

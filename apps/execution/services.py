@@ -16,7 +16,7 @@ from apps.accounts.tenancy import Principal
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Question, Run
-from apps.conversations.services import get_run, get_thread, thread_not_found
+from apps.conversations.services import get_run, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
 from apps.execution import doorbell, orchestrator, questions, releases
 from apps.execution.registry import Workflow, workflows
@@ -27,9 +27,12 @@ TITLE_LENGTH = 80  # characters of the first message that name a thread
 
 
 _LOOK = """
-select coalesce(live.state = 'waiting', false), taken.id, taken.run_id, taken.text
+select case when exists (select from conversations_question question
+                         where question.run_id = thread.live_run and question.answered_at is null)
+            then thread.live_run end,
+    taken.id, taken.run_id, taken.text,
+    exists (select from conversations_run opened where opened.id = taken.run_id and opened.key = taken.key)
 from conversations_thread thread
-left join conversations_run live on live.id = thread.live_run
 left join conversations_message taken on taken.thread_id = thread.id and taken.key = %(key)s
 where thread.id = %(thread)s and thread.user_id = %(user)s and thread.organization_id = %(organization)s
 """
@@ -43,8 +46,8 @@ returning (select 1 + count(*) from conversations_run where user_id = %(user)s a
 """
 _FILE = """
 with message as (
-    insert into conversations_message (id, thread_id, run_id, role, text, attempt, created_at)
-    values (%(message)s, %(thread)s, %(run)s, 'user', %(text)s, 1, clock_timestamp())
+    insert into conversations_message (id, thread_id, run_id, role, text, attempt, key, created_at)
+    values (%(message)s, %(thread)s, %(run)s, 'user', %(text)s, 1, %(key)s, clock_timestamp())
 ), thread as (
     update conversations_thread set title = %(title)s where id = %(thread)s and title = ''
 ), owner as (
@@ -88,8 +91,8 @@ def start_run(
 ) -> Started:
     """Store the message, the run that will answer it and its first events in one transaction, then ring.
 
-    The same `key` with the same request answers what the first call answered. While the thread's run waits for data,
-    the message is the answer to that.
+    The same `key` with the same request answers what the first call answered. While the thread's run asks for data, the
+    message is the answer to that.
 
     Raises:
         ThreadNotFound, Forbidden, Invalid: the request cannot be made.
@@ -118,8 +121,9 @@ def start_run(
             if (position := _insert_run(run, asked, workflow)) is not None:
                 return _begin(run, asked, position)
     except (Fenced, IntegrityError):
-        # Deleted since it was looked up; where it still is, the error is another one.
-        get_thread(principal=principal, thread_id=thread_id)
+        # The thread was deleted since it was looked at, or the key became that of an answer.
+        if (taken := _as_answer(asked)) is not None:
+            return taken
         raise
     # A second statement sees the winner, which the first could not.
     return _earlier(asked)
@@ -173,7 +177,7 @@ def _begin(run: UUID, asked: _Asked, position: int) -> Started:
     events = journal.append_to_thread(thread=asked.thread, run=run, facts=facts)
     filed = {"run": run, "thread": asked.thread, "user": asked.principal.user_id, "message": message}
     title = " ".join(asked.text.split())[:TITLE_LENGTH]
-    change(_FILE, {**filed, "text": asked.text, "seq": events[-1]["seq"], "title": title})
+    change(_FILE, {**filed, "text": asked.text, "key": asked.key, "seq": events[-1]["seq"], "title": title})
     doorbell.ring(run)
     return Started(message=message, run=run)
 
@@ -190,35 +194,54 @@ def _mismatch() -> IdempotencyMismatch:
     return IdempotencyMismatch("This idempotency key was used for another message; use a new one.")
 
 
-def _as_answer(asked: _Asked) -> Started | None:
-    """The waiting run that takes the message as its answer; None where no run of the thread waits.
+@dataclass(frozen=True)
+class _Thread:
+    """A row of `_LOOK`, in its order: the run that asks something, and whose the key is already."""
 
-    Raises:
-        ThreadNotFound, RunWaiting, IdempotencyMismatch: see `start_run`.
-    """
+    asking: UUID | None
+    taken: UUID | None  # the message with that key
+    taken_run: UUID | None
+    taken_text: str | None
+    opened: bool  # by that message: its run, which knows more of it, tells whether it is the same
+
+
+def _look(asked: _Asked) -> _Thread:
     principal = asked.principal
     owner = {"user": principal.user_id, "organization": principal.organization_id}
     found = fetch(_LOOK, {"thread": asked.thread, "key": asked.key, **owner})
     if not found:
         raise thread_not_found(asked.thread)
-    waits, message, run, text = found[0]
-    if message is not None:
-        if text != asked.text:
-            raise _mismatch()
-        return Started(message=message, run=run)
-    if not waits:
+    return _Thread(*found[0])
+
+
+def _as_answer(asked: _Asked) -> Started | None:
+    """What the message became as an answer, now or when it was sent before; None where nothing waits for it.
+
+    Raises:
+        ThreadNotFound, RunWaiting, IdempotencyMismatch: see `start_run`.
+    """
+    thread = _look(asked)
+    if thread.asking is not None and thread.taken is None:
+        with transaction.atomic():
+            journal.lock_thread(asked.thread)
+            # Whoever was quicker has committed: a rival with the same key, or with another answer.
+            thread = _look(asked)
+            if thread.asking is not None and thread.taken is None:
+                return _answer_in_words(Run.objects.get(pk=thread.asking), asked)
+    if thread.taken is None or thread.taken_run is None or thread.opened:
         return None
-    with transaction.atomic():
-        journal.lock_thread(asked.thread)
-        waiting = Run.objects.filter(thread_id=asked.thread, state=Run.State.WAITING).first()
-        return _answer_in_words(waiting, asked) if waiting else None
+    if thread.taken_text != asked.text:
+        raise _mismatch()
+    return Started(message=thread.taken, run=thread.taken_run)
 
 
-def _answer_in_words(run: Run, asked: _Asked) -> Started:
+def _answer_in_words(run: Run, asked: _Asked) -> Started | None:
     open_questions = questions.open_questions(run)
     wanted = next((question for question in open_questions if question.reason == Question.Reason.DATA), None)
     if wanted is None:
-        raise RunWaiting("The answer being made waits for your leave to go on; give or refuse it first.")
+        if run.state == Run.State.WAITING:
+            raise RunWaiting("The answer being made waits for your leave to go on; give or refuse it first.")
+        return None
     message = Message.objects.create(
         thread_id=run.thread_id, run=run, role=Message.Role.USER, text=asked.text, key=asked.key
     )
