@@ -81,6 +81,13 @@ def test_a_null_character_in_a_message_is_dropped_and_nothing_breaks(start, work
     assert state_of(run) == Run.State.COMPLETED
 
 
+@pytest.mark.parametrize("text", ["\\u0000", "\\\\u0000 \\ud800", '{"a": "\\u0000"}'])
+def test_what_looks_like_a_null_character_is_told_as_it_was_written(start, text, thread):
+    start(text)
+
+    assert events_of(thread)[0]["data"]["text"] == text
+
+
 def test_two_runs_of_a_thread_run_one_after_the_other_in_the_order_of_asking(start, work_on, thread):
     first, second = start("One"), start("Two")
 
