@@ -12,7 +12,8 @@ from apps.conversations import services as conversations
 from apps.conversations.serializers import MessageSerializer, RunSerializer
 from apps.errors import Invalid
 from apps.execution import services
-from apps.execution.serializers import AnswerSerializer, SendMessageSerializer, StartedSerializer
+from apps.execution.serializers import AnswerSerializer, SendMessageSerializer, StartedSerializer, TraceSerializer
+from apps.execution.tracker import AgentExecutionTracker
 from apps.operations.pagination import ByAge
 
 KEY_LENGTH = 200  # characters
@@ -78,3 +79,13 @@ class AnswerRunView(GenericAPIView):  # type: ignore[type-arg]
         said.is_valid(raise_exception=True)
         run = services.answer_run(principal=principal_of(request), run_id=run_id, **said.validated_data)
         return Response(RunSerializer(run).data)
+
+
+class TraceView(GenericAPIView):  # type: ignore[type-arg]
+    """Where the time of a run went: its steps, model calls, tool calls and questions."""
+
+    serializer_class = TraceSerializer
+
+    def get(self, request: Request, run_id: UUID) -> Response:
+        run = conversations.get_run(principal=principal_of(request), run_id=run_id)
+        return Response(TraceSerializer(AgentExecutionTracker.trace(run)).data)
