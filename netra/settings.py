@@ -235,6 +235,12 @@ LLM_MODEL = ENV.netra_llm_model
 if (LLM_BASE_URL is None) != (LLM_MODEL is None):
     raise ImproperlyConfigured("NETRA_LLM_BASE_URL and NETRA_LLM_MODEL belong together: set both, or neither.")
 
+# --- Traces, for a collector -----------------------------------------------------------------------------------------
+
+OTLP_ENDPOINT = ENV.otel_exporter_otlp_endpoint
+OTLP_HEADERS = ENV.otel_exporter_otlp_headers.get_secret_value()
+OTLP_SERVICE_NAME = ENV.otel_service_name
+
 # --- Agents and analyses ----------------------------------------------------------------------------------------------
 
 DEFAULT_WORKFLOW = ENV.netra_workflow

@@ -6,7 +6,10 @@ class ExecutionConfig(AppConfig):
     label = "execution"
 
     def ready(self) -> None:
-        from apps.execution.sweep import sweep  # needs the models
-        from apps.operations import periodic
+        from apps.execution import export  # needs the models
+        from apps.execution.sweep import sweep
+        from apps.operations import periodic, telemetry
 
         periodic.register("sweep", every=1.0, work=sweep)
+        if telemetry.is_on():
+            periodic.register("traces", every=export.EVERY, work=export.export_traces)

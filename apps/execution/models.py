@@ -1,4 +1,4 @@
-"""The processes that hold steps and tool calls."""
+"""The processes that hold steps and tool calls, and how far traces have been told elsewhere."""
 
 from django.db import models
 from django.db.models.functions import Now
@@ -25,3 +25,14 @@ class WorkerProcess(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} on {self.host}, process {self.pid}"
+
+
+class TraceExport(models.Model):
+    """How far a collector has been told of ended runs: up to the one that ended then, with this id."""
+
+    collector = models.CharField(max_length=500, primary_key=True)
+    finished_at = models.DateTimeField()
+    run = models.UUIDField()
+
+    def __str__(self) -> str:
+        return f"{self.collector}, up to {self.finished_at}"
