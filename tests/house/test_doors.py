@@ -29,6 +29,7 @@ DOORS = {
     ("GET", "runs/{run}/"): (200, 404, 404, 404, 401),
     ("POST", "runs/{run}/cancel/"): (200, 404, 403, 404, 401),
     ("GET", "runs/{run}/trace/"): (200, 404, 404, 404, 401),
+    ("POST", "runs/{run}/answer/"): (409, 404, 403, 404, 401),  # it asks nothing
     ("GET", "reports/{report}/"): (200, 404, 404, 404, 401),
     ("GET", "reports/{report}.json"): (200, 404, 404, 404, 401),
     ("GET", "reports/{report}.md"): (200, 404, 404, 404, 401),
@@ -49,6 +50,7 @@ PUBLIC = {"schema/", "docs/"}
 BODIES = {
     "threads/{thread}/": {"title": "New"},
     "threads/{thread}/messages/": {"text": "Hello"},
+    "runs/{run}/answer/": {"value": "x"},
 }
 
 
