@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import messages
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -14,7 +15,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.agents import services as agents
 from apps.conversations import services as conversations
-from apps.conversations.models import Message, Thread
+from apps.conversations.models import Message, Question, Run, Thread
 from apps.conversations.services import RunNotFound
 from apps.optimization import services as datasets
 from apps.optimization.importers import FIELDS
@@ -67,7 +68,8 @@ def threads(request: HttpRequest, principal: Principal) -> HttpResponse:
 
 
 def _groups(principal: Principal) -> list[history.Group]:
-    found = conversations.threads(principal=principal)[:LISTED_THREADS]
+    asked = Question.objects.filter(run=OuterRef("live_run"), answered_at=None)
+    found = conversations.threads(principal=principal).annotate(asks=Exists(asked))[:LISTED_THREADS]
     return history.by_age(found, today=timezone.localdate())
 
 
@@ -111,13 +113,16 @@ def report_body(request: HttpRequest, principal: Principal, report_id: UUID) -> 
 
 @page
 def runs(request: HttpRequest, principal: Principal) -> HttpResponse:
-    before = _uuid(request.GET.get("before"))
+    before, state = _uuid(request.GET.get("before")), request.GET.get("state")
     found = conversations.runs(principal=principal)
+    if state in Run.State.values:
+        found = found.filter(state=state)
     if before:
         found = found.filter(pk__lt=before)
     shown = list(found[: RUNS_PER_PAGE + 1])
     older = shown[RUNS_PER_PAGE - 1].pk if len(shown) > RUNS_PER_PAGE else None
-    return render(request, "web/runs.html", {"runs": shown[:RUNS_PER_PAGE], "older": older})
+    context = {"runs": shown[:RUNS_PER_PAGE], "older": older, "state": state, "states": Run.State.values}
+    return render(request, "web/runs.html", context)
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,20 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.test_reducer import ANSWERED, ASKED, STARTED, WORKED, delta, events
+from tests.browser.test_reducer import (
+    ANSWERED,
+    ASKED,
+    BEGUN,
+    DATA_ASKED,
+    PUBLISHING,
+    REPLIED,
+    STARTED,
+    WORKED,
+    answer_to,
+    delta,
+    events,
+    leave_for,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
@@ -35,6 +48,10 @@ def draw(modules):
             const view = new ConversationView(document.querySelector(".column"), {
                 onAsk: (text) => asked.push(["ask", text]),
                 onEdit: (text) => asked.push(["edit", text]),
+                onAnswer: (run, { call }, value) => {
+                    asked.push(["answer", run.id, call, value]);
+                    return new Promise((resolve, reject) => Object.assign(window, { accept: resolve, refuse: reject }));
+                },
                 onReport: () => {},
                 now: () => "2026-01-01T00:00:09.000Z",
             });
@@ -124,28 +141,116 @@ def test_an_answer_is_announced_once_when_it_is_complete(draw):
     expect(page.locator(".turn")).to_have_attribute("aria-busy", "false")
 
 
-def test_a_rescue_is_said_and_forgotten_when_work_goes_on(draw):
-    rescued = [*STARTED, ("run_recovering", {"attempt": 2, "reason": "worker lost"})]
+def test_a_rescue_is_said_quietly_where_it_happened(draw):
+    rescued = [*WORKED[:-1], ("run_recovering", {"attempt": 2, "reason": "the worker stopped"}, "data", 2)]
     page = draw(events(*rescued))
-    expect(page.locator(".notice.warning")).to_be_visible()
 
-    draw(events(*rescued, ("agent_thinking", {"thought": "On it", "progress": 1}, "data")))
+    expect(page.locator(".step .recovered")).to_have_text("Attempt 2 · the worker stopped")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
-    expect(page.locator(".notice.warning")).to_be_hidden()
+
+def test_a_skipped_step_is_listed_and_not_counted(draw):
+    skipped = [
+        *WORKED,
+        ("step_started", {"agent": "prices"}, "prices", 0),
+        ("step_completed", {"agent": "prices", "status": "skipped", "summary": "Not needed."}, "prices", 0),
+        ("agent_completed", {**ANSWERED[-1][1], "final_seq": 11}),
+    ]
+    page = draw(events(*skipped))
+    page.locator(".work > summary").click()
+
+    expect(page.locator(".work > summary")).to_have_text("Worked for 8.0 s · 1 step · 1 skipped · 1 tool call")
+    expect(page.locator(".step.skipped .took")).to_have_text("skipped · Not needed.")
 
 
 def test_missing_data_is_asked_for_with_its_worth(draw):
-    item = {
-        "field": "prompt_hash",
-        "why": "Repeats cannot be seen.",
-        "unlocks": "caching",
-        "worth_usd": "12.50",
-        "how_to_export": "Switch hashes on.",
-    }
-    page = draw(events(*STARTED, ("data_requested", {"items": [item]})))
+    page = draw(events(*DATA_ASKED))
 
-    for text in ("prompt_hash", "Repeats cannot be seen.", "$12.50", "Switch hashes on."):
-        expect(page.locator(".missing")).to_contain_text(text)
+    card = page.get_by_role("group", name="Some data is missing")
+    for text in ("prompt_hash", "Repeats cannot be seen.", "$12.50", "Switch hashes on.", "Your next message"):
+        expect(card).to_contain_text(text)
+    expect(page.locator(".turn")).to_have_attribute("aria-busy", "false")
+
+
+def test_a_reply_stands_below_what_was_asked_for(draw):
+    page = draw(events(*REPLIED))
+
+    expect(page.locator(".bubble")).to_have_text(["Where?", "There is none."])
+    expect(page.locator(".dialogue > *").first).to_contain_text("Asked for prompt_hash · answered")
+    expect(page.locator(".missing")).to_be_hidden()
+
+
+class TestLeave:
+    """The card that asks whether a tool may run."""
+
+    @pytest.mark.parametrize(
+        ("reason", "title", "answers"),
+        [
+            ("unsafe", "May publish run?", {"Allow": "approve", "Do not allow": "deny"}),
+            ("size", "May publish run, although it is large?", {"Allow": "approve", "Do not allow": "deny"}),
+            ("unknown_effect", "Run publish again?", {"Run it again": "retry", "Leave it": "skip"}),
+        ],
+    )
+    def test_each_reason_has_its_question_and_its_answers(self, draw, reason, title, answers):
+        page = draw(events(*BEGUN, leave_for("c", reason=reason)))
+        card = page.get_by_role("group", name=title)
+        expect(card.get_by_role("button")).to_have_count(2)
+        expect(card.locator("time")).to_have_attribute("datetime", "2026-01-02T00:00:00Z")
+
+        for label, value in answers.items():
+            card.get_by_role("button", name=label, exact=True).click()
+            page.evaluate("refuse(new Error('Once more.'))")
+            expect(card.get_by_role("alert")).to_have_text("Once more.")
+            assert page.evaluate("asked.at(-1)") == ["answer", "run-1", "c", value]
+
+    def test_it_is_answered_once_until_it_is_refused(self, draw):
+        page = draw(events(*BEGUN, leave_for("c")))
+        allow, deny = page.get_by_role("button", name="Allow").all()
+
+        allow.click()
+        expect(deny).to_be_disabled()
+        deny.dispatch_event("click")
+        assert page.evaluate("asked.length") == 1
+
+        page.evaluate("refuse(new Error('The run asks nothing of that kind.'))")
+        expect(page.get_by_role("alert")).to_have_text("The run asks nothing of that kind.")
+        expect(deny).to_be_enabled()
+
+    def test_accepted_it_stays_shut_until_the_event_closes_it_and_the_keyboard_goes_on_there(self, draw):
+        asked = [*BEGUN, leave_for("c")]
+        page = draw(events(*asked))
+        page.get_by_role("button", name="Allow", exact=True).focus()
+        page.keyboard.press("Enter")
+        page.evaluate("accept()")
+        expect(page.get_by_role("button", name="Allow", exact=True)).to_be_disabled()
+
+        draw(events(*asked, answer_to("c"), PUBLISHING))
+
+        expect(page.locator(".asked")).to_have_count(0)
+        expect(page.locator(".asked-line")).to_have_text("Whether publish may run · answered")
+        expect(page.locator(".asked-line")).to_be_focused()
+
+    def test_a_run_that_is_stopped_takes_its_question_with_it(self, draw):
+        page = draw(events(*BEGUN, leave_for("c"), ("run_cancelled", {"by": "u", "final_seq": 6})))
+
+        expect(page.get_by_role("button", name="Allow")).to_have_count(0)
+        expect(page.locator(".asked-line")).to_have_text("Whether publish may run · not answered")
+        expect(page.locator(".call .dot.cancelled")).to_have_count(1)
+
+    def test_arguments_are_shown_as_text(self, draw):
+        call = {"call": "c", "tool": "publish", "arguments": {"to": "<b>all</b>", "count": 3}}
+        page = draw(events(*BEGUN, ("tool_executing", call, "data"), leave_for("c", reason="unknown_effect")))
+
+        expect(page.locator(".asked dd")).to_have_text(["<b>all</b>", "3"])
+
+    def test_what_is_being_decided_survives_other_events(self, draw):
+        asked = [*BEGUN, ("step_started", {"agent": "prices"}, "prices"), leave_for("c")]
+        page = draw(events(*asked))
+        page.get_by_role("button", name="Allow", exact=True).focus()
+
+        draw(events(*asked, ("agent_thinking", {"thought": "On it", "progress": 1}, "prices")))
+
+        expect(page.get_by_role("button", name="Allow", exact=True)).to_be_focused()
 
 
 def test_nothing_spins_on_after_a_stop(draw):

@@ -218,6 +218,17 @@ def test_without_a_socket_a_message_goes_over_http_with_its_key(bench):
     assert options == {"method": "POST", "body": {"text": "Hi", "dataset": "d"}, "headers": {"Idempotency-Key": "k"}}
 
 
+def test_without_a_socket_an_answer_goes_over_http(bench):
+    out = bench("""
+        refuse = true;
+        answer = (path) => path.endsWith("/answer/") ? { id: "r" } : { events: [], more: false };
+        await journal.request({ type: "run.answer", run: "r", call: "c", value: "approve" });
+        return calls.find(([path]) => path.endsWith("/answer/"));
+    """)
+
+    assert out == ["/api/runs/r/answer/", {"method": "POST", "body": {"call": "c", "value": "approve"}}]
+
+
 def test_once_a_socket_can_be_had_again_it_is_used(bench):
     out = bench("""
         refuse = true;

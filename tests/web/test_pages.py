@@ -7,7 +7,7 @@ import pytest
 
 from apps.agents.models import Report
 from apps.conversations import services as conversations
-from apps.conversations.models import Message, Run, Thread
+from apps.conversations.models import Message, Question, Run, Thread
 from apps.optimization import services as datasets
 from apps.optimization.models import Dataset
 from apps.web import history
@@ -251,9 +251,45 @@ def test_older_runs_are_on_further_pages(client_for, alice, thread, monkeypatch)
     assert seen == ["4", "3", "2", "1", "0"]
 
 
+def test_runs_are_shown_by_state_on_every_page_of_it(client_for, alice, thread, monkeypatch):
+    monkeypatch.setattr("apps.web.views.RUNS_PER_PAGE", 1)
+    for number, state in enumerate(["completed", "waiting", "failed", "completed"]):
+        Run.objects.create(
+            thread=thread,
+            organization_id=thread.organization_id,
+            user=alice,
+            goal=f"Question {number}",
+            key=number,
+            state=state,
+        )
+    client = client_for(alice)
+
+    waiting = client.get("/runs/", {"state": "waiting"}).content.decode()
+    assert re.findall(r"Question (\d)", waiting) == ["1"]
+    assert '<span class="tag warn">waiting for you</span>' in waiting
+    completed = client.get("/runs/", {"state": "completed"}).content.decode()
+    older = re.search(r'class="button" href="([^"]+)"', completed)[1].replace("&amp;", "&")
+    assert re.findall(r"Question (\d)", completed + client.get(f"/runs/{older}").content.decode()) == ["3", "0"]
+    assert "No run is stopped." in client.get("/runs/", {"state": "cancelled"}).content.decode()
+
+
+def test_a_conversation_that_waits_for_its_owner_is_marked(client_for, alice, thread, run):
+    Thread.objects.filter(pk=thread.pk).update(live_run=run.pk)
+    waits = "It waits for your answer"
+    question = Question.objects.create(
+        run=run, step="data", call="data", reason="data", expires_at=datetime(2027, 1, 1, tzinfo=UTC)
+    )
+    assert waits in client_for(alice).get("/threads/").content.decode()
+
+    question.answered_at = datetime(2026, 1, 1, tzinfo=UTC)
+    question.save()
+
+    assert waits not in client_for(alice).get("/threads/").content.decode()
+
+
 @pytest.mark.parametrize("junk", ["x", "1;drop", "01a1fbc3-b898-7816-809e-4a86bbeb25ce"])
 def test_junk_in_an_address_does_no_harm(client_for, alice, junk):
-    assert client_for(alice).get("/runs/", {"before": junk}).status_code == 200
+    assert client_for(alice).get("/runs/", {"before": junk, "state": junk}).status_code == 200
     assert client_for(alice).get("/threads/", {"current": junk}).status_code == 200
 
 

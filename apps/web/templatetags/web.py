@@ -155,10 +155,19 @@ _TONES = {
 }
 
 
+_LABELS = {"waiting": "waiting for you", "cancelled": "stopped"}
+
+
+@register.filter
+def state_label(state: str) -> str:
+    """What a state is called on a page."""
+    return _LABELS.get(state, state)
+
+
 @register.simple_tag
 def run_state(state: str) -> SafeString:
     """The state of a run or of a dataset as a tag."""
-    return format_html('<span class="tag {}">{}</span>', _TONES.get(state, ""), state)
+    return format_html('<span class="tag {}">{}</span>', _TONES.get(state, ""), state_label(state))
 
 
 @register.filter

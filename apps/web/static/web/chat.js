@@ -3,7 +3,7 @@
 import { ConversationView } from "./conversation.js";
 import { clock, h, plural, say, seconds, show } from "./dom.js";
 import { Journal, api } from "./journal.js";
-import { currentRun, emptyThread, isUnfinished, reduce } from "./reducer.js";
+import { currentRun, emptyThread, isUnfinished, openQuestions, reduce, worked } from "./reducer.js";
 import { ThreadList } from "./threads.js";
 import { Uploads, acceptDrops } from "./uploads.js";
 
@@ -25,10 +25,11 @@ let skew = Infinity; // milliseconds that this clock is ahead of the server's
 let reading = true; // along at the end
 let unseen = false; // something came in below what is on the screen
 let drawing = false;
+let asked = ""; // the numbers of the questions that were announced
 let services = []; // what is down, by the server's own account
 
 const now = () => new Date(Date.now() - (Number.isFinite(skew) ? skew : 0)).toISOString();
-const view = new ConversationView($(".column"), { onAsk: ask, onEdit: edit, onReport: readFromTop, now });
+const view = new ConversationView($(".column"), { onAsk: ask, onEdit: edit, onAnswer: answer, onReport: readFromTop, now });
 const list = new ThreadList($(".threads"), { current: () => thread });
 const uploads = new Uploads(composer.querySelector(".uploads"), {
   mostBytes: Number($("#file").dataset.maxBytes),
@@ -103,7 +104,22 @@ function drawControls() {
   const { light, text } = statusOf(run);
   $(".status .light").className = `light ${light}`;
   say($(".status .grow"), text);
+  drawQuestions(run ? openQuestions(run) : []);
   show($("#sign-in-again"), link.link === "closed");
+}
+
+/** The composer says what a message would do while something is asked, and a screen reader hears that it is. */
+function drawQuestions(open) {
+  const [data, leave] = ["data", "approval"].map((kind) => open.find((entry) => entry.kind === kind));
+  input.placeholder = data ? "Answer what is missing" : leave ? "Decide above first" : "Ask about your LLM spend";
+  say($('label[for="ask"]'), data ? "Your answer" : "Your question");
+  const numbers = open.map((entry) => entry.seq).join();
+  if (numbers === asked) return;
+  asked = numbers;
+  list.refresh();
+  if (!numbers) show($("#refusal"), false);
+  if (leave) announce(`Your decision about ${leave.tool} is needed.`);
+  else if (data) announce("Some data is missing. Your next message is the answer.");
 }
 
 function statusOf(run) {
@@ -112,27 +128,27 @@ function statusOf(run) {
   if (link.link === "reconnecting") return { light: "lost", text: "Connection lost, reconnecting. Nothing is lost." };
   const note = link.link === "polling" ? " · no live connection, updated every few seconds" : services.length ? ` · slower than usual (${services.join(", ")})` : "";
   if (!run) return { light: "live", text: `Ready${note}` };
-  const took = (from, to) => clock(new Date(to) - new Date(from));
+  const work = clock(worked(run, now()) * 1000);
   switch (run.phase) {
     case "queued":
-      return { light: "waiting", text: `${run.position > 1 ? `Queued at position ${run.position}` : "Queued"} · ${took(run.askedAt, now())}${note}` };
+      if (run.startedAt) return { light: "working", text: `Answered, going on · ${work}${note}` };
+      return { light: "waiting", text: `${run.position > 1 ? `Queued at position ${run.position}` : "Queued"} · ${work}${note}` };
     case "running": {
       const steps = run.steps.filter((step) => step.status === "running");
       const doing = steps.map((step) => step.agent).join(" and ") || run.steps.at(-1)?.agent || "starting";
-      return { light: "working", text: `Working · ${doing} · ${took(run.startedAt, now())}${note}` };
+      const needed = openQuestions(run).length ? " · needs your answer" : "";
+      return { light: needed ? "waiting" : "working", text: `Working · ${doing} · ${work}${needed}${note}` };
     }
     case "waiting":
       return { light: "waiting", text: `Waiting for your answer${note}` };
     case "completed":
-      return { light: "live", text: `Done in ${between(run)}${note}` };
+      return { light: "live", text: `Done in ${seconds(worked(run, now()))}${note}` };
     case "failed":
-      return { light: "lost", text: `Failed after ${between(run)}${note}` };
+      return { light: "lost", text: `Failed after ${seconds(worked(run, now()))}${note}` };
     default:
       return { light: "live", text: `Stopped${note}` };
   }
 }
-
-const between = ({ startedAt, askedAt, endedAt }) => seconds((new Date(endedAt) - new Date(startedAt ?? askedAt)) / 1000);
 
 const announce = (text) => text && say($("#announcer"), text);
 
@@ -191,6 +207,11 @@ async function deliver(message) {
   await journal.request({ type: "message.send", thread, text, key, ...(dataset ? { dataset } : {}) });
   // The event brings the message itself; it may be a moment behind.
   setTimeout(() => drop(key), state.runs.some((run) => run.question?.text === text) ? 0 : 4000);
+}
+
+/** Answer what a run asks; what is refused is told by whoever asked for it. */
+function answer(run, { call }, value) {
+  return journal.request({ type: "run.answer", run: run.id, call, value });
 }
 
 function refuse(message, error) {

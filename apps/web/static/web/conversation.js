@@ -1,16 +1,23 @@
 // Draws a thread's state. Drawing the same state twice changes nothing; what the reader opened stays open.
 
-import { clock, fragment, h, icon, keyed, plural, say, seconds, show } from "./dom.js";
+import { clock, fragment, h, icon, keyed, pairs, plural, say, seconds, show, spelled } from "./dom.js";
 import { showLiveText } from "./livetext.js";
 import { tellTimes } from "./page.js";
-import { isUnfinished } from "./reducer.js";
+import { drawDialogue } from "./questions.js";
+import { isUnfinished, worked } from "./reducer.js";
 
-const DOTS = { completed: "check", succeeded: "check", failed: "cross", unknown: "warn", refused: "cross", skipped: "more", cancelled: "stop" };
+const DOTS = { completed: "check", succeeded: "check", failed: "cross", unknown: "warn", refused: "cross", skipped: "skip", cancelled: "stop", waiting: "ask", queued: "more" };
+const UNSETTLED = new Set(["running", "waiting", "queued"]);
+// What a step or call that has not come to its end is doing, in words.
+const DOING = { running: "working", waiting: "waits for you", queued: "goes on" };
 
 export class ConversationView {
-  /** `onAsk(text)` asks, `onEdit(text)` puts a question into the composer, `onReport(turn)` comes before it grows. */
-  constructor(column, { onAsk, onEdit, onReport, now }) {
-    Object.assign(this, { column, onAsk, onEdit, onReport, now });
+  /**
+   * `onAsk(text)` asks, `onEdit(text)` puts a question into the composer, `onAnswer(run, entry, value)` answers what
+   * the run asks, `onReport(turn)` comes before it grows.
+   */
+  constructor(column, { onAsk, onEdit, onAnswer, onReport, now }) {
+    Object.assign(this, { column, onAsk, onEdit, onAnswer, onReport, now });
     this.turns = h("div", { class: "turns" });
     this.pendings = h("div", { class: "pendings" });
     column.append(this.turns, this.pendings);
@@ -58,8 +65,7 @@ export class ConversationView {
       workText: h("span", {}),
       workDot: h("span", { class: "dot running" }),
       steps: h("ol", { class: "steps" }),
-      recovering: h("p", { class: "notice warning", hidden: true }),
-      requested: h("ul", { class: "missing", hidden: true }),
+      dialogue: h("div", { class: "dialogue", hidden: true }),
       prose: h("div", { class: "prose", hidden: true }),
       report: h("div", { hidden: true }),
       failure: h("div", { class: "failure", role: "alert", hidden: true }),
@@ -77,8 +83,7 @@ export class ConversationView {
       "div",
       { class: "answer" },
       view.work,
-      view.recovering,
-      view.requested,
+      view.dialogue,
       view.prose,
       view.report,
       view.failure,
@@ -96,12 +101,10 @@ export class ConversationView {
     const was = view.run;
     view.run = run;
     say(view.bubble, run.question?.text ?? run.goal);
-    // A screen reader hears the answer once, when it is complete.
-    node.setAttribute("aria-busy", String(isUnfinished(run)));
+    // A screen reader hears the answer once, when it is complete; or what it has to answer first.
+    node.setAttribute("aria-busy", String(isUnfinished(run) && run.phase !== "waiting"));
     if (was?.steps !== run.steps || was?.phase !== run.phase) this.#drawWork(view, run);
-    show(view.recovering, run.recovering !== null);
-    if (run.recovering) say(view.recovering, "A worker was lost. Another one goes on where it stopped; nothing is lost.");
-    if (was?.requested !== run.requested) this.#drawRequested(view, run);
+    if (was?.dialogue !== run.dialogue) drawDialogue(view.dialogue, run, this.onAnswer);
     if (was?.answer !== run.answer || was?.phase !== run.phase) this.#drawAnswer(view, run);
     if (was?.error !== run.error) this.#drawFailure(view, run);
     if (was?.phase !== run.phase) this.#drawEnd(view, run);
@@ -117,31 +120,16 @@ export class ConversationView {
 
   #drawWorkSummary(view, run) {
     const calls = run.steps.reduce((sum, step) => sum + step.calls.length, 0);
-    const counts = [plural(run.steps.length, "step"), calls ? plural(calls, "tool call") : null];
-    const verb = { completed: "Worked for", cancelled: "Stopped after", failed: "Failed after" }[run.phase] ?? "Working for";
-    const took = span(run.startedAt ?? run.askedAt, run.endedAt ?? this.now());
+    const skipped = run.steps.filter((step) => step.status === "skipped").length;
+    const counts = [plural(run.steps.length - skipped, "step"), skipped ? `${skipped} skipped` : null, calls ? plural(calls, "tool call") : null];
+    const verbs = { completed: "Worked for", cancelled: "Stopped after", failed: "Failed after", waiting: "Waits for you after" };
+    const took = worked(run, this.now());
     const time = isUnfinished(run) ? clock(took * 1000) : seconds(took);
-    say(view.workText, `${verb} ${time} · ${counts.filter(Boolean).join(" · ")}`);
-  }
-
-  #drawRequested(view, run) {
-    show(view.requested, run.requested.length > 0);
-    view.requested.replaceChildren(
-      ...run.requested.map((item) =>
-        h(
-          "li",
-          {},
-          h("strong", {}, item.field),
-          h("p", {}, item.why),
-          h("p", { class: "muted" }, `Unlocks ${item.unlocks}.${item.worth_usd ? ` Worth up to $${item.worth_usd}.` : ""}`),
-          h("p", { class: "muted" }, item.how_to_export),
-        ),
-      ),
-    );
+    say(view.workText, `${verbs[run.phase] ?? "Working for"} ${time} · ${counts.filter(Boolean).join(" · ")}`);
   }
 
   #drawAnswer(view, run) {
-    const live = isUnfinished(run);
+    const live = run.phase === "running";
     const text = run.answer?.text ?? "";
     show(view.prose, text !== "");
     view.prose.classList.toggle("caret", live && text !== "");
@@ -203,6 +191,7 @@ function createStep() {
     { class: "step" },
     h("span", { class: "dot" }),
     h("div", { class: "step-head" }, h("strong", {}), h("span", { class: "muted took" })),
+    h("p", { class: "muted recovered", hidden: true }),
     h("details", { class: "thoughts", hidden: true }, h("summary", {}), h("ul", {})),
     h("div", { class: "calls" }),
     h("p", { class: "muted summary", hidden: true }),
@@ -212,23 +201,30 @@ function createStep() {
 function updateStep(node, step, run) {
   if (node.step === step && node.phase === run.phase) return;
   Object.assign(node, { step, phase: run.phase });
-  // A run that was stopped or failed closes what was open; no step may spin on.
-  const status = step.status === "running" && !isUnfinished(run) ? "cancelled" : step.status;
+  const status = settled(step.status, run);
   drawDot(node.querySelector(".dot"), status);
+  node.classList.toggle("skipped", status === "skipped");
   say(node.querySelector("strong"), title(step.agent));
   say(node.querySelector(".took"), stepNote(step, status));
+  const recovered = node.querySelector(".recovered");
+  show(recovered, step.recovered !== null);
+  if (step.recovered) say(recovered, `Attempt ${step.recovered.attempt} · ${step.recovered.reason}`);
   const thoughts = node.querySelector(".thoughts");
   show(thoughts, step.thoughts.length > 0);
   say(thoughts.querySelector("summary"), step.thoughts.at(-1) ?? "");
   keyed(thoughts.querySelector("ul"), step.thoughts.map((text, place) => ({ text, place })), (each) => each.place, () => h("li"), (li, each) => say(li, each.text));
   keyed(node.querySelector(".calls"), step.calls, (call) => call.call, createCall, (card, call) => updateCall(card, call, run));
   const summary = node.querySelector(".summary");
-  show(summary, Boolean(step.summary));
+  show(summary, Boolean(step.summary) && status !== "skipped");
   say(summary, step.summary);
 }
 
+/** A run that was stopped or failed closes what was open; nothing may spin on. */
+const settled = (status, run) => (UNSETTLED.has(status) && !isUnfinished(run) ? "cancelled" : status);
+
 function stepNote(step, status) {
-  if (status === "running") return step.progress ? `${step.progress} %` : "working";
+  if (status === "skipped") return [status, step.summary].filter(Boolean).join(" · ");
+  if (UNSETTLED.has(status)) return status === "running" && step.progress ? `${step.progress} %` : DOING[status];
   const took = step.startedAt && step.endedAt ? seconds(span(step.startedAt, step.endedAt)) : "";
   return status === "completed" ? took : [status, took].filter(Boolean).join(" · ");
 }
@@ -238,24 +234,24 @@ function createCall() {
     "details",
     { class: "call" },
     h("summary", {}, h("span", { class: "dot" }), h("span", { class: "tool" }), h("span", { class: "gist" }), h("span", { class: "seconds" })),
-    h("div", { class: "call-body" }, h("dl", {}), h("p", { class: "result" })),
+    h("div", { class: "call-body" }, h("dl", { class: "values" }), h("p", { class: "result" })),
   );
 }
 
 function updateCall(node, call, run) {
   if (node.call === call && node.phase === run.phase) return;
   Object.assign(node, { call, phase: run.phase });
-  const status = call.status === "running" && !isUnfinished(run) ? "cancelled" : call.status;
+  const status = settled(call.status, run);
+  const open = UNSETTLED.has(status);
   drawDot(node.querySelector(".dot"), status);
   say(node.querySelector(".tool"), call.tool);
-  say(node.querySelector(".gist"), status === "running" ? gist(call.arguments) : call.summary || status);
-  say(node.querySelector(".seconds"), status === "running" ? "" : call.seconds === null ? status : seconds(call.seconds));
+  say(node.querySelector(".gist"), open ? gist(call.arguments) : call.summary || status);
+  say(node.querySelector(".seconds"), status === "running" ? "" : open ? DOING[status] : call.seconds === null ? status : seconds(call.seconds));
   const list = node.querySelector("dl");
-  list.replaceChildren(
-    ...Object.entries(call.arguments).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]),
-  );
+  list.replaceChildren(...pairs(call.arguments));
   show(list, list.childElementCount > 0);
-  say(node.querySelector(".result"), status === "running" ? "Running…" : call.summary || `The call ${status}.`);
+  const doing = status === "running" ? "Running…" : `It ${DOING[status]}.`;
+  say(node.querySelector(".result"), open ? doing : call.summary || `The call ${status}.`);
 }
 
 function drawDot(node, status) {
@@ -268,7 +264,7 @@ function drawDot(node, status) {
 
 const gist = (values) =>
   Object.entries(values)
-    .map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .map(([name, value]) => `${name}: ${spelled(value)}`)
     .join(", ");
 const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 const span = (from, to) => Math.max(0, (new Date(to) - new Date(from)) / 1000);

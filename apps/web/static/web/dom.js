@@ -52,6 +52,11 @@ export function keyed(parent, items, keyOf, create, update) {
   for (const node of left.values()) node.remove();
 }
 
+export const spelled = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+
+/** Names and values, for a `dl`. */
+export const pairs = (values) => Object.entries(values).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, spelled(value))]);
+
 /** HTML of our own server, which has sanitized it. */
 export async function fragment(path) {
   const response = await fetch(path, { credentials: "same-origin", headers: { "X-Fragment": "1" } });

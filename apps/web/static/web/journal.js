@@ -103,7 +103,7 @@ export class Journal {
   }
 
   /**
-   * Send `message.send` or `run.cancel`; resolves with `accepted`, rejects with `Refused`. Without a link it waits
+   * Send `message.send`, `run.answer` or `run.cancel`; resolves with `accepted`, rejects with `Refused`. Without a link it waits
    * and is sent again after every reconnect until it is answered.
    */
   request(frame) {
@@ -342,6 +342,10 @@ export class Journal {
 
   #byHttp(frame) {
     if (frame.type === "run.cancel") return this.call(`/api/runs/${frame.run}/cancel/`, { method: "POST" });
+    if (frame.type === "run.answer") {
+      const { run, call, value } = frame;
+      return this.call(`/api/runs/${run}/answer/`, { method: "POST", body: { call, value } });
+    }
     return this.call(`/api/threads/${frame.thread}/messages/`, {
       method: "POST",
       body: { text: frame.text, ...(frame.dataset ? { dataset: frame.dataset } : {}) },

@@ -1,15 +1,33 @@
 // What a thread looks like, computed from its events alone: (state, event) -> state. Pure, and free of the page.
 //
-// state = { last, runs: [run] }            runs in the order in which they were asked
-// run   = { id, phase, goal, question, position, askedAt, startedAt, endedAt, steps, recovering, requested, approval,
-//           answer: {message, text, attempt} | null, report, usage, error }
-// step  = { name, agent, status, summary, confidence, attempt, thoughts: [text], progress, calls, startedAt, endedAt }
-// call  = { call, tool, arguments, status, seconds, summary, startedAt }
+// state    = { last, runs: [run] }         runs in the order in which they were asked
+// run      = { id, phase, goal, question, position, askedAt, startedAt, endedAt, pausedAt, paused, steps,
+//              dialogue, answer: {message, text, attempt} | null, report, usage, error }
+// step     = { name, agent, status, summary, confidence, attempt, thoughts: [text], progress, calls, recovered,
+//              startedAt, endedAt }
+// call     = { call, tool, arguments, status, seconds, summary, startedAt }
+// dialogue = what was said after the question, in order: what the run asked the person, and their replies
+// asking   = { seq, kind: "data" | "approval", status: "open" | "answered" | "closed", step, call, closedAt,
+//              items | tool, reason, arguments, expiresAt }
+// reply    = { seq, kind: "reply", text }
+//
+// A step that asks is `waiting`; once everything is answered it is `queued`, until the first sign of its next attempt.
 
 export const emptyThread = () => ({ last: 0, runs: [] });
 
 export const UNFINISHED = new Set(["queued", "running", "waiting"]);
 export const isUnfinished = (run) => UNFINISHED.has(run.phase);
+
+/** What the run asks and nobody has answered. */
+export const openQuestions = (run) => run.dialogue.filter((entry) => entry.status === "open");
+
+/** Seconds of work until `now`; while everything waits for the person, they stand still. */
+export function worked(run, now) {
+  const until = run.pausedAt ?? run.endedAt ?? now;
+  return Math.max(0, span(run.startedAt ?? run.askedAt, until) - run.paused);
+}
+
+const span = (from, to) => (new Date(to) - new Date(from)) / 1000;
 
 /** The run that a status line is about: the first unfinished one, else the last. */
 export const currentRun = (state) => state.runs.find(isUnfinished) ?? state.runs.at(-1) ?? null;
@@ -34,10 +52,10 @@ function newRun(event) {
     askedAt: event.at,
     startedAt: null,
     endedAt: null,
+    pausedAt: null,
+    paused: 0,
     steps: [],
-    recovering: null,
-    requested: [],
-    approval: null,
+    dialogue: [],
     answer: null,
     report: null,
     usage: null,
@@ -52,70 +70,125 @@ function changeRun(state, id, change) {
 function apply(run, event) {
   const handler = HANDLERS[event.type];
   // An event of a later release: its number counts, its content is not understood.
-  return handler ? handler(run, event.data, event) : run;
+  return handler ? inPhase(handler(run, event.data, event), event.at) : run;
+}
+
+/** While a run is at work, its steps say whether it is running, queued again, or waiting for the person. */
+function inPhase(run, at) {
+  const steps = waitingSteps(run);
+  const phase = run.startedAt && isUnfinished(run) ? phaseOf(steps) : run.phase;
+  if (phase === "waiting") return { ...run, steps, phase, pausedAt: run.pausedAt ?? at };
+  const paused = run.pausedAt ? run.paused + span(run.pausedAt, at) : run.paused;
+  return { ...run, steps, phase, paused, pausedAt: null };
+}
+
+function phaseOf(steps) {
+  const some = (status) => steps.some((step) => step.status === status);
+  return ["running", "queued", "waiting"].find(some) ?? "running";
+}
+
+/** A step waits as long as one of its questions is open, also when it went on with another one meanwhile. */
+function waitingSteps(run) {
+  const asking = new Set(openQuestions(run).map((entry) => entry.step));
+  if (asking.size === 0) return run.steps;
+  return run.steps.map((step) => (asking.has(step.name) ? { ...step, status: "waiting" } : step));
 }
 
 const HANDLERS = {
-  message_created: (run, data, { at }) =>
-    data.role === "user" ? { ...run, question: { message: data.message, text: data.text, at } } : run,
-  run_queued: (run, data) => ({ ...run, phase: "queued", position: data.position }),
+  message_created: (run, data, { at, seq }) => {
+    if (data.role !== "user") return run;
+    if (!run.question) return { ...run, question: { message: data.message, text: data.text, at } };
+    return { ...run, dialogue: [...run.dialogue, { seq, kind: "reply", text: data.text }] };
+  },
+  run_queued: (run, data) => ({ ...run, position: data.position }),
   agent_started: (run, data, { at }) => ({ ...run, phase: "running", goal: data.goal, startedAt: at, position: null }),
-  step_started: (run, data, { step, attempt, at }) =>
-    changeStep({ ...run, phase: "running" }, step, (old) => ({
-      ...(old ?? newStep(step)),
-      agent: data.agent,
-      status: "running",
-      attempt,
-      startedAt: at,
-    })),
+  step_started: (run, data, event) =>
+    changeStep(run, event.step, (old) => ({ ...alive(old, event), agent: data.agent, startedAt: event.at })),
   step_completed: (run, data, { step, at }) =>
-    changeStep(run, step, (old) => ({
-      ...(old ?? newStep(step)),
+    changeStep(closed(run, at, (entry) => entry.step === step), step, (old) => ({
+      ...old,
       agent: data.agent,
       status: data.status,
       summary: data.summary,
       confidence: data.confidence ?? null,
       endedAt: at,
     })),
-  agent_thinking: (run, data, { step, attempt }) =>
-    changeStep({ ...run, phase: "running", recovering: null }, step, (old) => ({
-      ...(old ?? newStep(step)),
-      attempt,
+  agent_thinking: (run, data, event) =>
+    changeStep(run, event.step, (old) => ({
+      ...alive(old, event),
       progress: data.progress,
-      thoughts: [...(old?.thoughts ?? []), data.thought],
+      thoughts: [...old.thoughts, data.thought],
     })),
-  tool_executing: (run, data, { step, at }) =>
-    changeCall({ ...run, recovering: null }, step, data.call, (old) => ({
-      ...old,
-      tool: data.tool,
-      arguments: data.arguments,
-      status: "running",
-      startedAt: at,
+  tool_executing: (run, data, event) =>
+    changeStep(run, event.step, (old) =>
+      changeCall(alive(old, event), data.call, {
+        tool: data.tool,
+        arguments: data.arguments,
+        status: "running",
+        startedAt: event.at,
+      }),
+    ),
+  tool_completed: (run, data, event) =>
+    changeStep(run, event.step, (old) =>
+      changeCall(alive(old, event), data.call, {
+        tool: data.tool,
+        status: data.status,
+        seconds: data.seconds,
+        summary: data.summary,
+      }),
+    ),
+  data_requested: (run, data, event) => asked(run, event, { kind: "data", call: data.call ?? null, items: data.items }),
+  approval_requested: (run, data, event) => {
+    const { call, tool, reason } = data;
+    const known = run.steps.find((step) => step.name === event.step)?.calls.find((each) => each.call === call);
+    const values = data.arguments ?? known?.arguments ?? {};
+    const entry = { kind: "approval", call, tool, reason, arguments: values, expiresAt: data.expires_at };
+    return changeStep(asked(run, event, entry), event.step, (old) =>
+      changeCall(old, call, { tool, arguments: values, status: "waiting" }),
+    );
+  },
+  answer_received: (run, data, { at }) => {
+    const open = openQuestions(run);
+    const entry = open.find((each) => each.call === data.call) ?? open.find((each) => each.kind === "data");
+    if (!entry) return run;
+    const answered = closed(run, at, (each) => each === entry, "answered");
+    return changeStep(answered, entry.step, (old) => {
+      const step = { ...old, status: "queued" };
+      return entry.kind === "approval" ? changeCall(step, entry.call, { status: "queued" }) : step;
+    });
+  },
+  run_recovering: (run, data, event) =>
+    changeStep(run, event.step, (old) => ({
+      ...alive(old, event),
+      recovered: { attempt: data.attempt, reason: data.reason },
     })),
-  tool_completed: (run, data, { step }) =>
-    changeCall(run, step, data.call, (old) => ({
-      ...old,
-      tool: data.tool,
-      status: data.status,
-      seconds: data.seconds,
-      summary: data.summary,
-    })),
-  data_requested: (run, data) => ({ ...run, phase: "waiting", requested: data.items }),
-  approval_requested: (run, data) => ({ ...run, phase: "waiting", approval: data }),
-  answer_received: (run) => ({ ...run, phase: "queued", requested: [], approval: null }),
-  run_recovering: (run, data) => ({ ...run, recovering: { attempt: data.attempt, reason: data.reason } }),
   agent_completed: (run, data, { at }) => ({
-    ...run,
-    phase: "completed",
-    endedAt: at,
-    recovering: null,
+    ...ended(run, at, "completed"),
     report: data.report,
     usage: data.usage,
     answer: { message: data.message, text: data.text, attempt: run.answer?.attempt ?? 1 },
   }),
-  agent_error: (run, data, { at }) => ({ ...run, phase: "failed", endedAt: at, recovering: null, error: data }),
-  run_cancelled: (run, data, { at }) => ({ ...run, phase: "cancelled", endedAt: at, recovering: null }),
+  agent_error: (run, data, { at }) => ({ ...ended(run, at, "failed"), error: data }),
+  run_cancelled: (run, data, { at }) => ended(run, at, "cancelled"),
 };
+
+const ended = (run, at, phase) => ({ ...closed(run, at, () => true), phase, endedAt: at });
+
+// --- Questions ------------------------------------------------------------------------------------------------------
+
+function asked(run, event, entry) {
+  const open = { seq: event.seq, step: event.step, status: "open", closedAt: null, ...entry };
+  return changeStep({ ...run, dialogue: [...run.dialogue, open] }, event.step, (old) => alive(old, event));
+}
+
+/** The run with the open questions that `which` picks closed. */
+function closed(run, at, which, status = "closed") {
+  if (openQuestions(run).length === 0) return run;
+  const close = (entry) => (entry.status === "open" && which(entry) ? { ...entry, status, closedAt: at } : entry);
+  return { ...run, dialogue: run.dialogue.map(close) };
+}
+
+// --- Steps and calls ------------------------------------------------------------------------------------------------
 
 const newStep = (name) => ({
   name,
@@ -127,31 +200,38 @@ const newStep = (name) => ({
   thoughts: [],
   progress: 0,
   calls: [],
+  recovered: null,
   startedAt: null,
   endedAt: null,
 });
 
+/**
+ * A step that has just shown that it is at work. One that was answered shows it by its next attempt: what comes of the
+ * last one is the end of a call that a tool worker had.
+ */
+function alive(step, { attempt }) {
+  return step.status === "queued" && attempt <= step.attempt ? step : { ...step, status: "running", attempt };
+}
+
 function changeStep(run, name, change) {
   const steps = run.steps.some((step) => step.name === name)
     ? run.steps.map((step) => (step.name === name ? change(step) : step))
-    : [...run.steps, change(null)];
+    : [...run.steps, change(newStep(name))];
   return { ...run, steps };
 }
 
-function changeCall(run, stepName, id, change) {
-  return changeStep(run, stepName, (old) => {
-    const step = old ?? newStep(stepName);
-    const blank = { call: id, tool: "", arguments: {}, status: "running", seconds: null, summary: "", startedAt: null };
-    const calls = step.calls.some((call) => call.call === id)
-      ? step.calls.map((call) => (call.call === id ? change(call) : call))
-      : [...step.calls, change(blank)];
-    return { ...step, calls };
-  });
+function changeCall(step, id, changes) {
+  const blank = { call: id, tool: "", arguments: {}, status: "running", seconds: null, summary: "", startedAt: null };
+  const calls = step.calls.some((call) => call.call === id)
+    ? step.calls.map((call) => (call.call === id ? { ...call, ...changes } : call))
+    : [...step.calls, { ...blank, ...changes }];
+  return { ...step, calls };
 }
 
 /** Live text: `offset` counts characters (code points), as the server does. */
 function withText(run, { attempt = 1, data }) {
   if (!isUnfinished(run)) return run;
+  if (run.phase === "queued" && run.startedAt) run = resumed(run, attempt);
   const { message, offset, text } = data;
   let answer = run.answer;
   if (answer && answer.message === message && attempt < answer.attempt) return run;
@@ -163,6 +243,12 @@ function withText(run, { attempt = 1, data }) {
   }
   const kept = offset === length ? answer.text : [...answer.text].slice(0, offset).join("");
   return { ...run, answer: { ...answer, text: kept + text } };
+}
+
+/** Text of a later attempt may be the first sign of life after an answer. */
+function resumed(run, attempt) {
+  const steps = run.steps.map((step) => (step.status === "queued" ? alive(step, { attempt }) : step));
+  return { ...run, steps, phase: phaseOf(steps) };
 }
 
 function codePoints(text) {
