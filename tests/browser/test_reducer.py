@@ -51,7 +51,7 @@ ITEM = {
     "why": "Repeats cannot be seen.",
     "unlocks": "caching",
     "worth_usd": "12.50",
-    "how_to_export": "Switch hashes on.",
+    "how_to_export": "Switch `hashes` on.",
 }
 BEGUN = [*STARTED, ("step_started", {"agent": "data"}, "data")]
 DATA_ASKED = [*BEGUN, ("data_requested", {"items": [ITEM]}, "data")]

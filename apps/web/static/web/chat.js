@@ -104,14 +104,14 @@ function drawControls() {
   const { light, text } = statusOf(run);
   $(".status .light").className = `light ${light}`;
   say($(".status .grow"), text);
-  drawQuestions(run ? openQuestions(run) : []);
+  drawQuestions(run ? openQuestions(run) : [], run?.phase === "waiting");
   show($("#sign-in-again"), link.link === "closed");
 }
 
 /** The composer says what a message would do while something is asked, and a screen reader hears that it is. */
-function drawQuestions(open) {
+function drawQuestions(open, resting) {
   const [data, leave] = ["data", "approval"].map((kind) => open.find((entry) => entry.kind === kind));
-  input.placeholder = data ? "Answer what is missing" : leave ? "Decide above first" : "Ask about your LLM spend";
+  input.placeholder = data ? "Answer what is missing" : leave && resting ? "Decide above first" : "Ask about your LLM spend";
   say($('label[for="ask"]'), data ? "Your answer" : "Your question");
   const numbers = open.map((entry) => entry.seq).join();
   if (numbers === asked) return;

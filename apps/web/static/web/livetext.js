@@ -43,7 +43,8 @@ function contentOf(block) {
   }
 }
 
-function inline(text) {
+/** A sentence with its emphasis and code. */
+export function inline(text) {
   return text.split(/(\*\*[^*]+\*\*|`[^`]+`)/).map((part) => {
     if (/^\*\*[^*]+\*\*$/.test(part)) return h("strong", {}, part.slice(2, -2));
     if (/^`[^`]+`$/.test(part)) return h("code", {}, part.slice(1, -1));

@@ -1,6 +1,7 @@
 // What a run asks the person, and what they replied: cards in the conversation that close when they are answered.
 
 import { h, icon, keyed, pairs, say, show } from "./dom.js";
+import { inline } from "./livetext.js";
 import { tellTimes } from "./page.js";
 
 // By the reason of the question: what is asked, why, and what may be answered, the first being what goes on.
@@ -83,7 +84,7 @@ function approvalCard(entry, run, onAnswer) {
     Object.keys(entry.arguments).length > 0 && h("dl", { class: "values" }, ...pairs(entry.arguments)),
     row,
     refusal,
-    h("p", { class: "muted small-print" }, "Everything that depends on it waits until you decide. Without an answer by ", until, ", this ends unanswered."),
+    h("p", { class: "muted small-print" }, "It waits until ", until, "; without an answer, the run ends then."),
   );
   tellTimes(node);
   return node;
@@ -133,9 +134,9 @@ function missing(items) {
         "li",
         {},
         h("strong", {}, item.field),
-        h("p", {}, item.why),
+        h("p", {}, ...inline(item.why)),
         h("p", { class: "muted" }, `Unlocks ${item.unlocks}.${item.worth_usd ? ` Worth up to $${item.worth_usd}.` : ""}`),
-        h("p", { class: "muted" }, item.how_to_export),
+        h("p", { class: "muted" }, ...inline(item.how_to_export)),
       ),
     ),
   );
