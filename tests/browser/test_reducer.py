@@ -264,20 +264,23 @@ class TestQuestions:
 
         assert self.asked(self.run(shown, *BEGUN, leave_for("c"), failed)) == ["closed"]
 
-    def test_the_clock_of_work_stands_while_the_person_is_asked(self, modules):
+    def test_the_clocks_of_work_stand_while_the_person_is_asked(self, modules):
         def worked(*facts):
             return modules.evaluate(
                 """async ([events, now]) => {
                     const { emptyThread, reduce, worked } = await import("/web/reducer.js");
-                    return worked(events.reduce(reduce, emptyThread()).runs[0], now);
+                    const [run] = events.reduce(reduce, emptyThread()).runs;
+                    return [run, run.steps[0]].map((each) => worked(each, now));
                 }""",
                 [events(*facts), "2026-01-01T00:00:59.000Z"],
             )
 
-        # Started at second 2, asked at 4, answered at 6.
-        assert worked(*DATA_ASKED) == 2
-        assert worked(*REPLIED) == 2 + (59 - 6)
-        assert worked(*REPLIED, ("run_cancelled", {"by": "u", "final_seq": 8})) == 3
+        ends = ("step_completed", {"agent": "data", "status": "completed", "summary": "Done"}, "data", 2)
+
+        # The run began at second 2 and its step at 3; asked at 4, answered at 6.
+        assert worked(*DATA_ASKED) == [2, 1]
+        assert worked(*REPLIED) == [2 + 59 - 6, 1 + 59 - 6]
+        assert worked(*REPLIED, ends, ("run_cancelled", {"by": "u", "final_seq": 9})) == [2 + 8 - 6, 1 + 7 - 6]
 
 
 class TestLiveText:

@@ -225,7 +225,7 @@ const settled = (status, run) => (UNSETTLED.has(status) && !isUnfinished(run) ? 
 function stepNote(step, status) {
   if (status === "skipped") return [status, step.summary].filter(Boolean).join(" · ");
   if (UNSETTLED.has(status)) return status === "running" && step.progress ? `${step.progress} %` : DOING[status];
-  const took = step.startedAt && step.endedAt ? seconds(span(step.startedAt, step.endedAt)) : "";
+  const took = step.startedAt && step.endedAt ? seconds(worked(step)) : "";
   return status === "completed" ? took : [status, took].filter(Boolean).join(" · ");
 }
 
@@ -267,7 +267,6 @@ const gist = (values) =>
     .map(([name, value]) => `${name}: ${spelled(value)}`)
     .join(", ");
 const title = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
-const span = (from, to) => Math.max(0, (new Date(to) - new Date(from)) / 1000);
 
 async function copy(button, text) {
   const label = button.lastChild;

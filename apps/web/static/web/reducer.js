@@ -4,7 +4,7 @@
 // run      = { id, phase, goal, question, position, askedAt, startedAt, endedAt, pausedAt, paused, steps,
 //              dialogue, answer: {message, text, attempt} | null, report, usage, error }
 // step     = { name, agent, status, summary, confidence, attempt, thoughts: [text], progress, calls, recovered,
-//              startedAt, endedAt }
+//              startedAt, endedAt, pausedAt, paused }
 // call     = { call, tool, arguments, status, seconds, summary, startedAt }
 // dialogue = what was said after the question, in order: what the run asked the person, and their replies
 // asking   = { seq, kind: "data" | "approval", status: "open" | "answered" | "closed", step, call, closedAt,
@@ -21,10 +21,9 @@ export const isUnfinished = (run) => UNFINISHED.has(run.phase);
 /** What the run asks and nobody has answered. */
 export const openQuestions = (run) => run.dialogue.filter((entry) => entry.status === "open");
 
-/** Seconds of work until `now`; while everything waits for the person, they stand still. */
-export function worked(run, now) {
-  const until = run.pausedAt ?? run.endedAt ?? now;
-  return Math.max(0, span(run.startedAt ?? run.askedAt, until) - run.paused);
+/** Seconds that a run or a step has worked until `now`; while it waits for the person, they stand still. */
+export function worked({ askedAt, startedAt, pausedAt, endedAt, paused }, now) {
+  return Math.max(0, span(startedAt ?? askedAt, pausedAt ?? endedAt ?? now) - paused);
 }
 
 const span = (from, to) => (new Date(to) - new Date(from)) / 1000;
@@ -53,7 +52,7 @@ function newRun(event) {
     startedAt: null,
     endedAt: null,
     pausedAt: null,
-    paused: 0,
+    paused: 0, // seconds
     steps: [],
     dialogue: [],
     answer: null,
@@ -75,11 +74,9 @@ function apply(run, event) {
 
 /** While a run is at work, its steps say whether it is running, queued again, or waiting for the person. */
 function inPhase(run, at) {
-  const steps = waitingSteps(run);
+  const steps = waitingSteps(run, at);
   const phase = run.startedAt && isUnfinished(run) ? phaseOf(steps) : run.phase;
-  if (phase === "waiting") return { ...run, steps, phase, pausedAt: run.pausedAt ?? at };
-  const paused = run.pausedAt ? run.paused + span(run.pausedAt, at) : run.paused;
-  return { ...run, steps, phase, paused, pausedAt: null };
+  return resting({ ...run, steps, phase }, phase === "waiting", at);
 }
 
 function phaseOf(steps) {
@@ -88,10 +85,19 @@ function phaseOf(steps) {
 }
 
 /** A step waits as long as one of its questions is open, also when it went on with another one meanwhile. */
-function waitingSteps(run) {
+function waitingSteps(run, at) {
   const asking = new Set(openQuestions(run).map((entry) => entry.step));
-  if (asking.size === 0) return run.steps;
-  return run.steps.map((step) => (asking.has(step.name) ? { ...step, status: "waiting" } : step));
+  return run.steps.map((step) => {
+    const waits = asking.has(step.name);
+    return resting(waits && step.status !== "waiting" ? { ...step, status: "waiting" } : step, waits, at);
+  });
+}
+
+/** A run or a step with its clock stopped, or going again. */
+function resting(timed, rests, at) {
+  if (rests === (timed.pausedAt !== null)) return timed;
+  if (rests) return { ...timed, pausedAt: at };
+  return { ...timed, pausedAt: null, paused: timed.paused + span(timed.pausedAt, at) };
 }
 
 const HANDLERS = {
@@ -203,6 +209,8 @@ const newStep = (name) => ({
   recovered: null,
   startedAt: null,
   endedAt: null,
+  pausedAt: null,
+  paused: 0, // seconds
 });
 
 /**
