@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Without bytecode on disk, every process of the house would compile the whole tree at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test check
+.PHONY: help install run test faults check
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,6 +29,9 @@ run: .venv/installed ## Start everything on this machine (HOST=127.0.0.1 PORT=80
 test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis (JOBS=2 ARGS=)
 	@command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (half an hour; NIGHTLY=1 is longer)
+	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS)
 
 check: .venv/installed-dev ## Check format, style, types, floors, settings and migrations
 	$(BIN)/ruff format --check .

@@ -1,0 +1,234 @@
+"""The scene of a fault: a house of real processes, a tool server it knows nothing of, and one more agent worker."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+from psycopg.rows import dict_row
+
+from apps.operations.processes import spawn
+from tests.faults.script import WORKFLOW
+from tests.houses import PASSWORD, ROOT, House, Person, becomes
+from tests.operations.houses import processes
+
+AGENTS, TOOLS, WEB, REDIS, POSTGRES = "-Q agents", "-Q tools", "netra.web_server", "redis-server", "postgres -D"
+UP_WITHIN = 40.0  # seconds, for a worker after several deaths
+
+
+class ToolServer:
+    """The tool server's process, and its record."""
+
+    def __init__(self, folder: Path) -> None:
+        self._record = folder / "effects.jsonl"
+        self._process = spawn(
+            [sys.executable, "-m", "tests.faults.tool_server", self._record],
+            death_signal=signal.SIGKILL,
+            output=subprocess.PIPE,
+            errors=None,
+            directory=ROOT,
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call so far, in order."""
+        lines = self._record.read_text().splitlines(keepends=True) if self._record.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def fare(self, mode: str, seconds: float = 0.0) -> None:
+        """How flaky calls fare from now on: `ok`, `error` or `slow`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("PUT", "/mode", json.dumps({"mode": mode, "seconds": seconds}))
+        assert connection.getresponse().status == 200
+        connection.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Points:
+    """The debug points of the house."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        folder.chmod(0o755)
+
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[Callable[[], int | None]]:
+        """Hold whoever comes to a point; the function that is yielded answers the process that stands there."""
+        gate, mark = self.folder / name, self.folder / f"{name}.reached"
+        gate.touch()
+        try:
+            yield lambda: int(mark.read_text() or 0) if mark.exists() else None
+        finally:
+            gate.unlink()
+            mark.unlink(missing_ok=True)
+
+
+class Scene:
+    """Everything that stays while cases come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tools = ToolServer(folder)
+        self.points = Points(folder / "points")
+        try:
+            self.house = House(
+                folder,
+                NETRA_SAMPLE_DATA="false",
+                NETRA_EXTENSIONS="tests.faults.workload",
+                NETRA_WORKFLOW=WORKFLOW,
+                NETRA_DEBUG_POINTS=str(self.points.folder),
+                NETRA_FAULTS_TOOL_SERVER=str(self.tools.port),
+            )
+        except BaseException:
+            self.tools.close()
+            raise
+        stores = json.loads((folder / "home" / "house.json").read_text())
+        self.database_url, self.redis_url = stores["database_url"], stores["redis_url"]
+        self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=5)
+        broker = self.redis_url.replace("unix://", "redis+socket://", 1)
+        self.celery = Celery("faults", broker=broker, set_as_current=False)
+        own = becomes(lambda: self.house.pid_of(AGENTS))
+        self._command = Path(f"/proc/{own}/cmdline").read_text().split("\0")[:-1]
+        variables = Path(f"/proc/{own}/environ").read_text().split("\0")
+        self._environment = dict(variable.split("=", 1) for variable in variables if variable)
+        self._extra: dict[str, subprocess.Popen[bytes]] = {}
+        self._spawned = 0
+        self._people: dict[str, Person] = {}
+
+    def second_session(self, person: Person) -> Person:
+        """The same person in another browser."""
+        return self.house.sign_in(person.email, PASSWORD)
+
+    def person(self, name: str) -> Person:
+        """Somebody of that name, the same one each time."""
+        if name not in self._people:
+            self._people[name] = self.house.sign_up(name)
+        return self._people[name]
+
+    # --- Processes ---------------------------------------------------------------------------------------------------
+
+    def agent_workers(self) -> list[int]:
+        """The agent workers that live, the house's own first."""
+        own = self.house.pid_of(AGENTS)
+        return ([own] if own else []) + [p.pid for p in self._extra.values() if p.poll() is None]
+
+    def pids(self) -> list[int]:
+        """Every process of the house, and the workers beside it."""
+        home = str(self.folder / "home")
+        return [pid for pid, words in processes() if home in words]
+
+    def kill(self, pid: int) -> float:
+        """Kill a process of the house with all that it has started; answers when, in Unix time."""
+        os.killpg(pid, signal.SIGKILL)
+        return time.time()
+
+    def make_ready(self) -> None:
+        """Wait until the house answers and both agent workers hear what is rung."""
+        becomes(self.house.answers, within=UP_WITHIN)
+        becomes(self._workers_hear, within=UP_WITHIN)
+
+    def _workers_hear(self) -> bool:
+        self.keep_workers()
+        try:
+            found = self.celery.control.ping(timeout=0.5) or []
+        except OperationalError:
+            return False
+        names = {name.split("@")[0] for answer in found for name in answer}
+        return {"agents", "tools", *self._extra} <= names
+
+    def keep_workers(self) -> None:
+        """Bring back the worker beside the house when it has ended; the house brings back its own."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # the kernel ends a child with the thread that started it
+        self._extra = {name: process for name, process in self._extra.items() if process.poll() is None}
+        if not self._extra:
+            self._spawned += 1
+            self._extra[f"extra{self._spawned}"] = self._spawn_worker(f"extra{self._spawned}")
+
+    def _spawn_worker(self, name: str) -> "subprocess.Popen[bytes]":
+        """One more agent worker: the house's own command and environment under another name."""
+        with (self.folder / "extra.log").open("ab") as log:
+            return spawn(
+                [f"{name}@%h" if word.startswith("agents@") else word for word in self._command],
+                death_signal=signal.SIGKILL,
+                output=log,
+                environment=self._environment,
+                directory=ROOT,
+            )
+
+    # --- Stores ------------------------------------------------------------------------------------------------------
+
+    def rows(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """What PostgreSQL holds, asked directly."""
+        with psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row) as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def ring(self, run: str) -> None:
+        """Ring the doorbell for a run, as the house would."""
+        self.celery.send_task("execution.wake", args=[run], queue="agents", ignore_result=True)
+
+    def redis_answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except redis.RedisError:
+            return False
+
+    @contextlib.contextmanager
+    def all_sessions_taken(self) -> Iterator[None]:
+        """Hold every session that PostgreSQL allows beyond those that are open already."""
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    held.enter_context(psycopg.connect(self.database_url, autocommit=True))
+            yield
+
+    # --- The end -----------------------------------------------------------------------------------------------------
+
+    def log(self) -> str:
+        """What all processes have said."""
+        extra = self.folder / "extra.log"
+        return self.house.log() + (extra.read_text(errors="replace") if extra.exists() else "")
+
+    def close(self) -> list[str]:
+        """End everything; answers what was left behind, which should be nothing."""
+        for process in self._extra.values():
+            process.terminate()
+        for process in self._extra.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+        self.redis.close()
+        self.celery.close()
+        try:
+            self.house.close()
+        finally:
+            self.tools.close()
+        return [f"I5 process {pid} was left behind" for pid in self.pids()]
+
+
+def moment(random: Random, low: float, high: float) -> float:
+    """Wait for a random time; answers how many seconds."""
+    seconds = random.uniform(low, high)
+    time.sleep(seconds)
+    return seconds
