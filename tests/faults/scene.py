@@ -111,6 +111,8 @@ class Scene:
         self._command = Path(f"/proc/{own}/cmdline").read_text().split("\0")[:-1]
         variables = Path(f"/proc/{own}/environ").read_text().split("\0")
         self._environment = dict(variable.split("=", 1) for variable in variables if variable)
+        # Cases make in minutes what people make in hours.
+        self.execute("update accounts_plan set tool_calls_per_minute = 1000000, tool_calls_per_day = 1000000")
         self._extra: dict[str, subprocess.Popen[bytes]] = {}
         self._spawned = 0
         self._people: dict[str, Person] = {}
@@ -182,6 +184,16 @@ class Scene:
         """What PostgreSQL holds, asked directly."""
         with psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row) as connection:
             return connection.execute(query, parameters).fetchall()
+
+    def execute(self, statement: str, **parameters: Any) -> None:
+        """Change something, directly."""
+        with psycopg.connect(self.database_url, autocommit=True) as connection:
+            connection.execute(statement, parameters)
+
+    def beat_at(self, pid: int) -> float:
+        """When a worker process last showed that it lives, in Unix time."""
+        rows = self.rows("select beat_at from execution_workerprocess where pid = %(pid)s", pid=pid)
+        return max((row["beat_at"].timestamp() for row in rows), default=0.0)
 
     def ring(self, run: str) -> None:
         """Ring the doorbell for a run, as the house would."""

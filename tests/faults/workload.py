@@ -71,10 +71,6 @@ async def _request(method: str, path: str, body: dict[str, Any] | None = None) -
     return int(head.split()[1]), json.loads(answer)
 
 
-def _key(context: Any, arguments: Call) -> str:
-    return getattr(context, "effect_key", None) or f"{context.run_id}:{context.step}:{arguments.call}"
-
-
 def _tool(kind: str, place: Place) -> Tool:
     async def run(context: Any, arguments: Call) -> Effects:
         said = {
@@ -86,14 +82,14 @@ def _tool(kind: str, place: Place) -> Tool:
             "attempt": context.attempt,
             "seconds": arguments.seconds,
         }
-        status, answer = await _request("PUT", f"/effects/{_key(context, arguments)}", said)
+        status, answer = await _request("PUT", f"/effects/{context.effect_key}", said)
         if status != 200:
             raise Unavailable("The tool server refused the call.")
         _sabotage(arguments.then)
         return Effects(**answer)
 
     async def query(context: Any, arguments: Call) -> Effects | None:
-        status, answer = await _request("GET", f"/effects/{_key(context, arguments)}")
+        status, answer = await _request("GET", f"/effects/{context.effect_key}")
         return Effects(**answer) if status == 200 else None
 
     return Tool(
@@ -149,8 +145,8 @@ async def _completed(scope: Any, told: dict[str, str]) -> Completed:
     artifact, summary = Told(calls=told), f"{len(told)} calls"
     if scope.context.step != STEPS[-1]:
         return Completed(artifact=artifact, summary=summary)
-    for part in (*scope.inputs.values(), artifact.model_dump()):
-        for call, status in part["calls"].items():
+    for part in (*scope.inputs.values(), artifact):
+        for call, status in part.calls.items():
             await scope.answer.write(f"{call}: {status}\n")
     await scope.answer.write("Done.")
     return Completed(artifact=artifact, summary=summary, answer=Answer(text=await scope.answer.finish()))
