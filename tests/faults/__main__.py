@@ -37,11 +37,11 @@ class Result:
 
 def run_case(scene: Scene, case: Case, *, seed: int, repeat: int = 0, nightly: bool = False) -> Result:
     """One repeat of a case, with everything that must hold after it; `seed` decides when the fault comes."""
-    scene.make_ready()
     started, recovery, problems = time.monotonic(), None, []
     play = Play(scene, random=Random(seed), repeat=repeat, nightly=nightly)
     watch = oracle.CapWatch(scene.database_url)
     try:
+        scene.make_ready()
         recovery = case.run(play)
         problems += oracle.examine(play)
     except Exception as error:  # whatever a case meets is its result
@@ -75,6 +75,8 @@ class Houses:
         if self._scene is None:
             return
         scene, self._scene = self._scene, None
+        if keep_logs_as:
+            scene.dump()
         leaked = [] if keep_logs_as else list(oracle.check_leaks(scene))
         left = scene.close()
         if keep_logs_as:

@@ -183,7 +183,7 @@ def check_call(
     status = ending["data"]["status"]
     if effects > 1 + answers.count("retry"):
         yield f"{effects} effects"
-    if kind == "unsafe" and len(made) > 1 + answers.count("retry"):
+    if kind in ("unsafe", "brief") and len(made) > 1 + answers.count("retry"):
         yield f"called {len(made)} times without being asked to"
     if status == "succeeded" and not effects and kind != "pure":
         yield "told as succeeded, and it had no effect"

@@ -183,7 +183,16 @@ class Play:
 
     def finish(self, *, within: float = PATIENCE) -> None:
         """Wait until every run has ended; people decide about calls whose effect is unknown."""
-        self.until(self._all_have_ended, within=within, what="every run ends")
+        try:
+            self.until(self._all_have_ended, within=within)
+        except NothingHappened:
+            left = [
+                f"{asked.run} after {self.events(asked)[-1]['type']}" for asked in self.asked if not self._ended(asked)
+            ]
+            raise NothingHappened(f"after {within:g} s these runs have not ended: {', '.join(left)}") from None
+
+    def _ended(self, asked: Asked) -> bool:
+        return bool(self.kinds(asked) & TERMINAL)
 
     def _all_have_ended(self) -> bool:
         try:

@@ -17,7 +17,6 @@ from typing import Any
 import psycopg
 import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
 from psycopg.rows import dict_row
 
 from apps.operations.processes import spawn
@@ -27,6 +26,14 @@ from tests.operations.houses import processes
 
 AGENTS, TOOLS, WEB, REDIS, POSTGRES = "-Q agents", "-Q tools", "netra.web_server", "redis-server", "postgres -D"
 UP_WITHIN = 40.0  # seconds, for a worker after several deaths
+
+
+LIVING = "select pid from execution_workerprocess where beat_at > clock_timestamp() - interval '2 seconds'"
+
+_TAKE_AWAY = """
+select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and pid <> all(%s)
+    and query not like '%%execution_workerprocess%%' limit 1
+"""
 
 
 class ToolServer:
@@ -105,8 +112,6 @@ class Scene:
         stores = json.loads((folder / "home" / "house.json").read_text())
         self.database_url, self.redis_url = stores["database_url"], stores["redis_url"]
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=5)
-        broker = self.redis_url.replace("unix://", "redis+socket://", 1)
-        self.celery = Celery("faults", broker=broker, set_as_current=False)
         own = becomes(lambda: self.house.pid_of(AGENTS))
         self._command = Path(f"/proc/{own}/cmdline").read_text().split("\0")[:-1]
         variables = Path(f"/proc/{own}/environ").read_text().split("\0")
@@ -145,18 +150,14 @@ class Scene:
         return time.time()
 
     def make_ready(self) -> None:
-        """Wait until the house answers and both agent workers hear what is rung."""
+        """Wait until the house answers and both agent workers show that they live."""
         becomes(self.house.answers, within=UP_WITHIN)
-        becomes(self._workers_hear, within=UP_WITHIN)
+        becomes(self._workers_live, within=UP_WITHIN)
 
-    def _workers_hear(self) -> bool:
+    def _workers_live(self) -> bool:
         self.keep_workers()
-        try:
-            found = self.celery.control.ping(timeout=0.5) or []
-        except OperationalError:
-            return False
-        names = {name.split("@")[0] for answer in found for name in answer}
-        return {"agents", "tools", *self._extra} <= names
+        living = self.living()
+        return self.house.pid_of(AGENTS) in living and living.issuperset(p.pid for p in self._extra.values())
 
     def keep_workers(self) -> None:
         """Bring back the worker beside the house when it has ended; the house brings back its own."""
@@ -190,14 +191,21 @@ class Scene:
         with psycopg.connect(self.database_url, autocommit=True) as connection:
             connection.execute(statement, parameters)
 
+    def living(self) -> set[int]:
+        """The worker processes that have shown within two seconds that they live."""
+        return {row["pid"] for row in self.rows(LIVING)}
+
     def beat_at(self, pid: int) -> float:
         """When a worker process last showed that it lives, in Unix time."""
         rows = self.rows("select beat_at from execution_workerprocess where pid = %(pid)s", pid=pid)
         return max((row["beat_at"].timestamp() for row in rows), default=0.0)
 
-    def ring(self, run: str) -> None:
+    def ring(self, run: str, *, times: int) -> None:
         """Ring the doorbell for a run, as the house would."""
-        self.celery.send_task("execution.wake", args=[run], queue="agents", ignore_result=True)
+        broker = self.redis_url.replace("unix://", "redis+socket://", 1)
+        with Celery("faults", broker=broker, set_as_current=False) as celery:
+            for _ in range(times):
+                celery.send_task("execution.wake", args=[run], queue="agents", ignore_result=True)
 
     def redis_answers(self) -> bool:
         try:
@@ -206,13 +214,25 @@ class Scene:
             return False
 
     @contextlib.contextmanager
-    def all_sessions_taken(self) -> Iterator[None]:
-        """Hold every session that PostgreSQL allows beyond those that are open already."""
+    def all_sessions_taken(self) -> Iterator["psycopg.Connection[Any]"]:
+        """Take every session that PostgreSQL allows, away from whoever has it, but for those of the heartbeats.
+
+        Yields one of them to look through.
+        """
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(psycopg.OperationalError):
-                while True:
-                    held.enter_context(psycopg.connect(self.database_url, autocommit=True))
-            yield
+            mine: list[psycopg.Connection[Any]] = []
+            while not mine or _take_away(mine):
+                with contextlib.suppress(psycopg.OperationalError):
+                    while True:
+                        mine.append(held.enter_context(psycopg.connect(self.database_url, autocommit=True)))
+            yield mine[0]
+
+    def dump(self) -> None:
+        """Write what PostgreSQL holds of all runs beside the logs, for whoever has to find out what went wrong."""
+        for table in ("run", "step", "toolcall", "question", "event"):
+            with (self.folder / f"{table}.jsonl").open("w") as file:
+                for row in self.rows(f"select * from conversations_{table} order by 1, 2"):
+                    file.write(json.dumps(row, default=str) + "\n")
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
@@ -231,12 +251,17 @@ class Scene:
             process.kill()
             process.wait()
         self.redis.close()
-        self.celery.close()
         try:
             self.house.close()
         finally:
             self.tools.close()
         return [f"I5 process {pid} was left behind" for pid in self.pids()]
+
+
+def _take_away(mine: "list[psycopg.Connection[Any]]") -> bool:
+    """End a session of somebody else, who is no heartbeat; False when there is none any more."""
+    ended = mine[0].execute(_TAKE_AWAY, [[connection.info.backend_pid for connection in mine]]).fetchone()
+    return ended is not None
 
 
 def moment(random: Random, low: float, high: float) -> float:

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict
 WORKFLOW = "faults"
 STEPS = ("first", "left", "right", "last")  # a diamond: first, then left beside right, then last
 
-Kind = Literal["pure", "idempotent", "queryable", "unsafe", "flaky"]  # flaky: its far side fails when it is told to
+# flaky is idempotent, and its far side fails when it is told to; brief is unsafe, and has little time
+Kind = Literal["pure", "idempotent", "queryable", "unsafe", "flaky", "brief"]
 Sabotage = Literal["", "die", "spin", "hold"]
 
 

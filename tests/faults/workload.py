@@ -23,8 +23,9 @@ KINDS = {
     "queryable": Effect.QUERYABLE,
     "unsafe": Effect.UNSAFE,
     "flaky": Effect.IDEMPOTENT,
+    "brief": Effect.UNSAFE,
 }
-DEADLINE = 5.0  # seconds of a tool
+DEADLINE, BRIEF = 20.0, 2.0  # seconds of a tool
 PORT = int(os.environ.get("NETRA_FAULTS_TOOL_SERVER", "0"))
 
 
@@ -101,7 +102,7 @@ def _tool(kind: str, place: Place) -> Tool:
         effect=KINDS[kind],
         place=place,
         query=query if kind == "queryable" else None,
-        deadline=DEADLINE,
+        deadline=BRIEF if kind == "brief" else DEADLINE,
         slow_after=1.0,
     )
 
