@@ -238,13 +238,11 @@ def a_ring_is_lost(play: Play) -> Done:
     asked = play.note(person, thread, play.send(person, thread, NOTHING.as_text(), key=uuid4().hex))
     taken = play.scene.redis.llen("agents") == 0
     for pid in frozen:
-        play.scene.kill(pid)
+        killed_at = play.scene.kill(pid)
     if not taken:
         raise NothingHappened("no worker had taken the ring out of Redis")
-    play.scene.make_ready()
-    ready_at = time.time()
     play.finish()
-    return max(0.0, play.time_of(asked, "agent_started") - ready_at)
+    return play.time_of(asked, "agent_started") - play.scene.first_worker_after(killed_at)
 
 
 @case(
@@ -264,15 +262,17 @@ def many_rings(play: Play) -> Done:
 
 @case(
     "F9",
-    fault="Redis is killed while runs are under way, and comes back with its file",
-    promise="nothing is lost; a message sent meanwhile is taken up within 15 s of Redis being back",
+    fault="Redis is killed while runs are under way, and comes back with its file at once or after 3 s",
+    promise="nothing is lost; a message sent then is taken up within 15 s",
     within=15.0,
 )
 def redis_is_killed(play: Play) -> Done:
     play.crowd(seconds=(0.1, 0.4))
     play.in_the_middle(left=0.0)
     moment(play.random, 0.0, 1.0)
-    play.scene.house.kill(REDIS)
+    with play.scene.nothing_restarted():
+        os.kill(play.until(lambda: play.scene.house.pid_of(REDIS), what="Redis"), signal.SIGKILL)
+        time.sleep(play.random.choice((0.0, 3.0, 30.0) if play.nightly else (0.0, 3.0)))
     return _taken_up_after(play)
 
 
@@ -327,20 +327,22 @@ def redis_stands_still(play: Play) -> Done:
 @case(
     "F12",
     fault="Redis is full (maxmemory, noeviction)",
-    promise="messages are taken, and answered once it has room again",
+    promise="messages are taken and runs under way complete; whatever is left starts within 15 s of room",
     within=15.0,
 )
 def redis_is_full(play: Play) -> Done:
-    play.crowd(threads=2, seconds=(0.1, 0.4))
+    first = play.ask(Script(first=[Act(tool="idempotent", seconds=1.0)], left=[Act(tool="idempotent", seconds=0.5)]))
+    play.until(lambda: play.calls(first), what="the tool is called")
     play.scene.redis.config_set("maxmemory", "1mb")
     try:
-        asked = play.ask(person="bob")
+        play.finish()
+        waiting = play.ask(person="bob")
         moment(play.random, 1.0, 4.0)
     finally:
         play.scene.redis.config_set("maxmemory", "0")
         back_at = time.time()
     play.finish()
-    return max(0.0, play.time_of(asked, "agent_started") - back_at)
+    return max(0.0, play.time_of(waiting, "agent_started") - back_at)
 
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
@@ -379,12 +381,14 @@ def the_same_twice(play: Play) -> Done:
 )
 def postgresql_is_killed(play: Play) -> Done:
     longest = 0.0
-    until = time.monotonic() + (600.0 if play.nightly and play.repeat == 0 else 1.0)
+    until = time.monotonic() + (600.0 if play.nightly and play.repeat % 50 == 0 else 1.0)
     while time.monotonic() < until:
-        play.crowd(threads=2)
+        play.crowd()
         play.in_the_middle(left=0.0)
-        moment(play.random, 0.0, 1.0)
-        play.scene.house.kill(POSTGRES, signal.SIGQUIT)
+        moment(play.random, 0.0, 1.5)
+        with play.scene.nothing_restarted():
+            os.kill(play.until(lambda: play.scene.house.pid_of(POSTGRES), what="PostgreSQL"), signal.SIGQUIT)
+            time.sleep(play.random.choice((0.0, 2.0)))
         killed_at = time.time()
         play.ask(person="late")
         longest = max(longest, time.time() - killed_at)
@@ -490,8 +494,8 @@ def a_flood(play: Play) -> Done:
     flooder = play.person("flooder")
     threads = [play.new_thread(flooder) for _ in range(10)]
     flood = [
-        play.ask(Script(first=[Act(seconds=0.2)]), person="flooder", thread=threads[number % len(threads)])
-        for number in range(2000 if play.nightly else 120)
+        play.ask(Script(first=[Act(seconds=0.5)]), person="flooder", thread=threads[number % len(threads)])
+        for number in range(2000 if play.nightly else 80)
     ]
     beside = waits(10)
     if "agent_started" in play.kinds(flood[-1]):
@@ -504,22 +508,21 @@ def a_flood(play: Play) -> Done:
 
 @case(
     "F28",
-    fault="what a tool calls fails, then is slow, then is well again",
-    promise="within 2 s of failing it is left alone but for a few tries; runs wait for it and complete",
+    fault="what a tool calls fails for a while",
+    promise="2 s later it is left alone but for a few tries; runs wait for it, and complete when it is well",
 )
 def a_dependency_fails(play: Play) -> Done:
-    begun_at = time.time()
-    script = Script(first=[Act(tool="flaky", seconds=0.02)] * 4)
+    script = Script(first=[Act(tool="flaky", seconds=0.02)])
     play.scene.tools.fare("error")
     try:
-        ends = frozenset({"agent_completed", "agent_error"})
-        for number in range(10):
-            play.ask(script, person=f"crowd{number % 2}", ends=ends)
-        moment(play.random, 5.0, 6.0)
+        known_at = time.time() + 2.0
+        for number in range(40):
+            play.ask(script, person=f"crowd{number % 4}")
+            moment(play.random, 0.1, 0.2)
     finally:
         play.scene.tools.fare("ok")
-    well_at = time.time()
-    late = [call for call in play.calls() if call["refused"] and call["at"] > begun_at + 2.0]
-    assert len(late) <= 20, f"{len(late)} calls to a dependency that was known to fail"
-    play.finish(within=90.0)
+        well_at = time.time()
+    late = [call for call in play.calls() if call["refused"] and call["at"] > known_at]
+    assert len(late) <= 5, f"{len(late)} calls to something that was known to fail"
+    play.finish(within=120.0)
     return play.last_end() - well_at

@@ -111,6 +111,7 @@ class Scene:
             raise
         stores = json.loads((folder / "home" / "house.json").read_text())
         self.database_url, self.redis_url = stores["database_url"], stores["redis_url"]
+        self._keeper: int = stores["pid"]
         self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=5)
         own = becomes(lambda: self.house.pid_of(AGENTS))
         self._command = Path(f"/proc/{own}/cmdline").read_text().split("\0")[:-1]
@@ -178,6 +179,20 @@ class Scene:
                 environment=self._environment,
                 directory=ROOT,
             )
+
+    @contextlib.contextmanager
+    def nothing_restarted(self) -> Iterator[None]:
+        """Keep the house from starting again what has ended."""
+        os.kill(self._keeper, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._keeper, signal.SIGCONT)
+
+    def first_worker_after(self, moment: float) -> float:
+        """When the first agent worker that came up after a moment began to beat, both in Unix time."""
+        rows = self.rows("select started_at from execution_workerprocess where kind = 'agents' order by started_at")
+        return next(at for row in rows if (at := row["started_at"].timestamp()) > moment)
 
     # --- Stores ------------------------------------------------------------------------------------------------------
 
