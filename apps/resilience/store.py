@@ -94,7 +94,8 @@ end
 """
 )
 
-# What an operator said is kept; the rest is forgotten a day after its last change, unless a process still knows it.
+# A circuit that Redis has lost, or holds in an older version than the process has seen there (it was wiped, or a
+# replica took over), is replaced by what the process knows. What an operator said is kept, the rest for a day.
 _EXCHANGE = (
     DECIDE
     + """
@@ -104,12 +105,12 @@ local answers = {now}
 for i, key in ipairs(KEYS) do
   local ask = cjson.decode(ARGV[i])
   local stored = redis.call('GET', key)
-  local c = stored and cjson.decode(stored) or ask.known
-  local version = c.version
+  local c = stored and cjson.decode(stored)
+  local version = c and c.version or 0
+  if not c or version < ask.seen then c = ask.known end
   local granted = decide(c, ask, now, ask.chance)
   local text = cjson.encode(c)
-  local told = ask.counts or ask.settled or ask.take or ask.move
-  if told or c.version ~= version or (not stored and c.state ~= 'closed') then
+  if c.version ~= version or ask.counts or ask.settled or ask.take or ask.move then
     if c.state == 'forced_open' or c.state == 'disabled' then
       redis.call('SET', key, text)
     else
@@ -126,16 +127,18 @@ return answers
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request to the circuit `name`; `known` is what takes its place if Redis has lost it."""
+    """A request to the circuit `name`; `known` replaces it if Redis has lost version `seen`."""
 
     name: str
     request: Request
     settings: BreakerSettings
     known: Circuit
+    seen: int
 
     def to_json(self) -> str:
         chance = random.random()  # noqa: S311
-        return json.dumps({**arguments(self.request, self.settings), "known": vars(self.known), "chance": chance})
+        memory = {"known": vars(self.known), "seen": self.seen}
+        return json.dumps({**arguments(self.request, self.settings), **memory, "chance": chance})
 
 
 def arguments(request: Request, settings: BreakerSettings) -> dict[str, Any]:

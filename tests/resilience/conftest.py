@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from apps.operations import embedded
-from apps.resilience.breaker import Breakers
+from apps.resilience.breakers import Breakers
 from apps.resilience.circuit import BreakerSettings
 
 QUICK = BreakerSettings(open_seconds=0.05, longest_open_seconds=0.2)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from apps.resilience import breaker as module
+from apps.resilience import breakers as module
 from apps.resilience import store
-from apps.resilience.breaker import Breaker, BreakerOpen, Breakers, BreakersAway
+from apps.resilience.breaker import RETRY_AFTER, Breaker, BreakerOpen
+from apps.resilience.breakers import Breakers, BreakersAway
 from apps.resilience.circuit import BreakerMisconfigured, BreakerSettings, State
 from tests.houses import becomes
 from tests.resilience.conftest import QUICK
@@ -106,6 +107,19 @@ def test_a_status_of_one_without_calls_knows_no_rate(process, name):
     assert status["failure_rate"] is status["retry_after"] is status["open_until"] is None
 
 
+def test_calls_that_began_before_a_change_of_state_are_not_counted_after_it(process, name):
+    breakers = process()
+    breaker = breakers.named(name)
+    begun = [breaker.acquire() for _ in range(5)]
+    breakers.reset(name)
+    becomes(lambda: breaker.circuit.version == 1)
+    for permit in begun:
+        permit.failed(60)
+    breaker.acquire().succeeded(0.1)
+    becomes(lambda: counted(breakers, name) == (1, 0, 0))
+    assert breaker.state is State.CLOSED
+
+
 # --- What counts -----------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +183,7 @@ async def test_a_cancelled_call_is_not_counted(process, name):
 def test_two_successes_close_it(process, name):
     breaker = half_open(process(), name)
     first, second = breaker.acquire(), breaker.acquire()
-    assert refused(breaker).retry_after == module.RETRY_AFTER
+    assert refused(breaker).retry_after == RETRY_AFTER
     first.succeeded(0.1)
     second.succeeded(0.1)
     becomes_state(breaker, State.CLOSED)
@@ -374,3 +388,17 @@ def test_a_wiped_redis_is_told_what_processes_know(process, own_redis, wipe):
     newcomer = process(own_redis.url).named("forbidden")
     newcomer.acquire().released()
     becomes_state(newcomer, State.FORCED_OPEN)
+
+
+def test_a_redis_that_has_fallen_behind_is_told_what_processes_know(process, own_redis):
+    breakers = process(own_redis.url)
+    breaker = breakers.named("a")
+    breaker.acquire().released()
+    client = own_redis.client()
+    breakers.reset("a")
+    old = client.get("netra:breaker:a")
+    breakers.force_open("a")
+    becomes_state(breaker, State.FORCED_OPEN)
+    client.set("netra:breaker:a", old)
+    becomes(lambda: breakers.statuses()[0]["state"] == "forced_open")
+    assert breaker.state is State.FORCED_OPEN
