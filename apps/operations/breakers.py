@@ -4,7 +4,7 @@ from functools import cache
 
 from django.conf import settings
 
-from apps.resilience.breaker import Breakers
+from apps.resilience.breakers import Breakers
 
 
 @cache
