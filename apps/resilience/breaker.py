@@ -178,6 +178,14 @@ class Breaker:
         """
         return Guard(self, ignore)
 
+    def check(self) -> None:
+        """Refuse what memory alone would refuse, and take no permit: for a caller whose call another process makes.
+
+        Raises:
+            BreakerOpen: the call need not be handed on.
+        """
+        self._from_memory()
+
     def acquire(self) -> Permit:
         """A permit to make one call now. In half-open state it asks Redis, else it only looks into memory.
 

@@ -217,6 +217,24 @@ def test_the_place_of_a_released_trial_is_free_again(process, name):
     held.succeeded(0.1)
 
 
+def test_a_check_takes_no_place_away(process, name):
+    breaker = half_open(process(settings=replace(QUICK, trial_calls=1)), name)
+    breaker.check()
+    permit = breaker.acquire()
+    breaker.check()
+    permit.succeeded(0.1)
+    becomes_state(breaker, State.CLOSED)
+
+
+def test_a_check_refuses_while_it_is_open(process, name):
+    breaker = process(settings=STAYS_OPEN).named(name)
+    breaker.check()
+    fail(breaker)
+    becomes_state(breaker, State.OPEN)
+    with pytest.raises(BreakerOpen):
+        breaker.check()
+
+
 def taken(breaker: Breaker) -> object:
     try:
         return breaker.acquire()
