@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from rest_framework.test import APIClient
 
 from apps.accounts.models import Membership, Organization, Plan, User
 from apps.accounts.tenancy import Principal, principal_for
+from apps.operations.breakers import breakers
 from apps.operations.database import disconnect
 from tests.houses import House
 
@@ -20,6 +22,19 @@ def django_db_setup(django_db_setup) -> Iterator[None]:
     """Threads keep their connections for the next unit of work; at the end nobody may hold the database."""
     yield
     disconnect()
+
+
+@pytest.fixture(autouse=True)
+def own_breakers(request, monkeypatch) -> Iterator[None]:
+    """What fails in one test is spared no other: all share one Redis."""
+    if "resilience" in request.path.parts:  # the tests of the breakers themselves
+        yield
+        return
+    monkeypatch.setattr("apps.resilience.store.PREFIX", f"netra:breaker:{uuid4()}:")
+    yield
+    if breakers.cache_info().currsize:
+        breakers().close()
+        breakers.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -85,6 +85,7 @@ class Run(models.Model):
             models.Index(fields=["user", "state"], condition=models.Q(state="running"), name="run_running"),
             models.Index(fields=["user", "id"], condition=models.Q(state="queued"), name="run_queued"),
             models.Index(fields=["thread", "queued_seq"], name="run_of_thread"),
+            models.Index(fields=["finished_at"], condition=~models.Q(finished_at=None), name="run_finished"),
         ]
 
     def __str__(self) -> str:

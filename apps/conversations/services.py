@@ -13,6 +13,7 @@ from apps.conversations.lifecycle import UNFINISHED
 from apps.conversations.models import Event, Message, Run, Thread
 from apps.conversations.source import ThreadNotFound
 from apps.errors import Forbidden, NetraError, NotFound
+from apps.llm import ledger
 
 
 class RunNotFound(NotFound):
@@ -97,6 +98,7 @@ def delete_thread(*, principal: Principal, thread_id: UUID) -> None:
         if thread.runs.filter(state__in=UNFINISHED).exists():
             raise ThreadBusy("An answer is being made in this thread; stop it first.")
         Event.objects.filter(thread_id=thread.pk).delete()
+        ledger.forget(thread.runs.values_list("pk", flat=True))
         thread.delete()
 
 

@@ -129,7 +129,7 @@ def _begin(
 ) -> Opened:
     ruling = may_call(tool, _spent(context), approved=approved)
     if ruling.verdict == Verdict.APPROVAL_NEEDED:
-        _require_leave(context, tool, call)
+        _require_leave(context, tool, masked(arguments), call)
         return _begin(context, tool, arguments, call, key, approved=True)
     if ruling.verdict != Verdict.ALLOWED:
         raise ToolRefused(ruling.verdict, ruling.reason)
@@ -154,9 +154,9 @@ def _spent(context: UserExecutionContext) -> Spent:
     return Spent(last_minute=last_minute, last_day=last_day, per_minute=per_minute, per_day=per_day)
 
 
-def _require_leave(context: UserExecutionContext, tool: Tool, call: str) -> None:
+def _require_leave(context: UserExecutionContext, tool: Tool, shown: Mapping[str, Any], call: str) -> None:
     reason = Question.Reason.UNSAFE
-    said = questions.ask_for_leave(context, call=call, tool=tool.name, reason=reason).value
+    said = questions.ask_for_leave(context, call=call, tool=tool.name, arguments=shown, reason=reason).value
     if said is None:
         raise Interruption(Waiting(call=call))
     if said != "approve":
@@ -170,7 +170,8 @@ def _resume(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
     if row.state == ToolCall.State.STARTED:
         _doubt(context, row)
     reason = Question.Reason.UNKNOWN_EFFECT
-    said = questions.ask_for_leave(context, call=row.call, tool=tool.name, reason=reason).value
+    shown = row.arguments
+    said = questions.ask_for_leave(context, call=row.call, tool=tool.name, arguments=shown, reason=reason).value
     if said is None:
         raise Interruption(Waiting(call=row.call))
     if said == "retry":

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from apps.conversations.models import ToolCall
 from apps.errors import NetraError
 from apps.execution import calls
 from apps.execution.calls import ToolAnswer, ToolRefused
@@ -91,45 +90,45 @@ class RequestScopedToolDispatcher:
             return await in_database(calls.refuse_call, self._context, name, dict(arguments), call, refusal)
 
     async def _call(self, tool: Tool, arguments: BaseModel, call: str) -> ToolAnswer:
-        permit = await self._permit(tool, call)
-        if permit is None:
-            return calls.stored_answer(await in_database(calls.get, self._context, call))
-        try:
-            opened = await in_database(calls.open_call, self._context, tool, arguments.model_dump(mode="json"), call)
-            row = opened.row
-            if row.finished_at is not None:
-                return calls.stored_answer(row)
-            if tool.place == Place.WORKER:
-                permit.released()  # the tool worker takes one of its own
-                return await self._elsewhere(tool, arguments, row)
-            context = self._context.child(effect_key=row.idempotency_key)
-            result = await run_tool(tool, context, arguments, again=opened.again, permit=permit)
-        finally:
-            permit.released()  # unless it has been told how the call went
-        await through_outage(calls.close_call, self._context, row, result)
-        return calls.stored_answer(row)
-
-    async def _permit(self, tool: Tool, call: str) -> Permit | None:
-        """The breaker's leave for one call; None where it is open and the call has been answered already.
+        """Open the call, have it done here or in a tool worker, and close it.
 
         Raises:
-            Interruption: the breaker is open; the step waits, and holds no worker meanwhile.
+            Interruption: the tool's breaker is open; the step waits, and holds no worker meanwhile.
         """
         try:
-            return await breaker_of(tool).acquire_async()
+            if tool.place == Place.WORKER:
+                breaker_of(tool).check()  # the tool worker takes the permit
+                return await self._call_elsewhere(tool, arguments, call)
+            permit = await breaker_of(tool).acquire_async()
         except BreakerOpen as refusal:
             row = await in_database(calls.find, self._context, call)
             if row is not None and row.finished_at is not None:
-                return None
+                return calls.stored_answer(row)
             raise Interruption(postponed(refusal)) from refusal
+        try:
+            return await self._call_here(tool, arguments, call, permit)
+        finally:
+            permit.released()  # without effect once it has been told how the call went
 
-    async def _elsewhere(self, tool: Tool, arguments: BaseModel, row: ToolCall) -> ToolAnswer:
-        """Wait for a tool worker; when nobody knows what became of the call, a person is asked."""
-        await mailbox().settled(row.pk)
-        settled = await in_database(calls.get, self._context, row.call)
-        if settled.finished_at is not None:
-            return calls.stored_answer(settled)
-        return await self._call(tool, arguments, row.call)
+    async def _open(self, tool: Tool, arguments: BaseModel, call: str) -> calls.Opened:
+        return await in_database(calls.open_call, self._context, tool, arguments.model_dump(mode="json"), call)
+
+    async def _call_here(self, tool: Tool, arguments: BaseModel, call: str, permit: Permit) -> ToolAnswer:
+        opened = await self._open(tool, arguments, call)
+        row = opened.row
+        if row.finished_at is None:
+            context = self._context.child(effect_key=row.idempotency_key)
+            result = await run_tool(tool, context, arguments, again=opened.again, permit=permit)
+            await through_outage(calls.close_call, self._context, row, result)
+        return calls.stored_answer(row)
+
+    async def _call_elsewhere(self, tool: Tool, arguments: BaseModel, call: str) -> ToolAnswer:
+        """Wait for a tool worker; when nobody knows what became of the call, opening it again asks a person."""
+        row = (await self._open(tool, arguments, call)).row
+        while row.finished_at is None:
+            await mailbox().settled(row.pk)
+            row = (await self._open(tool, arguments, call)).row
+        return calls.stored_answer(row)
 
     def _permitted(self, name: str) -> Tool:
         if name not in self._allowed:

@@ -84,7 +84,7 @@ async def perform(execution: Execution) -> Execution:
     agent, context = execution.agent, execution.context
     assert agent is not None  # noqa: S101  # the stage before found it
     async with user_execution_scope(context), asyncio.timeout(context.seconds_left):
-        scope = StepScope(context, execution.inputs, ToolExecutorFactory.create(context, agent))
+        tools = ToolExecutorFactory.create(context, agent)
         async for attempt in stamina.retry_context(
             on=_may_succeed_next_time,
             attempts=_spec(execution.claim).tries,
@@ -93,7 +93,7 @@ async def perform(execution: Execution) -> Execution:
             wait_max=LONGEST_WAIT,
         ):
             with attempt:
-                completed = await agent.run(scope)
+                completed = await agent.run(StepScope(context, execution.inputs, tools))
     if not isinstance(completed.artifact, agent.artifact):
         raise HandOverInvalid(f"{agent.name} promised a {agent.artifact.__name__} and made something else.")
     return replace(execution, outcome=completed)

@@ -400,6 +400,7 @@ def end_run(*, run: UUID, thread: UUID, user: UUID, source: str, to: str, termin
     journal.append_to_run(thread=thread, run=run, facts=entries)
     if not lifecycle.move_run(run, source=source, to=to, finished_at=now, **fields):
         raise Fenced(f"Run {run} has ended already.")
+    ledger.close_run(run)
     if to == Run.State.FAILED:
         releases.record_outcomes(run_id=run, user_id=user, workflow=_workflow_of(run), succeeded=False)
     # A step being claimed at this moment is passed over: its claim waits for the thread and then finds itself fenced.

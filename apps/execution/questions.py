@@ -43,21 +43,24 @@ class Answered:
     value: Any
 
 
-def ask_for_leave(context: UserExecutionContext, *, call: str, tool: str, reason: str) -> Answered:
-    """The answer to whether a tool call may be made; asks if it was not asked before.
+def ask_for_leave(
+    context: UserExecutionContext, *, call: str, tool: str, arguments: Mapping[str, Any], reason: str
+) -> Answered:
+    """The answer to whether a tool call may be made; asks if it was not asked before. `arguments` are shown.
 
     Raises:
         Fenced: the step is not held any more.
     """
     expires_at = timezone.now() + LEAVE_WITHIN
-    said = {"call": call, "tool": tool, "reason": reason, "expires_at": expires_at}
+    said = {"call": call, "tool": tool, "arguments": arguments, "reason": reason, "expires_at": expires_at}
     return _ask(context, call, reason, expires_at, Fact("approval_requested", said))
 
 
 def ask_for_data(context: UserExecutionContext, *, call: str, items: Sequence[Mapping[str, Any]]) -> Answered:
     """As `ask_for_leave`, for data: `items` as in the event `data_requested`."""
-    asked = Fact("data_requested", {"items": list(items)})
-    return _ask(context, call, Question.Reason.DATA, timezone.now() + DATA_WITHIN, asked)
+    expires_at = timezone.now() + DATA_WITHIN
+    asked = Fact("data_requested", {"call": call, "items": list(items), "expires_at": expires_at})
+    return _ask(context, call, Question.Reason.DATA, expires_at, asked)
 
 
 def _ask(context: UserExecutionContext, call: str, reason: str, expires_at: Any, asked: Fact) -> Answered:
@@ -76,8 +79,8 @@ def forget(context: UserExecutionContext, *, call: str, reason: str) -> None:
     Question.objects.filter(run_id=context.run_id, step=context.step, call=call, reason=reason).delete()
 
 
-def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
-    """Take the answer to what `run` asks (under `call`, or the only thing it asks) and let the step go on.
+def answer(run: Run, question: Question, *, by: UUID, value: Any) -> None:
+    """Take the answer to what `run` asks and let the step go on.
 
     The caller has a transaction open, and holds the thread's lock.
 
@@ -85,7 +88,6 @@ def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
         NotWaiting: nothing is asked, or somebody was quicker.
         Invalid: the value is none that can be given; the detail names those that can.
     """
-    question = _open_question(run, call)
     allowed = ANSWERS.get(question.reason)
     if allowed is not None and value not in allowed:
         raise Invalid(f"value: say {allowed[0]!r} or {allowed[1]!r}.")
@@ -94,7 +96,7 @@ def answer(run: Run, *, by: UUID, call: str | None, value: Any) -> None:
     taken = Question.objects.filter(pk=question.pk, answered_at=None)
     if taken.update(value=storable(value), answered_by=by, answered_at=timezone.now()) != 1:
         raise NotWaiting("This has been answered already.")
-    said = Fact("answer_received", {"by": by, "call": question.call})
+    said = Fact("answer_received", {"by": by, "call": question.call, "value": value if allowed else None})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
     # A step that has not come to rest yet finds the answer when it asks again.
     Step.objects.filter(run_id=run.pk, name=question.step, state=Step.State.WAITING).update(
@@ -110,11 +112,17 @@ def open_questions(run: Run) -> list[Question]:
     return list(Question.objects.filter(run_id=run.pk, answered_at=None).order_by("id"))
 
 
-def _open_question(run: Run, call: str | None) -> Question:
+def open_question(run: Run, call: str | None) -> Question:
+    """The oldest open question under `call`; without one, the only open question of the run.
+
+    Raises:
+        NotWaiting: there is none.
+        Invalid: there are several, and `call` does not say which.
+    """
     found = [question for question in open_questions(run) if call in (None, question.call)]
     if not found:
         raise NotWaiting("The run asks nothing of that kind; it may have been answered already.")
-    if len(found) > 1:
+    if len(found) > 1 and call is None:
         names = ", ".join(question.call for question in found)
         raise Invalid(f"call: the run asks several things; say which of them is answered: {names}.")
     return found[0]

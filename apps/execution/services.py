@@ -248,7 +248,7 @@ def _answer_in_words(run: Run, asked: _Asked) -> Started | None:
     said = Fact("message_created", {"message": message.pk, "role": "user", "text": asked.text})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
     value = {"text": asked.text, "dataset": str(asked.dataset) if asked.dataset else None}
-    questions.answer(run, by=asked.principal.user_id, call=wanted.call, value=value)
+    questions.answer(run, wanted, by=asked.principal.user_id, value=value)
     return Started(message=message.pk, run=run.pk)
 
 
@@ -269,7 +269,7 @@ def answer_run(*, principal: Principal, run_id: UUID, call: str | None, value: A
         run.refresh_from_db()
         if run.state not in lifecycle.UNFINISHED:
             raise questions.NotWaiting(f"The run has {run.state} already.")
-        questions.answer(run, by=principal.user_id, call=call, value=value)
+        questions.answer(run, questions.open_question(run, call), by=principal.user_id, value=value)
     return get_run(principal=principal, run_id=run_id)
 
 

@@ -34,7 +34,8 @@ _SILENT = f"""(
 _JOURNALED = """(
     (select count(*) from conversations_toolcall call
      where call.run_id = step.run_id and call.step = step.name and call.finished_at is not null)
-    + (select count(*) from llm_modelcall model where model.run = step.run_id and model.step = step.name)
+    + (select count(*) from llm_modelcall model
+       where model.run = step.run_id and model.step = step.name and model.state = 'answered')
 )"""
 
 # Silent, or past the deadline by which a living worker settles itself: nobody holds these steps any more.

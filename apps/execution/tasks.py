@@ -12,6 +12,7 @@ from apps.execution.doorbell import RUN_TOOL, WAKE
 from apps.execution.heartbeat import Heartbeat
 from apps.execution.models import WorkerProcess
 from apps.execution.worker import stop_worker_loop, worker_loop
+from apps.operations.breakers import breakers
 
 
 @shared_task(name=WAKE)
@@ -62,3 +63,4 @@ def begin_to_beat(**_: Any) -> None:
 def stop_beating(**_: Any) -> None:
     if _heartbeat is not None:
         _heartbeat.stop()
+        breakers().close()

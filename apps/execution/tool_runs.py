@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import cache
 
 import structlog
 from django.db import InterfaceError, OperationalError
@@ -14,15 +15,20 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Effect, Interruption, Tool
 from apps.operations.breakers import breakers
 from apps.operations.problems import new_support_id
-from apps.resilience.breaker import Breaker, Permit
+from apps.resilience.breaker import CircuitBreaker, Permit
 from apps.resilience.circuit import BreakerSettings
 
 log = structlog.get_logger(__name__)
 
 
-def breaker_of(tool: Tool) -> Breaker:
+def breaker_of(tool: Tool) -> CircuitBreaker:
     """The breaker that all processes share for this tool."""
-    return breakers().named(f"tool:{tool.name}", BreakerSettings(slow_seconds=tool.slow_after))
+    return breakers().named(f"tool:{tool.name}", _breaker_settings(tool.slow_after))
+
+
+@cache
+def _breaker_settings(slow_after: float | None) -> BreakerSettings:
+    return BreakerSettings(slow_seconds=slow_after)
 
 
 async def run_tool(
@@ -35,13 +41,16 @@ async def run_tool(
     Raises:
         Fenced, Interruption, OperationalError, InterfaceError: this attempt cannot go on; the call stays open.
     """
-    began = time.monotonic()
+    began, seconds_left = time.monotonic(), context.seconds_left
     try:
-        async with asyncio.timeout(min(tool.deadline, context.seconds_left)):
+        async with asyncio.timeout(min(tool.deadline, seconds_left)):
             result = _succeeded(tool, await _work(tool, context, arguments, again=again))
         permit.succeeded(time.monotonic() - began)
     except TimeoutError as error:
-        permit.failed(time.monotonic() - began, error)
+        if tool.deadline <= seconds_left:
+            permit.failed(time.monotonic() - began, error)
+        else:
+            permit.released()  # the step's time was over, not the tool's
         result = _failed("tool.deadline", f"{tool.name} took longer than {tool.deadline:g} s.")
     except (Fenced, Interruption, OperationalError, InterfaceError, asyncio.CancelledError):
         permit.released()

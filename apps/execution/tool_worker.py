@@ -1,15 +1,14 @@
 """One tool call in a process of its own: claimed, run within hard limits, and closed under its own fence."""
 
 import asyncio
-import json
 import resource
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 from django.conf import settings
+from django.utils import timezone
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -18,10 +17,10 @@ from apps.conversations.models import ToolCall
 from apps.execution import calls
 from apps.execution.calls import Result
 from apps.execution.context import UserExecutionContext, context_for, user_execution_scope
-from apps.execution.registry import Interruption, Tool, tools
+from apps.execution.registry import Interruption, Tool, postponed, tools
 from apps.execution.tool_runs import breaker_of, run_tool
 from apps.operations.database import fetch, through_outage_here
-from apps.resilience.breaker import BreakerOpen
+from apps.resilience.breaker import BreakerOpen, Permit
 
 log = structlog.get_logger(__name__)
 
@@ -87,13 +86,31 @@ def run_call(call_id: int, *, worker: UUID) -> None:
         log.warning("No such tool call, or no such tool in this release", call=call_id)
         return
     tool = tools.get(call.tool)
-    row = through_outage_here(_claim, call_id, tool, worker)
+    try:
+        permit = breaker_of(tool).acquire()
+    except BreakerOpen as refusal:
+        through_outage_here(_postpone, call_id, refusal)
+        return
+    try:
+        _run_claimed(call, tool, worker, permit)
+    finally:
+        permit.released()  # without effect once it has been told how the call went
+
+
+def _postpone(call_id: int, refusal: BreakerOpen) -> None:
+    """Have the call rung for again when its breaker may let it through."""
+    later = timezone.now() + timedelta(seconds=postponed(refusal).seconds)
+    ToolCall.objects.filter(pk=call_id, state=ToolCall.State.INTENDED).update(rung_at=later)
+
+
+def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> None:
+    row = through_outage_here(_claim, call.pk, tool, worker)
     if row is None:
         return
     with structlog.contextvars.bound_contextvars(run=str(row.run), trace=row.run.hex, step=row.step, tool=tool.name):
         call.attempt = row.attempt
         try:
-            result = asyncio.run(_run(tool, _context(row, worker), json.loads(row.payload), again=row.losses > 0))
+            result = asyncio.run(_run(tool, row, _context(row, worker), permit))
             through_outage_here(
                 calls.close_call_at_worker, call, result, thread=row.thread, step_attempt=row.step_attempt
             )
@@ -106,13 +123,11 @@ def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
     return _Row(*found[0]) if found else None
 
 
-async def _run(tool: Tool, context: UserExecutionContext, payload: dict[str, Any], *, again: bool) -> Result:
+async def _run(tool: Tool, row: _Row, context: UserExecutionContext, permit: Permit) -> Result:
+    arguments = tool.arguments.model_validate_json(row.payload)
     async with user_execution_scope(context):
         try:
-            permit = await breaker_of(tool).acquire_async()
-            return await run_tool(tool, context, tool.arguments.model_validate(payload), again=again, permit=permit)
-        except BreakerOpen as refusal:
-            return Result(status="failed", code=refusal.code, summary=refusal.detail)
+            return await run_tool(tool, context, arguments, again=row.losses > 0, permit=permit)
         except Interruption:
             return Result(
                 status="failed", code="tool.interrupted", summary=f"{tool.name} cannot wait in a tool worker."

@@ -23,6 +23,7 @@ from apps.execution.heartbeat import Heartbeat
 from apps.execution.models import WorkerProcess
 from apps.execution.sweep import sweep
 from apps.operations import periodic
+from apps.operations.breakers import breakers
 from apps.operations.database import fetch, in_database
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,7 @@ class WorkerLoop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(1.0)
         self._heartbeat.stop()
+        breakers().close()
         if not self._thread.is_alive():
             self._loop.close()
 
@@ -133,6 +135,7 @@ class WorkerLoop:
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()  # closes the connections to models
 
     # --- Health ------------------------------------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ from apps.llm.services import catalogue_for
 from apps.operations.breakers import breakers
 from apps.operations.database import in_database
 from apps.operations.debug_points import point
-from apps.resilience.breaker import Breaker, Permit
+from apps.resilience.breaker import CircuitBreaker, Permit
 from apps.resilience.circuit import BreakerSettings
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,8 @@ async def model_for(asker: Asker, *, offline: Model) -> Model:
     host = (urlsplit(settings.LLM_BASE_URL).hostname or "")[:HOST_LENGTH]
     return JournaledModel(await _endpoint(), asker, host=host)
 
+
+_BREAKER = BreakerSettings(slow_seconds=SLOW)
 
 # What the endpoint does not accept, and what breaks off here, says nothing about how it does.
 _OUR_OWN_FAULT = (
@@ -145,8 +147,8 @@ class JournaledModel(WrapperModel):
         async with self._breaker().guard(ignore=_OUR_OWN_FAULT) as permit:
             return await self._ask(messages, model_settings, model_request_parameters, permit)
 
-    def _breaker(self) -> Breaker:
-        return breakers().named(f"model:{self._host}:{self.model_name}", BreakerSettings(slow_seconds=SLOW))
+    def _breaker(self) -> CircuitBreaker:
+        return breakers().named(f"model:{self._host}:{self.model_name}", _BREAKER)
 
     async def _ask(
         self,

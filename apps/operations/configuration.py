@@ -12,7 +12,14 @@ def is_set(variable: str) -> bool:
 
 
 def what_leaves_the_machine() -> str:
-    """One sentence on which data goes where, for the terminal and for the pages."""
+    """Which data goes where, in a sentence or two, for the terminal and for the pages."""
+    said = _what_goes_to_the_model()
+    if settings.OTLP_ENDPOINT:
+        said += f" To the collector at {settings.OTLP_ENDPOINT} go names, times, tokens and costs of finished runs."
+    return said
+
+
+def _what_goes_to_the_model() -> str:
     if settings.LLM_BASE_URL is None:
         return "Nothing leaves this machine: no model is configured, so the agents plan offline."
     where = f"{settings.LLM_MODEL} at {settings.LLM_BASE_URL}"

@@ -81,12 +81,15 @@ class MissingField(Wire):
 
 
 class DataRequested(Wire):
+    call: str
     items: list[MissingField]
+    expires_at: datetime
 
 
 class ApprovalRequested(Wire):
     call: str
     tool: str
+    arguments: dict[str, Any] = Field(default_factory=dict, description="What it would be called with; secrets masked.")
     reason: Literal["unsafe", "unknown_effect", "size"]
     expires_at: datetime
 
@@ -94,6 +97,7 @@ class ApprovalRequested(Wire):
 class AnswerReceived(Wire):
     by: UUID
     call: str | None
+    value: JsonValue = Field(None, description="What was decided; null for data, whose answer may be long.")
 
 
 class RunRecovering(Wire):

@@ -66,7 +66,7 @@ class Cluster(Protocol):
     def now(self) -> int:
         """The time in Redis, as far as this process can tell, in milliseconds."""
 
-    def ask(self, breaker: "Breaker", request: Request) -> tuple[Circuit, bool]:
+    def ask(self, breaker: "CircuitBreaker", request: Request) -> tuple[Circuit, bool]:
         """The circuit after `request`, and whether the trial call may begin. May take a round trip."""
 
 
@@ -78,7 +78,7 @@ class Permit:
 
     __slots__ = ("_breaker", "_settled", "_token", "_version")
 
-    def __init__(self, breaker: "Breaker", version: int, token: str | None = None) -> None:
+    def __init__(self, breaker: "CircuitBreaker", version: int, token: str | None = None) -> None:
         self._breaker = breaker
         self._version = version
         self._token = token
@@ -115,7 +115,7 @@ class Permit:
 class Guard:
     """A permit for the length of a `with` or `async with` block: measures the time, and judges by what comes out."""
 
-    def __init__(self, breaker: "Breaker", ignore: Ignored) -> None:
+    def __init__(self, breaker: "CircuitBreaker", ignore: Ignored) -> None:
         self._breaker = breaker
         self._ignore = ignore
 
@@ -143,7 +143,7 @@ class Guard:
         self.__exit__(kind, error, traceback)
 
 
-class Breaker:
+class CircuitBreaker:
     """One breaker, as this process knows it; made by `Breakers.named`."""
 
     def __init__(self, cluster: Cluster, name: str, settings: BreakerSettings) -> None:

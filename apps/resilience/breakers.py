@@ -17,11 +17,13 @@ import redis
 import structlog
 
 from apps.errors import NetraError
-from apps.resilience.breaker import Breaker, Status, status_of
+from apps.resilience.breaker import CircuitBreaker, Status, status_of
 from apps.resilience.circuit import BreakerMisconfigured, BreakerSettings, Circuit, Request, State, decide
 from apps.resilience.store import Asked, Store
 
 log = structlog.get_logger(__name__)
+
+_chance = random.Random()  # noqa: S311  # of our own: the program's sequence stays as its seed says
 
 FLUSH_EVERY = 0.2  # seconds
 POLL_EVERY = 0.8  # seconds; it falls due between two flushes, so nobody's knowledge is older than a second
@@ -45,7 +47,7 @@ class Breakers:
     def __init__(self, redis_url: str, settings: BreakerSettings | None = None) -> None:
         self._url = redis_url
         self._settings = settings or BreakerSettings()
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers: dict[str, CircuitBreaker] = {}
         self._ahead = time.time() - time.monotonic()  # seconds; until Redis tells its own time
         self._begin_life()
         _all.add(self)
@@ -61,7 +63,7 @@ class Breakers:
             breaker.calls_ended.clear()
             breaker.trials_ended.clear()
 
-    def named(self, name: str, settings: BreakerSettings | None = None) -> Breaker:
+    def named(self, name: str, settings: BreakerSettings | None = None) -> CircuitBreaker:
         """The breaker of that name, made at first use with `settings` or else those of all.
 
         It knows the state of the cluster a moment after its first use; until then it passes.
@@ -71,7 +73,7 @@ class Breakers:
         """
         breaker = self._breakers.get(name)
         if breaker is None:
-            breaker = self._breakers.setdefault(name, Breaker(self, name, settings or self._settings))
+            breaker = self._breakers.setdefault(name, CircuitBreaker(self, name, settings or self._settings))
         if settings is not None and settings != breaker.settings:
             raise BreakerMisconfigured(f"The breaker {name} has been named before with other settings.")
         return breaker
@@ -119,7 +121,7 @@ class Breakers:
         self._move(name, State.CLOSED)
 
     def _move(self, name: str, state: State) -> None:
-        breaker = self._breakers.get(name) or Breaker(self, name, self._settings)
+        breaker = self._breakers.get(name) or CircuitBreaker(self, name, self._settings)
         try:
             self._store.exchange([_asked(breaker, Request(move=state))])
         except redis.RedisError as error:
@@ -147,7 +149,7 @@ class Breakers:
             thread.join()
         self._store.close()
 
-    def ask(self, breaker: Breaker, request: Request) -> tuple[Circuit, bool]:
+    def ask(self, breaker: CircuitBreaker, request: Request) -> tuple[Circuit, bool]:
         """The circuit after `request`, and whether the trial call may begin: by Redis, or alone while it is away."""
         if self.shared:
             try:
@@ -170,14 +172,14 @@ class Breakers:
             changed = self._listen(stopping)
         self._exchange(self._with_news(all_of_them=False, changed=set()), knock=False)
 
-    def _with_news(self, *, all_of_them: bool, changed: Iterable[str]) -> list[Breaker]:
+    def _with_news(self, *, all_of_them: bool, changed: Iterable[str]) -> list[CircuitBreaker]:
         return [
             breaker
             for breaker in tuple(self._breakers.values())
             if all_of_them or breaker.calls_ended or breaker.trials_ended or breaker.name in changed
         ]
 
-    def _exchange(self, breakers: list[Breaker], *, knock: bool) -> None:
+    def _exchange(self, breakers: list[CircuitBreaker], *, knock: bool) -> None:
         """Tell Redis what has ended, and hear what holds now; `knock` also when it was away."""
         requests = [(breaker, breaker.collected()) for breaker in breakers]
         if requests and (self.shared or knock):
@@ -191,7 +193,7 @@ class Breakers:
         for breaker, request in requests:
             self._decide_alone(breaker, request)
 
-    def _adopt(self, now: int, breakers: list[Breaker], circuits: list[Circuit]) -> None:
+    def _adopt(self, now: int, breakers: list[CircuitBreaker], circuits: list[Circuit]) -> None:
         self._ahead = now / 1000 - time.monotonic()
         if not self.shared:
             log.info("Redis is back; breakers are shared again")
@@ -201,14 +203,14 @@ class Breakers:
                 breaker.seen = circuit.version
                 self._replace(breaker, circuit)
 
-    def _decide_alone(self, breaker: Breaker, request: Request) -> tuple[Circuit, bool]:
+    def _decide_alone(self, breaker: CircuitBreaker, request: Request) -> tuple[Circuit, bool]:
         with self._lock:
-            chance = random.random()  # noqa: S311
+            chance = _chance.random()
             circuit, granted = decide(breaker.circuit, request, breaker.settings, now=self.now(), chance=chance)
             self._replace(breaker, circuit)
         return circuit, granted
 
-    def _replace(self, breaker: Breaker, circuit: Circuit) -> None:
+    def _replace(self, breaker: CircuitBreaker, circuit: Circuit) -> None:
         if circuit.state is not breaker.circuit.state:
             log.warning("Breaker changed", breaker=breaker.name, was=breaker.circuit.state, now=circuit.state)
         breaker.circuit = circuit
@@ -229,7 +231,7 @@ class Breakers:
         self.shared = False
 
 
-def _asked(breaker: Breaker, request: Request) -> Asked:
+def _asked(breaker: CircuitBreaker, request: Request) -> Asked:
     return Asked(
         name=breaker.name, request=request, settings=breaker.settings, known=breaker.circuit, seen=breaker.seen
     )

@@ -9,7 +9,7 @@ import pytest
 
 from apps.resilience import breakers as module
 from apps.resilience import store
-from apps.resilience.breaker import RETRY_AFTER, Breaker, BreakerOpen
+from apps.resilience.breaker import RETRY_AFTER, BreakerOpen, CircuitBreaker
 from apps.resilience.breakers import Breakers, BreakersAway
 from apps.resilience.circuit import BreakerMisconfigured, BreakerSettings, State
 from tests.houses import becomes
@@ -18,12 +18,12 @@ from tests.resilience.conftest import QUICK
 STAYS_OPEN = BreakerSettings(open_seconds=600)
 
 
-def fail(breaker: Breaker, times: int = 5) -> None:
+def fail(breaker: CircuitBreaker, times: int = 5) -> None:
     for _ in range(times):
         breaker.acquire().failed(0.1)
 
 
-def becomes_state(breaker: Breaker, state: State) -> None:
+def becomes_state(breaker: CircuitBreaker, state: State) -> None:
     becomes(lambda: breaker.state is state)
 
 
@@ -35,14 +35,14 @@ def counted(breakers: Breakers, name: str) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def half_open(breakers: Breakers, name: str) -> Breaker:
+def half_open(breakers: Breakers, name: str) -> CircuitBreaker:
     breaker = breakers.named(name)
     fail(breaker)
     becomes_state(breaker, State.HALF_OPEN)
     return breaker
 
 
-def refused(breaker: Breaker) -> BreakerOpen:
+def refused(breaker: CircuitBreaker) -> BreakerOpen:
     with pytest.raises(BreakerOpen) as refusal:
         breaker.acquire()
     return refusal.value
@@ -235,7 +235,7 @@ def test_a_check_refuses_while_it_is_open(process, name):
         breaker.check()
 
 
-def taken(breaker: Breaker) -> object:
+def taken(breaker: CircuitBreaker) -> object:
     try:
         return breaker.acquire()
     except BreakerOpen:
