@@ -1,5 +1,12 @@
-"""Waking a worker. A lost ring costs seconds: the sweep rings again for whatever is still waiting."""
+"""Waking a worker. A lost ring costs seconds: the sweep rings again for whatever is still waiting.
 
+Rings go out from a thread of their own, so that nobody who has committed waits for a Redis that stands still.
+"""
+
+import os
+import threading
+from dataclasses import dataclass, field
+from queue import Full, Queue
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +22,7 @@ log = structlog.get_logger(__name__)
 # By name, so that orchestrator and dispatcher need no import of the tasks that call them.
 WAKE = "execution.wake"
 RUN_TOOL = "execution.run_tool"
+UNHEARD = 1000  # rings that may wait while Redis stands still; beyond, the sweep has to do
 
 
 def ring(run_id: UUID) -> None:
@@ -32,8 +40,45 @@ def _ring(run_id: UUID) -> None:
     _send(WAKE, str(run_id))
 
 
+@dataclass(frozen=True)
+class _Ring:
+    task: str
+    argument: str | int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class _Ringer:
+    """The thread that rings, and what it has still to ring for; started at first use, and again after a fork."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._waiting: Queue[_Ring] = Queue(UNHEARD)
+        threading.Thread(target=self._ring_forever, name="doorbell", daemon=True).start()
+
+    def take(self, ring: _Ring) -> None:
+        try:
+            self._waiting.put_nowait(ring)
+        except Full:
+            log.warning("Redis stands still; the sweep will ring again", task=ring.task, id=ring.argument)
+
+    def _ring_forever(self) -> None:
+        while True:
+            ring = self._waiting.get()
+            try:
+                current_app.send_task(ring.task, args=[ring.argument], retry=False, **ring.options)
+            except OperationalError as error:
+                log.warning("Doorbell not heard; the sweep will ring again", id=ring.argument, reason=str(error))
+            except Exception as error:
+                log.error("Doorbell broken; the sweep will ring again", id=ring.argument, exc_info=error)
+
+
+_starting = threading.Lock()
+_ringer: _Ringer | None = None
+
+
 def _send(task: str, argument: str | int, **options: Any) -> None:
-    try:
-        current_app.send_task(task, args=[argument], retry=False, **options)
-    except OperationalError as error:
-        log.warning("Doorbell not heard; the sweep will ring again", task=task, id=argument, reason=str(error))
+    global _ringer
+    with _starting:
+        if _ringer is None or _ringer.process != os.getpid():
+            _ringer = _Ringer()
+    _ringer.take(_Ring(task, argument, options))

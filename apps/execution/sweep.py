@@ -1,8 +1,10 @@
 """Whatever PostgreSQL says is waiting gets its ring again, and what a silent process held gets another one.
 
-Every worker process does this, and the scheduler; one at a time, under an advisory lock.
+Every agent worker does this, one at a time, under an advisory lock; it takes up what it finds by itself as far as it
+has room, so that work goes on while Redis cannot carry a ring.
 """
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -99,7 +101,7 @@ where run.state = 'waiting' and question.answered_at is null and question.expire
 _FORGET = "delete from execution_workerprocess where beat_at < clock_timestamp() - interval '1 day'"
 
 
-def sweep() -> int:
+def sweep(*, ring: Callable[[UUID], None] = doorbell.ring) -> int:
     """Take back what silent processes hold, ring for what was not heard, end what expired; answers how many rings."""
     for call_id in _ids(_LOST_CALLS):
         _take_back(call_id)
@@ -107,7 +109,7 @@ def sweep() -> int:
         _expire(run_id)
     waiting = _collect()
     for run_id in waiting:
-        doorbell.ring(run_id)
+        ring(run_id)
     return len(waiting)
 
 

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from uuid6 import uuid7
 
-from apps.execution import admission, claims
+from apps.execution import admission, claims, doorbell
 from apps.execution.claims import Claim
 from apps.execution.context import UserExecutionContext
 from apps.execution.engine import ExecutionEngine
@@ -50,6 +50,7 @@ class WorkerLoop:
         self._work: set[asyncio.Task[None]] = set()
         self._draining = False
         self._strays: set[tuple[int, int]] = set()
+        self._sweep = periodic.Duty(name="sweep", every=LOOK_EVERY, work=partial(sweep, ring=self._take_up))
         self._ticked_at = time.monotonic()
         self._heartbeat = Heartbeat(self.id, kind=WorkerProcess.Kind.AGENTS, is_well=self._is_well)
         self._heartbeat.start()
@@ -66,6 +67,13 @@ class WorkerLoop:
         """Work on a run. Blocks while the process is full, so that the ring stays in Redis for another one."""
         self._room.acquire()
         self._loop.call_soon_threadsafe(self._begin, run_id)
+
+    def _take_up(self, run_id: UUID) -> None:
+        """Work on a run that nobody looks after, or let another process do so when this one is full."""
+        if self._room.acquire(blocking=False):
+            self._loop.call_soon_threadsafe(self._begin, run_id)
+        else:
+            doorbell.ring(run_id)
 
     def stop(self) -> None:
         """Let steps come to their end for a while, give the others back for another process, and end the loop."""
@@ -153,7 +161,7 @@ class WorkerLoop:
         while True:
             try:
                 await self._compare()
-                await in_database(periodic.do_now, _SWEEP)
+                await in_database(periodic.do_now, self._sweep)
             except (DatabaseError, InterfaceError) as error:
                 log.warning("Cannot look after runs; trying again", reason=str(error))
             await asyncio.sleep(LOOK_EVERY)
@@ -178,9 +186,6 @@ def _not_done(duty: "Future[None]") -> None:
     if not duty.cancelled():
         log.critical("A duty of the worker broke off; ending the process", exc_info=duty.exception())
         os._exit(1)
-
-
-_SWEEP = periodic.Duty(name="sweep", every=LOOK_EVERY, work=sweep)
 
 
 def _held_by(worker: UUID) -> set[tuple[int, int]]:

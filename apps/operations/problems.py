@@ -32,6 +32,11 @@ class DatabaseAway(NetraError):
     retryable = True
 
 
+def database_away() -> DatabaseAway:
+    """The refusal of a request that found no connection; whoever repeats it soon loses nothing."""
+    return DatabaseAway("The database does not answer at the moment. Nothing was lost; try again.", retry_after=2)
+
+
 def new_support_id() -> str:
     """A short id to quote to whoever runs this Netra; the log line of the failure carries it too."""
     return uuid4().hex[:12]
@@ -68,7 +73,7 @@ def _describe(error: Exception) -> tuple[dict[str, Any], dict[str, str]]:
     if isinstance(error, PermissionDenied):
         error = exceptions.PermissionDenied()
     if isinstance(error, OperationalError | InterfaceError):
-        error = DatabaseAway("The database does not answer at the moment. Nothing was lost; try again.", retry_after=2)
+        error = database_away()
     if isinstance(error, NetraError):
         headers = {"Retry-After": str(max(1, round(error.retry_after)))} if error.retry_after else {}
         return problem(code=error.code, detail=error.detail, status=error.status, retryable=error.retryable), headers

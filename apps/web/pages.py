@@ -1,11 +1,13 @@
 """What every page shares: who asks, and how a refusal looks."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, cast
 
 import structlog
 from django.contrib.auth.decorators import login_required
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
@@ -13,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from apps.accounts.models import User
 from apps.accounts.tenancy import NoOrganization, Principal, principal_for
 from apps.errors import NetraError
-from apps.operations.problems import UnexpectedError, new_support_id, problem
+from apps.operations.problems import UnexpectedError, database_away, new_support_id, problem
 
 log = structlog.get_logger(__name__)
 Path = ParamSpec("Path")
@@ -23,6 +25,7 @@ TITLES = {
     403: "This is not yours to do",
     404: "There is nothing here",
     409: "Not right now",
+    503: "Back in a moment",
     500: "Something went wrong on our side",
 }
 
@@ -84,6 +87,11 @@ def not_found(request: HttpRequest, exception: Any = None) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+        away = database_away()
+        refused = refusal(request, status=away.status, code=away.code, detail=away.detail)
+        refused["Retry-After"] = str(away.retry_after)
+        return refused
     support_id = new_support_id()
     # Django has logged the failure itself; this line ties the id that the person sees to it.
     log.error("Page failed", support_id=support_id, path=request.path)
