@@ -79,21 +79,33 @@ async def read_inputs(execution: Execution) -> Execution:
     return replace(execution, inputs=typed(execution.claim.artifacts))
 
 
+class Overdue(NetraError):
+    """The step took longer than it may."""
+
+    code = "step.deadline"
+    retryable = True
+
+
 async def perform(execution: Execution) -> Execution:
     """Let the agent work within the step's deadline, again if what went wrong may go right the next time."""
     agent, context = execution.agent, execution.context
     assert agent is not None  # noqa: S101  # the stage before found it
-    async with user_execution_scope(context), asyncio.timeout(context.seconds_left):
-        tools = ToolExecutorFactory.create(context, agent)
-        async for attempt in stamina.retry_context(
-            on=_may_succeed_next_time,
-            attempts=_spec(execution.claim).tries,
-            timeout=None,
-            wait_initial=FIRST_WAIT,
-            wait_max=LONGEST_WAIT,
-        ):
-            with attempt:
-                completed = await agent.run(StepScope(context, execution.inputs, tools))
+    try:
+        async with user_execution_scope(context), asyncio.timeout(context.seconds_left) as deadline:
+            tools = ToolExecutorFactory.create(context, agent)
+            async for attempt in stamina.retry_context(
+                on=_may_succeed_next_time,
+                attempts=_spec(execution.claim).tries,
+                timeout=None,
+                wait_initial=FIRST_WAIT,
+                wait_max=LONGEST_WAIT,
+            ):
+                with attempt:
+                    completed = await agent.run(StepScope(context, execution.inputs, tools))
+    except TimeoutError as error:
+        if deadline.expired():
+            raise Overdue(f"{agent.name} did not finish within the time that a step and a run have.") from error
+        raise  # the agent's own
     if not isinstance(completed.artifact, agent.artifact):
         raise HandOverInvalid(f"{agent.name} promised a {agent.artifact.__name__} and made something else.")
     return replace(execution, outcome=completed)
@@ -109,7 +121,7 @@ def _spec(claim: Claim) -> StepSpec:
 
 
 def _may_succeed_next_time(error: Exception) -> bool:
-    return isinstance(error, NetraError) and error.retryable and not isinstance(error, Fenced)
+    return isinstance(error, NetraError) and error.retryable
 
 
 # --- The engine ------------------------------------------------------------------------------------------------------
@@ -181,7 +193,7 @@ class ExecutionEngine:
             await point_on_loop("step.claimed")
             outcome = await self._outcome(claim)
             self._recallable = False
-            return await through_outage(WorkflowOrchestrator(claim).settle, outcome)
+            return await self._settle(WorkflowOrchestrator(claim), outcome)
         except Fenced as error:
             log.info("Step lost", reason=error.detail)
             await in_database(claims.abandon, claim.context)
@@ -206,13 +218,25 @@ class ExecutionEngine:
             return interruption.outcome
         except (Fenced, OperationalError, InterfaceError):
             raise
-        except TimeoutError:
-            detail = f"{claim.context.agent} did not finish within the time that a step and a run have."
-            return _failed("step.deadline", detail, retryable=True)
-        except NetraError as error:
-            return _failed(error.code, error.detail, retryable=error.retryable)
         except Exception as error:
-            return _unexpected(error)
+            return _failure(error)
+
+    @staticmethod
+    async def _settle(orchestrator: WorkflowOrchestrator, outcome: Outcome) -> bool:
+        try:
+            return await through_outage(orchestrator.settle, outcome)
+        except (Fenced, OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            # A condition that breaks, for example: it would break each time, and the agent's work be done in vain.
+            await through_outage(orchestrator.give_up, _failure(error))
+            return False
+
+
+def _failure(error: Exception) -> Failed:
+    if isinstance(error, NetraError):
+        return _failed(error.code, error.detail, retryable=error.retryable)
+    return _unexpected(error)
 
 
 def _failed(code: str, detail: str, *, retryable: bool, suggestions: tuple[str, ...] = ()) -> Failed:

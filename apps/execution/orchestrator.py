@@ -91,7 +91,8 @@ class WorkflowOrchestrator:
 
     def _use(self, workflow: str) -> None:
         self._workflow = workflow
-        self._specs = {spec.name: spec for spec in workflows.get(workflow).steps}
+        # Of a workflow that this release does not have, the next step to be performed tells, and the run fails.
+        self._specs = {spec.name: spec for spec in workflows.get(workflow).steps} if workflow in workflows else {}
 
     def settle(self, outcome: Outcome) -> bool:
         """Write down how the step ended, and ready what waited for it, pause the run or end it.
@@ -121,6 +122,16 @@ class WorkflowOrchestrator:
                     assert_never(outcome)
         return False
 
+    def give_up(self, failure: Failed) -> None:
+        """End the run, because how it goes on from here cannot be found out.
+
+        Raises:
+            Fenced: see `settle`.
+        """
+        with transaction.atomic():
+            journal.hold(self._context.fence)
+            self._end(failure, self._closing(Step.State.FAILED, failure.detail, None))
+
     # --- The step has ended ------------------------------------------------------------------------------------------
 
     def _complete(self, outcome: Completed) -> bool:
@@ -136,13 +147,16 @@ class WorkflowOrchestrator:
         closing_facts = self._closing(Step.State.FAILED, outcome.detail, None)
         spec = self._specs.get(self._context.step)
         # A step that the workflow does not have any more may fail.
-        if spec is None or spec.continue_on_error:
+        if self._workflow in workflows and (spec is None or spec.continue_on_error):
             return self._advance(Step.State.FAILED, closing_facts, {"summary": outcome.detail}, None)
-        journal.append(self._context.fence, *closing_facts)
-        self._move(Step.State.FAILED, summary=outcome.detail, finished_at=timezone.now())
-        context = self._context
-        fail_run(run=context.run_id, thread=context.thread_id, user=context.principal.user_id, failure=outcome)
+        self._end(outcome, closing_facts)
         return False
+
+    def _end(self, failure: Failed, closing_facts: list[Fact]) -> None:
+        context = self._context
+        journal.append(context.fence, *closing_facts)
+        self._move(Step.State.FAILED, summary=failure.detail, finished_at=timezone.now())
+        fail_run(run=context.run_id, thread=context.thread_id, user=context.principal.user_id, failure=failure)
 
     def _closing(self, state: str, summary: str, confidence: float | None) -> list[Fact]:
         """The facts that close what the step opened, the step last."""
