@@ -187,8 +187,8 @@ class WorkflowOrchestrator:
                 self._store(answer)
             if entries:
                 journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=entries)
-            if all(node.state not in _ACTIVE for node in nodes.values()):
-                self._wait()
+            if not readied and all(node.state != Step.State.RUNNING for node in nodes.values()):
+                self._pause()
         for _ in readied[1:]:
             doorbell.ring(context.run_id)
         return bool(readied)
@@ -288,27 +288,27 @@ class WorkflowOrchestrator:
             doorbell.ring(self._context.run_id)
             return
         self._move(Step.State.WAITING, worker=None)
-        if not self._others_are_active():
-            self._wait()
+        self._pause()
 
     def _postpone(self, outcome: Postponed) -> None:
-        """Give the step back until later; with nothing else to do, the run gives back its place."""
+        """Give the step back until later."""
         later = timezone.now() + timedelta(seconds=outcome.seconds)
         said = {"thought": f"Waiting {outcome.seconds:.0f} s: {outcome.reason}", "progress": 0}
         journal.append(self._context.fence, Fact("agent_thinking", said))
-        self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200], rung_at=later)
-        if not self._others_are_active():
-            moved = {"not_before": later, "rung_at": later}
-            lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.QUEUED, **moved)
-            change(_LET_NEXT_START, {"user": self._context.principal.user_id})
+        self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200])
+        self._pause()
 
-    def _others_are_active(self) -> bool:
-        others = Step.objects.filter(run_id=self._context.run_id, state__in=_ACTIVE)
-        return others.exclude(pk=self._context.step_id).exists()
-
-    def _wait(self) -> None:
-        """Nobody works on the run any more: its owner's place is free, its thread's line is kept."""
-        lifecycle.move_run(self._context.run_id, source=Run.State.RUNNING, to=Run.State.WAITING)
+    def _pause(self) -> None:
+        """Where nobody can go on with the run now, its owner's place is free, its thread's line is kept."""
+        run, now = self._context.run_id, timezone.now()
+        active = Step.objects.filter(run_id=run, state__in=_ACTIVE).values_list("state", "not_before")
+        postponed = [until for state, until in active if state == Step.State.READY and until and until > now]
+        if len(postponed) < len(active):
+            return
+        if postponed:
+            lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.QUEUED, not_before=min(postponed))
+        else:
+            lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.WAITING)
         change(_LET_NEXT_START, {"user": self._context.principal.user_id})
 
     # --- The run has ended -------------------------------------------------------------------------------------------
@@ -340,8 +340,9 @@ def _is_unlocked(node: _Node, nodes: Mapping[str, _Node]) -> bool:
 def _skipping(node: _Node) -> list[Entry]:
     """A step that is not wanted is opened and closed at once, so that whoever watches knows of it."""
     skipped = {"agent": node.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
-    opened = Fact("step_started", {"agent": node.agent})
-    return [(opened, node.name, 0), (Fact("step_completed", skipped), node.name, 0)]
+    told = [Fact("step_started", {"agent": node.agent}), Fact("step_completed", skipped)]
+    # One that was begun already, before the former version took over, is open.
+    return [(fact, node.name, node.attempt) for fact in (told[1:] if node.attempt else told)]
 
 
 def _workflow_of(run: UUID) -> str:

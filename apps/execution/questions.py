@@ -102,7 +102,10 @@ def answer(run: Run, question: Question, *, by: UUID, value: Any) -> None:
     Step.objects.filter(run_id=run.pk, name=question.step, state=Step.State.WAITING).update(
         state=Step.State.READY, reason="", rung_at=timezone.now()
     )
-    if lifecycle.move_run(run.pk, source=Run.State.WAITING, to=Run.State.QUEUED, rung_at=timezone.now()):
+    if lifecycle.move_run(run.pk, source=Run.State.WAITING, to=Run.State.QUEUED, rung_at=timezone.now()) or (
+        # Another step of it is postponed; this one need not wait for that.
+        Run.objects.filter(pk=run.pk, state=Run.State.QUEUED).update(not_before=None)
+    ):
         User.objects.filter(pk=run.user_id).update(runnable=True)
     doorbell.ring(run.pk)
 
