@@ -16,7 +16,7 @@ from apps.conversations.journal import Fence
 from apps.errors import NetraError
 
 DEEPEST = 10  # children of children
-_PLACEHOLDERS = frozenset({"", "none", "null", "undefined", "placeholder"})
+PLACEHOLDERS = frozenset({"", "none", "null", "undefined", "placeholder"})
 _NOBODY = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
 
 
@@ -75,7 +75,7 @@ class UserExecutionContext:
             if not isinstance(value, UUID) or value in _NOBODY:
                 raise InvalidContext(f"{name}: {value!r} is nobody's id.")
         for name, text in (("step", self.step), ("agent", self.agent), ("plan", principal.plan)):
-            if text.strip().lower() in _PLACEHOLDERS:
+            if text.strip().lower() in PLACEHOLDERS:
                 raise InvalidContext(f"{name}: {text!r} is a placeholder, not a name.")
         if self.attempt < 1 or not 0 <= self.depth <= DEEPEST:
             raise InvalidContext(f"attempt {self.attempt}, depth {self.depth}: no such request.")

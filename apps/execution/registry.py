@@ -12,10 +12,12 @@ from pydantic import BaseModel
 from apps.accounts.models import Membership, Plan
 from apps.accounts.tenancy import Principal
 from apps.errors import NetraError
+from apps.execution.context import PLACEHOLDERS
 
 STEP_DEADLINE = 120.0  # seconds
 RUN_DEADLINE = 600.0  # seconds
 TOOL_DEADLINE = 60.0  # seconds
+NAME_LENGTH = 64  # characters
 
 
 class Effect(StrEnum):
@@ -226,7 +228,7 @@ workflows: Registry[Workflow] = Registry("workflow")
 
 
 class BrokenWorkflow(ValueError):
-    """A workflow that could never finish, or names an agent or tool that does not exist; a bug."""
+    """A declaration that could never work: a graph without an end, a name of nothing, or one that cannot be used."""
 
 
 def validate() -> None:
@@ -235,6 +237,8 @@ def validate() -> None:
     Raises:
         BrokenWorkflow: says what is wrong with which one.
     """
+    for named in (*agents, *tools, *workflows):
+        _validate_name(named.name)
     for agent in agents:
         unknown = [name for name in agent.tools if name not in tools]
         if unknown:
@@ -242,14 +246,24 @@ def validate() -> None:
     for tool in tools:
         if tool.effect == Effect.QUERYABLE and tool.query is None:
             raise BrokenWorkflow(f"Tool {tool.name!r} is queryable and does not say how: it needs `query`.")
+        if tool.role not in Membership.Role or tool.plan not in Plan.Code:
+            raise BrokenWorkflow(f"Tool {tool.name!r} is for the role {tool.role!r} and the plan {tool.plan!r}.")
     for workflow in workflows:
         _validate_workflow(workflow, {step.name: step for step in workflow.steps})
+
+
+def _validate_name(name: str) -> None:
+    if name.strip().lower() in PLACEHOLDERS or len(name) > NAME_LENGTH or "," in name:
+        raise BrokenWorkflow(f"Nothing can be named {name!r}: it takes 1 to {NAME_LENGTH} characters, and no comma.")
 
 
 def _validate_workflow(workflow: Workflow, steps: Mapping[str, StepSpec]) -> None:
     if len(steps) != len(workflow.steps) or not steps:
         raise BrokenWorkflow(f"Workflow {workflow.name!r} needs steps, each with a name of its own.")
     for step in workflow.steps:
+        _validate_name(step.name)
+        if step.tries < 1:
+            raise BrokenWorkflow(f"Step {step.name!r} of {workflow.name!r} has {step.tries} tries.")
         if step.condition is not None and not step.depends_on:
             raise BrokenWorkflow(f"Step {step.name!r} of {workflow.name!r} has a condition and nothing to look at.")
         unknown = [name for name in step.depends_on if name not in steps]
