@@ -23,6 +23,7 @@ from apps.execution.models import WorkerProcess
 from apps.execution.registry import Agent, Answer, Completed, StepSpec, Tool, Workflow
 from apps.execution.scope import save_answer
 from apps.operations.database import in_database
+from tests.faults.oracle import check_story
 
 
 class Note(BaseModel):
@@ -186,6 +187,14 @@ def told(thread: Thread) -> list[str]:
 
 def events_of(thread: Thread) -> list[dict[str, Any]]:
     return journal.read(thread=thread.pk, after=0, limit=1000)
+
+
+def assert_well_told(thread: Thread) -> None:
+    """Numbers without gaps, everything opened once and closed, and nothing of a run after its end."""
+    events = events_of(thread)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    for run in {event["run"] for event in events}:
+        assert list(check_story([event for event in events if event["run"] == run])) == []
 
 
 def state_of(run: UUID) -> str:
