@@ -104,7 +104,7 @@ class UserExecutionContext:
         """
         if self.depth >= DEEPEST:
             raise InvalidContext(f"A request may go {DEEPEST} deep; this one would go further.")
-        if role is not None and RANK[role] > RANK[self.principal.role]:  # type: ignore[index]  # a Role is a str
+        if role is not None and (role not in RANK or not self.principal.may(role)):
             raise InvalidContext(f"A {self.principal.role} cannot hand on the role {role}.")
         if deadline_at is not None and deadline_at > self.deadline_at:
             raise InvalidContext("A request within another cannot outlast it.")

@@ -75,21 +75,24 @@ class RequestScopedToolDispatcher:
     ) -> ToolAnswer:
         """Run one tool; `call` names the call, so that a later attempt of the step finds its result again.
 
+        `context` is that of a request within the step, whose rights and time count then.
+
         Raises:
             Fenced: the step is not held any more; nothing more may be done for it.
             Interruption: the step cannot go on now; let it through.
             ToolCallMismatch: `call` was used for something else.
             Disposed, ForeignContext: the dispatcher is not for this, or not any more.
         """
-        self._require_open(context or self._context)
+        context = context or self._context
+        self._require_open(context)
         try:
-            tool = self._permitted(name)
+            tool = self._permitted(name, context)
             checked = _checked(tool, arguments)
-            return await self._call(tool, checked, call)
+            return await self._call(tool, checked, call, context)
         except ToolRefused as refusal:
             return await in_database(calls.refuse_call, self._context, name, dict(arguments), call, refusal)
 
-    async def _call(self, tool: Tool, arguments: BaseModel, call: str) -> ToolAnswer:
+    async def _call(self, tool: Tool, arguments: BaseModel, call: str, context: UserExecutionContext) -> ToolAnswer:
         """Open the call, have it done here or in a tool worker, and close it.
 
         Raises:
@@ -106,19 +109,21 @@ class RequestScopedToolDispatcher:
                 return calls.stored_answer(row)
             raise Interruption(postponed(refusal)) from refusal
         try:
-            return await self._call_here(tool, arguments, call, permit)
+            return await self._call_here(tool, arguments, call, context, permit)
         finally:
             permit.released()  # without effect once it has been told how the call went
 
     async def _open(self, tool: Tool, arguments: BaseModel, call: str) -> calls.Opened:
         return await in_database(calls.open_call, self._context, tool, arguments.model_dump(mode="json"), call)
 
-    async def _call_here(self, tool: Tool, arguments: BaseModel, call: str, permit: Permit) -> ToolAnswer:
+    async def _call_here(
+        self, tool: Tool, arguments: BaseModel, call: str, context: UserExecutionContext, permit: Permit
+    ) -> ToolAnswer:
         opened = await self._open(tool, arguments, call)
         row = opened.row
         if row.finished_at is None:
-            context = self._context.child(effect_key=row.idempotency_key)
-            result = await run_tool(tool, context, arguments, again=opened.again, permit=permit)
+            request = context.child(effect_key=row.idempotency_key)
+            result = await run_tool(tool, request, arguments, again=opened.again, permit=permit)
             await through_outage(calls.close_call, self._context, row, result)
         return calls.stored_answer(row)
 
@@ -130,10 +135,10 @@ class RequestScopedToolDispatcher:
             row = (await self._open(tool, arguments, call)).row
         return calls.stored_answer(row)
 
-    def _permitted(self, name: str) -> Tool:
+    def _permitted(self, name: str, context: UserExecutionContext) -> Tool:
         if name not in self._allowed:
             raise ToolRefused(Verdict.DENIED, f"{name}: {self._context.agent} has no such tool.")
-        ruling = may_use(self._context, self._allowed[name])
+        ruling = may_use(context, self._allowed[name])
         if ruling.verdict != Verdict.ALLOWED:
             raise ToolRefused(ruling.verdict, ruling.reason)
         return self._allowed[name]
