@@ -54,7 +54,7 @@ class ToolAnswer:
 class Result:
     """How the work of a tool ended."""
 
-    status: str  # succeeded or failed
+    status: str  # succeeded, failed or unknown
     result: Mapping[str, Any] | None = None
     code: str = ""
     summary: str

@@ -41,17 +41,11 @@ async def run_tool(
     Raises:
         Fenced, Interruption, OperationalError, InterfaceError: this attempt cannot go on; the call stays open.
     """
-    began, seconds_left = time.monotonic(), context.seconds_left
+    began, seconds = time.monotonic(), min(tool.deadline, context.seconds_left)
     try:
-        async with asyncio.timeout(min(tool.deadline, seconds_left)):
+        async with asyncio.timeout(seconds) as deadline:
             result = _succeeded(tool, await _work(tool, context, arguments, again=again))
         permit.succeeded(time.monotonic() - began)
-    except TimeoutError as error:
-        if tool.deadline <= seconds_left:
-            permit.failed(time.monotonic() - began, error)
-        else:
-            permit.released()  # the step's time was over, not the tool's
-        result = _failed("tool.deadline", f"{tool.name} took longer than {tool.deadline:g} s.")
     except (Fenced, Interruption, OperationalError, InterfaceError, asyncio.CancelledError):
         permit.released()
         raise
@@ -65,10 +59,11 @@ async def run_tool(
         permit.released()
         result = _failed("tool.memory", f"{tool.name} needs more memory than a tool may have.")
     except Exception as error:
-        permit.failed(time.monotonic() - began, error)
-        support_id = new_support_id()
-        log.error("Tool failed", tool=tool.name, support_id=support_id, exc_info=error)
-        result = _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
+        if deadline.expired() and seconds < tool.deadline:
+            permit.released()  # the step's time was over, not the tool's
+        else:
+            permit.failed(time.monotonic() - began, error)
+        result = _overdue(tool, seconds) if deadline.expired() else _broken(tool, error)
     return result
 
 
@@ -82,6 +77,19 @@ async def _work(tool: Tool, context: UserExecutionContext, arguments: BaseModel,
 
 def _succeeded(tool: Tool, result: BaseModel) -> Result:
     return Result(status="succeeded", result=result.model_dump(mode="json"), summary=tool.summarize(result))
+
+
+def _overdue(tool: Tool, seconds: float) -> Result:
+    said = f"{tool.name} did not answer within {max(seconds, 0.0):.1f} s"
+    if tool.effect == Effect.UNSAFE:
+        return Result(status="unknown", code="tool.deadline", summary=f"{said}; whether it took effect is not known.")
+    return _failed("tool.deadline", f"{said}.")
+
+
+def _broken(tool: Tool, error: Exception) -> Result:
+    support_id = new_support_id()
+    log.error("Tool failed", tool=tool.name, support_id=support_id, exc_info=error)
+    return _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
 
 
 def _failed(code: str, summary: str) -> Result:
