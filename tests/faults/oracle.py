@@ -228,14 +228,15 @@ def _of_runs(play: Play, query: str, column: str) -> list[dict[str, Any]]:
 
 
 def check_cap(play: Play) -> Iterator[str]:
-    """From the times of starts and ends; a run that waits for its person leaves its slot until it says more."""
+    """From the times at which runs started, waited, went on and ended."""
     by_person: dict[str, list[str]] = defaultdict(list)
     for asked in play.asked:
         by_person[asked.person.email].append(asked.run)
     for email, runs in by_person.items():
         # Milliseconds, as clients are told, would let an end and the start that it makes room for change places.
         events = play.scene.rows(
-            "select run_id::text as run, type, at, seq from conversations_event where run_id = any(%(runs)s::uuid[])",
+            "select run_id::text as run, type, at, seq, data from conversations_event "
+            "where run_id = any(%(runs)s::uuid[])",
             runs=runs,
         )
         if (most := most_at_once(events)) > CAP:
@@ -243,13 +244,17 @@ def check_cap(play: Play) -> Iterator[str]:
 
 
 def most_at_once(events: list[Event]) -> int:
-    """The largest number of running runs, told from the events of one user."""
+    """The largest number of running runs, told from the events of one user.
+
+    A run that waits, for a person or for something that is out of order, leaves its place until it says more.
+    """
     running: set[str] = set()
     waiting: set[str] = set()
     most = 0
     for event in sorted(events, key=lambda event: (event["at"], event["seq"])):
         run, kind = event["run"], event["type"]
-        if kind in TERMINAL or kind in ("approval_requested", "data_requested"):
+        postponed = kind == "agent_thinking" and event["data"]["thought"].startswith("Waiting ")
+        if kind in TERMINAL or kind in ("approval_requested", "data_requested") or postponed:
             running.discard(run)
             waiting = waiting - {run} if kind in TERMINAL else waiting | {run}
         elif kind == "agent_started" or (run in waiting and kind != "answer_received"):

@@ -125,12 +125,19 @@ def test_runs_at_once_are_counted_from_their_events():
     assert oracle.most_at_once(runs_at_once(*[(number, 30) for number in range(6)])) == 6
 
 
-def test_a_run_that_waits_for_its_person_leaves_its_place_until_it_goes_on():
+@pytest.mark.parametrize(
+    "rests",
+    [
+        event(3, "approval_requested", run="a", step="first"),
+        event(3, "agent_thinking", run="a", step="first", thought="Waiting 3 s: it is left alone"),
+    ],
+)
+def test_a_run_that_waits_leaves_its_place_until_it_goes_on(rests):
     first = [
         event(1, "agent_started", run="a"),
-        event(3, "approval_requested", run="a", step="first"),
+        rests,
         event(6, "answer_received", run="a"),
-        event(8, "agent_thinking", run="a", step="first"),
+        event(8, "agent_thinking", run="a", step="first", thought="first, act 1 of 1"),
         event(20, "agent_completed", run="a", final_seq=20),
     ]
 

@@ -8,13 +8,15 @@ import asyncio
 import json
 import os
 import re
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from apps.errors import NetraError
-from apps.execution import registry
+from apps.execution import registry, tool_runs
 from apps.execution.registry import Agent, Answer, Completed, Effect, Place, StepSpec, Tool, Workflow
+from apps.resilience.circuit import BreakerSettings
 from tests.faults.script import STEPS, WORKFLOW, Act, Sabotage, Script
 
 KINDS = {
@@ -103,7 +105,7 @@ def _tool(kind: str, place: Place) -> Tool:
         place=place,
         query=query if kind == "queryable" else None,
         deadline=BRIEF if kind == "brief" else DEADLINE,
-        slow_after=1.0,
+        slow_after=1.0 if kind == "flaky" else None,
     )
 
 
@@ -153,6 +155,10 @@ async def _completed(scope: Any, told: dict[str, str]) -> Completed:
     return Completed(artifact=artifact, summary=summary, answer=Answer(text=await scope.answer.finish()))
 
 
+# What fails here is left alone for seconds instead of a minute.
+tool_runs.BreakerSettings = partial(  # type: ignore[assignment,misc]
+    BreakerSettings, open_seconds=2.0, trial_seconds=5.0, half_open_seconds=20.0
+)
 registered = [registry.tools.register(_tool(kind, place)) for kind in KINDS for place in Place]
 registry.agents.register(
     Agent(
