@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from urllib.parse import urlsplit
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -39,6 +39,7 @@ from pydantic_ai.usage import RequestUsage
 
 from apps.errors import NetraError
 from apps.llm import ledger, transcript
+from apps.llm.catalogue import Catalogue
 from apps.llm.ledger import Asker
 from apps.llm.pricing import ImpossibleUsage, Usage, price
 from apps.llm.services import catalogue_for
@@ -54,6 +55,7 @@ PATIENCE = 100.0  # seconds for one answer; below the deadline of a step
 CONNECT_PATIENCE = 5.0  # seconds
 KEEP_ALIVE = 4.0  # seconds that an idle connection is kept; common servers hang up after 5
 SLOW = 60.0  # seconds for one answer; an endpoint that is never quicker is out of order
+PRICES_KEPT = 5.0  # seconds
 MOST_TOKENS = 2**31 - 1  # in one row
 HOST_LENGTH = 64  # characters of a host's name that are kept as the provider's
 
@@ -204,6 +206,12 @@ def _counts(usage: RequestUsage) -> bool:
     return bool(usage.input_tokens or usage.output_tokens)
 
 
+@lru_cache(maxsize=256)
+def _catalogue(organization_id: UUID, moment: int) -> Catalogue:
+    """The prices of an organization in one moment: they change by the day, and calls come by the second."""
+    return catalogue_for(organization_id=organization_id)
+
+
 def _cost(usage: RequestUsage, *, model: str, host: str, organization_id: UUID) -> Decimal | None:
     """Dollars, None where they are not known.
 
@@ -212,7 +220,7 @@ def _cost(usage: RequestUsage, *, model: str, host: str, organization_id: UUID) 
     """
     if not _counts(usage):
         return None  # unknown, not free
-    catalogue, now = catalogue_for(organization_id=organization_id), datetime.now(UTC)
+    catalogue, now = _catalogue(organization_id, int(time.monotonic() // PRICES_KEPT)), datetime.now(UTC)
     rates = catalogue.rates(model=model, provider=host, at=now) or catalogue.rates(model=model, at=now)
     try:
         tokens = Usage(
