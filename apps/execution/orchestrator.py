@@ -26,7 +26,6 @@ from apps.execution.registry import (
     Effect,
     Failed,
     Outcome,
-    Place,
     Postponed,
     StepSpec,
     Waiting,
@@ -439,11 +438,12 @@ def _open_pairs(run_id: UUID, now: datetime) -> list[Entry]:
 def close_calls(run_id: UUID, step: str, now: datetime) -> list[Fact]:
     """Close the calls of a step that nobody will finish, and answer their closing facts."""
     facts = []
-    for call in ToolCall.objects.filter(run_id=run_id, step=step, finished_at=None).order_by("id"):
-        begun = call.state != ToolCall.State.INTENDED
-        harmless = call.effect == Effect.PURE or not begun
+    # Locked, so that a tool worker begins none of them in between.
+    open_calls = ToolCall.objects.select_for_update(no_key=True).filter(run_id=run_id, step=step, finished_at=None)
+    for call in open_calls.order_by("id"):
+        harmless = call.effect == Effect.PURE or call.started_at is None
         status = ToolCall.State.FAILED if harmless else ToolCall.State.UNKNOWN
-        ToolCall.objects.filter(pk=call.pk).update(state=status, error_code="tool.cut_off", finished_at=now)
-        if begun or call.place == Place.WORKER:  # else it still waited for leave, and nothing was said of it
-            facts.append(closing(call, status=status, summary="Cut off before it answered.", now=now))
+        closed = {"state": status, "error_code": "tool.cut_off", "finished_at": now, "payload": None}
+        ToolCall.objects.filter(pk=call.pk).update(**closed)
+        facts.append(closing(call, status=status, summary="Cut off before it answered.", now=now))
     return facts
