@@ -9,12 +9,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import structlog
 from django.db import connection, transaction
 from django.utils import timezone
 
 from apps.conversations import journal
 from apps.conversations.journal import Entry, Fact, Fenced
-from apps.conversations.models import Question, ToolCall
+from apps.conversations.models import Question, Step, ToolCall
 from apps.errors import NetraError
 from apps.execution import doorbell, questions
 from apps.execution.context import UserExecutionContext
@@ -23,8 +24,11 @@ from apps.execution.registry import Effect, Interruption, Place, Tool, Waiting
 from apps.operations.database import storable
 from apps.operations.debug_points import point
 
+log = structlog.get_logger(__name__)
+
 _SECRET = re.compile(r"secret|password|token|api_?key|authorization", re.IGNORECASE)
 REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
+DEADLY = 3  # attempts of a call in tool workers that may break off
 GRACE = 5.0  # seconds beyond its deadline after which a tool worker is killed
 
 _SPENT = """
@@ -268,6 +272,38 @@ def _is_closed(row: ToolCall) -> bool:
     return row.finished_at is not None
 
 
+def take_back(call_id: int, *, attempt: int) -> None:
+    """See to a call in a tool worker whose attempt broke off.
+
+    It is made again if that is harmless and its time is not over, else closed; of an effect that may have happened, its
+    fate is unknown. Nothing is done when the call is closed, or when another attempt has it by now.
+    """
+    row = (
+        ToolCall.objects.select_related("run").filter(pk=call_id, state=ToolCall.State.STARTED, attempt=attempt).first()
+    )
+    if row is None:
+        return
+    held = ToolCall.objects.filter(pk=call_id, state=ToolCall.State.STARTED, attempt=attempt)
+    if row.effect not in (*REPEATABLE, Effect.QUERYABLE):
+        held.update(state=ToolCall.State.UNKNOWN)
+    elif row.deadline_at is not None and row.deadline_at < timezone.now():
+        _close_lost(row, "tool.deadline", f"{row.tool} did not come to an end in time.")
+    elif row.losses + 1 >= DEADLY:
+        _close_lost(row, "tool.crashed", f"{row.tool} broke off {DEADLY} times.")
+    else:
+        # Rung for by the next look of the sweep: it waits as if its ring had been lost.
+        held.update(state=ToolCall.State.INTENDED, worker=None, losses=row.losses + 1)
+
+
+def _close_lost(row: ToolCall, code: str, summary: str) -> None:
+    step = Step.objects.get(run_id=row.run_id, name=row.step)
+    result = Result(status=ToolCall.State.FAILED, code=code, summary=summary)
+    try:
+        close_call_at_worker(row, result, thread=row.run.thread_id, step_attempt=step.attempt)
+    except Fenced as error:
+        log.info("A lost tool call needs no end any more", call=row.pk, reason=error.detail)
+
+
 def settle_row(row: ToolCall, result: Result, now: datetime) -> None:
     """Close the row by compare-and-set on the attempt that holds it.
 
@@ -291,7 +327,8 @@ def settle_row(row: ToolCall, result: Result, now: datetime) -> None:
 
 def closing(row: ToolCall, *, status: str, summary: str, now: datetime) -> Fact:
     """The event that closes an open call."""
-    seconds = (now - row.started_at).total_seconds() if row.started_at else None
+    # The two times are of two clocks.
+    seconds = max((now - row.started_at).total_seconds(), 0.0) if row.started_at else None
     return Fact(
         "tool_completed",
         {"call": row.call, "tool": row.tool, "status": status, "seconds": seconds, "summary": summary},

@@ -5,19 +5,18 @@ has room, so that work goes on while Redis cannot carry a ring.
 """
 
 from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
-from django.utils import timezone
 
 from apps.conversations.journal import Fenced, lock_thread
-from apps.conversations.models import Run, Step, ToolCall
+from apps.conversations.models import Run
 from apps.execution import calls, doorbell
-from apps.execution.calls import GRACE, REPEATABLE, Result
+from apps.execution.calls import GRACE
 from apps.execution.orchestrator import fail_run
-from apps.execution.registry import TOOL_DEADLINE, Effect, Failed, tools
+from apps.execution.registry import TOOL_DEADLINE, Failed, tools
+from apps.operations.database import fetch
 from apps.operations.problems import new_support_id
 
 log = structlog.get_logger(__name__)
@@ -25,7 +24,6 @@ log = structlog.get_logger(__name__)
 PATIENCE = "3 seconds"  # how long a ring may take before it counts as lost
 SILENCE = "5 seconds"  # without a beat, after which a process has lost what it held
 OVERDUE = "5 seconds"  # past its deadline, for a step to be settled by its own worker
-DEADLY = 3  # tool workers that a call may take with it
 
 # A database that has just come back has heard nobody for a while; that is nobody's silence.
 _SILENT = f"""(
@@ -89,7 +87,7 @@ update conversations_toolcall set rung_at = clock_timestamp() where id in (
 ) returning id, tool
 """  # noqa: S608
 _LOST_CALLS = f"""
-select id from conversations_toolcall
+select id, attempt from conversations_toolcall
 where place = 'worker' and state = 'started' and finished_at is null
   and ({_SILENT} or deadline_at < clock_timestamp() - interval '{GRACE + 5} seconds')
 limit 200
@@ -103,20 +101,14 @@ _FORGET = "delete from execution_workerprocess where beat_at < clock_timestamp()
 
 def sweep(*, ring: Callable[[UUID], None] = doorbell.ring) -> int:
     """Take back what silent processes hold, ring for what was not heard, end what expired; answers how many rings."""
-    for call_id in _ids(_LOST_CALLS):
-        _take_back(call_id)
-    for run_id in _ids(_EXPIRED):
+    for call_id, attempt in fetch(_LOST_CALLS, {}):
+        calls.take_back(call_id, attempt=attempt)
+    for (run_id,) in fetch(_EXPIRED, {}):
         _expire(run_id)
     waiting = _collect()
     for run_id in waiting:
         ring(run_id)
     return len(waiting)
-
-
-def _ids(statement: str) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-        return [row[0] for row in cursor.fetchall()]
 
 
 def _collect() -> set[UUID]:
@@ -139,31 +131,6 @@ def _collect() -> set[UUID]:
 
 def _seconds_of(tool: str) -> float:
     return (tools.get(tool).deadline if tool in tools else TOOL_DEADLINE) + GRACE
-
-
-def _take_back(call_id: int) -> None:
-    """See to a call whose tool worker is gone: again if that is harmless, else it is closed, or its fate unknown."""
-    row = ToolCall.objects.select_related("run").get(pk=call_id)
-    held = ToolCall.objects.filter(pk=row.pk, state=ToolCall.State.STARTED, attempt=row.attempt)
-    if row.deadline_at is not None and row.deadline_at < timezone.now():
-        _close(
-            row, Result(status="failed", code="tool.deadline", summary=f"{row.tool} did not come to an end in time.")
-        )
-    elif row.effect not in (*REPEATABLE, Effect.QUERYABLE):
-        held.update(state=ToolCall.State.UNKNOWN)
-    elif row.losses + 1 >= DEADLY:
-        _close(row, Result(status="failed", code="tool.crashed", summary=f"{row.tool} took {DEADLY} workers with it."))
-    else:
-        # Rung for by the next look: it waits as if its ring had been lost.
-        held.update(state=ToolCall.State.INTENDED, worker=None, losses=row.losses + 1)
-
-
-def _close(row: ToolCall, result: Result) -> None:
-    step = Step.objects.get(run_id=row.run_id, name=row.step)
-    try:
-        calls.close_call_at_worker(row, result, thread=row.run.thread_id, step_attempt=step.attempt)
-    except Fenced as error:
-        log.info("A lost tool call needs no end any more", call=row.pk, reason=error.detail)
 
 
 def _expire(run_id: UUID) -> None:

@@ -33,9 +33,9 @@ with claimed as (
     from conversations_run run join conversations_thread thread on thread.live_run = run.id
     where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id
         and (call.state = 'intended' or (call.state = 'started' and call.worker = %(worker)s))
-    returning call.attempt, call.losses, call.step, call.payload, call.idempotency_key, call.deadline_at, run.id as run,
-        run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset, thread.user_id as thread_user,
-        thread.organization_id as thread_organization
+    returning call.attempt, call.started_at, call.losses, call.step, call.payload, call.idempotency_key,
+        call.deadline_at, run.id as run, run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset,
+        thread.user_id as thread_user, thread.organization_id as thread_organization
 )
 select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role, person.is_staff
 from claimed
@@ -52,6 +52,7 @@ class _Row:
     """A row of `_CLAIM`, in its order."""
 
     attempt: int
+    started_at: datetime
     losses: int
     step: str
     payload: str
@@ -108,7 +109,7 @@ def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> No
     if row is None:
         return
     with structlog.contextvars.bound_contextvars(run=str(row.run), trace=row.run.hex, step=row.step, tool=tool.name):
-        call.attempt = row.attempt
+        call.attempt, call.started_at = row.attempt, row.started_at
         try:
             result = asyncio.run(_run(tool, row, _context(row, worker), permit))
             through_outage_here(
@@ -116,6 +117,9 @@ def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> No
             )
         except Fenced as error:
             log.info("Tool call lost", reason=error.detail)
+        except Exception as error:
+            log.error("Tool call broke off; giving it back", exc_info=error)
+            through_outage_here(calls.take_back, call.pk, attempt=row.attempt)
 
 
 def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
