@@ -68,6 +68,10 @@ class Play:
         self.watch(person, thread)
         return thread
 
+    def thread_of(self, name: str) -> str:
+        """A new thread of somebody: made before a fault, since only messages can be sent again and again."""
+        return self.new_thread(self.person(name))
+
     def watch(self, person: Person, thread: str) -> None:
         for spectator in self._spectators[person.email]:
             spectator.follow(thread)
