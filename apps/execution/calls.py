@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
+from psycopg.types.json import Json
 
 from apps.conversations import journal
 from apps.conversations.journal import Entry, Fact, Fenced
@@ -21,7 +22,7 @@ from apps.execution import doorbell, questions
 from apps.execution.context import UserExecutionContext
 from apps.execution.permissions import Spent, Verdict, may_call
 from apps.execution.registry import Effect, Interruption, Place, Tool, Waiting
-from apps.operations.database import storable
+from apps.operations.database import change, fetch, storable
 from apps.operations.debug_points import point
 
 log = structlog.get_logger(__name__)
@@ -31,14 +32,20 @@ REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 DEADLY = 3  # attempts of a call in tool workers that may break off
 GRACE = 5.0  # seconds beyond its deadline after which a tool worker is killed
 
-_SPENT = """
+_LOOK = """
 select
+    (select id from conversations_toolcall where run_id = %(run)s and step = %(step)s and call = %(call)s),
     (select count(*) from conversations_toolcall where user_id = %(user)s and state <> 'refused'
         and created_at > clock_timestamp() - interval '1 minute'),
     (select count(*) from conversations_toolcall where user_id = %(user)s and state <> 'refused'
         and created_at > clock_timestamp() - interval '1 day'),
     tool_calls_per_minute, tool_calls_per_day
 from accounts_plan where code = %(plan)s
+"""
+_SETTLE = """
+update conversations_toolcall set state = %(state)s, result = %(result)s, error_code = %(error_code)s,
+    summary = %(summary)s, finished_at = %(finished_at)s, payload = null
+where id = %(id)s and attempt = %(attempt)s and finished_at is null
 """
 
 
@@ -108,9 +115,10 @@ def open_call(context: UserExecutionContext, tool: Tool, arguments: dict[str, An
         Interruption: a person has to be asked first, and was.
     """
     key = effect_key(context, tool.name, arguments, call)
-    row = find(context, call)
-    if row is None:
-        return _begin(context, tool, arguments, call, key)
+    made, spent = _look(context, call)
+    if made is None:
+        return _begin(context, tool, arguments, call, key, spent)
+    row = ToolCall.objects.get(pk=made)
     if row.idempotency_key != key:
         raise ToolCallMismatch(f"Call {call!r} was made before with other arguments.")
     if row.finished_at is not None or (row.place == Place.WORKER and row.state != ToolCall.State.UNKNOWN):
@@ -129,12 +137,12 @@ def get(context: UserExecutionContext, call: str) -> ToolCall:
 
 
 def _begin(
-    context: UserExecutionContext, tool: Tool, arguments: dict[str, Any], call: str, key: str, approved: bool = False
+    context: UserExecutionContext, tool: Tool, arguments: dict[str, Any], call: str, key: str, spent: Spent
 ) -> Opened:
-    ruling = may_call(tool, _spent(context), approved=approved)
+    ruling = may_call(tool, spent, approved=False)
     if ruling.verdict == Verdict.APPROVAL_NEEDED:
         _require_leave(context, tool, masked(arguments), call)
-        return _begin(context, tool, arguments, call, key, approved=True)
+        ruling = may_call(tool, spent, approved=True)
     if ruling.verdict != Verdict.ALLOWED:
         raise ToolRefused(ruling.verdict, ruling.reason)
     row = _row(context, tool.name, arguments, call, key)
@@ -151,11 +159,12 @@ def _begin(
     return Opened(row=row)
 
 
-def _spent(context: UserExecutionContext) -> Spent:
-    with connection.cursor() as cursor:
-        cursor.execute(_SPENT, {"user": context.principal.user_id, "plan": context.principal.plan})
-        last_minute, last_day, per_minute, per_day = cursor.fetchone()
-    return Spent(last_minute=last_minute, last_day=last_day, per_minute=per_minute, per_day=per_day)
+def _look(context: UserExecutionContext, call: str) -> tuple[int | None, Spent]:
+    """The call's row if it was made before, and what the user has called already."""
+    who = {"user": context.principal.user_id, "plan": context.principal.plan}
+    rows = fetch(_LOOK, {"run": context.run_id, "step": context.step, "call": call, **who})
+    made, last_minute, last_day, per_minute, per_day = rows[0]
+    return made, Spent(last_minute=last_minute, last_day=last_day, per_minute=per_minute, per_day=per_day)
 
 
 def _require_leave(context: UserExecutionContext, tool: Tool, shown: Mapping[str, Any], call: str) -> None:
@@ -316,10 +325,9 @@ def settle_row(row: ToolCall, result: Result, now: datetime) -> None:
         "error_code": result.code,
         "summary": storable(result.summary),
         "finished_at": now,
-        "payload": None,
     }
-    held = ToolCall.objects.filter(pk=row.pk, attempt=row.attempt, finished_at=None)
-    if held.update(**changes) != 1:
+    stored = changes | {"result": None if result.result is None else Json(changes["result"])}
+    if change(_SETTLE, {"id": row.pk, "attempt": row.attempt, **stored}) != 1:
         raise Fenced(f"Call {row.call} was closed by somebody else.")
     for name, value in changes.items():
         setattr(row, name, value)
