@@ -5,12 +5,13 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 import psycopg
 import structlog
 from django.db import connection
+from psycopg.types.json import Jsonb
 
 log = structlog.get_logger(__name__)
 
@@ -20,19 +21,30 @@ STANDARD_ERROR = 2  # Celery puts something else into sys.stderr
 ENDED_AFTER = 20.0  # seconds of a process that is not well
 
 _BEAT = """
-insert into execution_workerprocess (id, kind, host, pid, started_at, beat_at)
-values (%(id)s, %(kind)s, %(host)s, %(pid)s, clock_timestamp(), clock_timestamp())
-on conflict (id) do update set beat_at = clock_timestamp()
+insert into execution_workerprocess (id, kind, host, pid, started_at, beat_at, status)
+values (%(id)s, %(kind)s, %(host)s, %(pid)s, clock_timestamp(), clock_timestamp(), %(status)s)
+on conflict (id) do update set beat_at = clock_timestamp(), status = excluded.status
 """
 _LEAVE = "delete from execution_workerprocess where id = %(id)s"
 
 
 class Heartbeat:
-    """Beats until stopped. A process that lives but, as `is_well` says, does no work any more falls silent, and is
-    ended after a while: nobody else could."""
+    """Beats until stopped, and says with each beat what `status` answers, which is shown to operators.
 
-    def __init__(self, worker: UUID, *, kind: str, is_well: Callable[[], bool] | None = None) -> None:
+    A process that lives but, as `is_well` says, does no work any more falls silent, and is ended after a while: nobody
+    else could.
+    """
+
+    def __init__(
+        self,
+        worker: UUID,
+        *,
+        kind: str,
+        status: Callable[[], Mapping[str, object]] = dict,
+        is_well: Callable[[], bool] | None = None,
+    ) -> None:
         self._row = {"id": worker, "kind": kind, "host": socket.gethostname(), "pid": os.getpid()}
+        self._status = status
         self._is_well = is_well
         self._stopped = threading.Event()
         self._connection: psycopg.Connection | None = None
@@ -58,20 +70,19 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
-        if self._is_well is None:
-            self._say(_BEAT)
-        elif self._is_well():
+        if self._is_well is not None:
+            if not self._is_well():
+                log.error("The event loop stands still; this process falls silent, and others take its steps")
+                return
             # In C and without the interpreter's lock: it works even when no Python code can run any more.
             faulthandler.dump_traceback_later(ENDED_AFTER, exit=True, file=sys.__stderr__ or STANDARD_ERROR)
-            self._say(_BEAT)
-        else:
-            log.error("The event loop stands still; this process falls silent, and others take its steps")
+        self._say(_BEAT, status=Jsonb(self._status()))
 
-    def _say(self, statement: str) -> None:
+    def _say(self, statement: str, **more: object) -> None:
         try:
             if self._connection is None:
                 self._connection = _connect()
-            self._connection.execute(statement, self._row)
+            self._connection.execute(statement, self._row | more)
         except psycopg.Error as error:
             log.warning("Beat not heard by the database", reason=str(error))
             self._close()

@@ -19,9 +19,12 @@ class WorkerProcess(models.Model):
     pid = models.PositiveIntegerField()
     started_at = models.DateTimeField(default=timezone.now, db_default=Now())
     beat_at = models.DateTimeField(default=timezone.now, db_default=Now())
+    # What it said of itself with its last beat, as `ExecutionEngine.get_status` puts it. The default is for processes
+    # of the release before.
+    status = models.JSONField(default=dict, db_default={})
 
     class Meta:
-        verbose_name_plural = "worker processes"
+        verbose_name_plural = "ExecutionEngine: worker processes"
 
     def __str__(self) -> str:
         return f"{self.kind} on {self.host}, process {self.pid}"
