@@ -1,4 +1,4 @@
-"""Flags of releases, and how the runs under them ended. States are written by `flags.py` only."""
+"""Flags of releases, how the runs under them ended (states are written by `flags.py` only), and names of breakers."""
 
 from decimal import Decimal
 
@@ -100,3 +100,26 @@ class ReleaseStop(models.Model):
 
     def __str__(self) -> str:
         return f"all releases off since {self.disabled_at:%Y-%m-%d %H:%M}"
+
+
+class _NoRows(models.Manager["CircuitBreaker"]):
+    """For a model without a table: whoever asks for all rows gets none, and no error."""
+
+    def get_queryset(self) -> models.QuerySet["CircuitBreaker"]:
+        return super().get_queryset().none()
+
+
+class CircuitBreaker(models.Model):
+    """The name of a breaker, for the admin's index, permissions and log. What it does is in Redis: `breakers.py`."""
+
+    name = models.CharField(primary_key=True, max_length=200)
+
+    objects = _NoRows()
+
+    class Meta:
+        managed = False
+        default_permissions = ("view", "change")
+        verbose_name_plural = "CircuitBreaker: tools and models"
+
+    def __str__(self) -> str:
+        return self.name
