@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.db.models import DurationField, F, Q, QuerySet, Value
-from django.db.models.functions import Cast, Now
+from django.db.models.functions import Cast, Coalesce, Now
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
@@ -24,12 +24,12 @@ from apps.execution.waterfall import spell_seconds
 from apps.operations.read_only import ReadOnlyAdmin, ReadOnlyInline
 
 SHOWN = 500  # events on a run's page
-_ACTING_FOR = ["user", "organization", "plan", "thread", "id", "trace", "deadline_at"]
+_ACTING_FOR = ["user", "organization", "plan", "thread", "run", "trace", "deadline_at"]
 _RUN = [
     *("goal", "state", "workflow", "dataset", "created_at", "started_at", "finished_at", "not_before"),
     *("usage", "error_code", "error_detail", "support_id", "key"),
 ]
-_PROCESS = ["id", "kind", "host", "pid", "started_at", "beat_at", "heard", "running"]
+_PROCESS = ["id", "kind", "host", "pid", "since", "beat", "heard", "running"]
 _SCOPES = ["created", "active", "cleaned", "refused", "creation"]
 
 
@@ -102,7 +102,7 @@ class RunAdmin(ReadOnlyAdmin):
             {"description": "Whom every agent and tool of this run acts for, and until when.", "fields": _ACTING_FOR},
         ),
         ("Run", {"fields": _RUN}),
-        ("Journal", {"fields": ["events"]}),
+        ("Journal", {"fields": ["events"], "classes": ["collapse"]}),
     ]
     inlines = [StepInline, ToolCallInline, QuestionInline]
     change_form_before_template = "execution/waterfall.html"
@@ -120,6 +120,10 @@ class RunAdmin(ReadOnlyAdmin):
         """The organization's as it is now; each attempt of a step goes by the one of its own time."""
         return run.organization.plan_id
 
+    @admin.display(description="Run")
+    def run(self, run: Run) -> str:
+        return str(run.pk)
+
     @admin.display(description="Trace ID")
     def trace(self, run: Run) -> str:
         return trace_id(run.pk)
@@ -127,17 +131,18 @@ class RunAdmin(ReadOnlyAdmin):
     @admin.display(description="Events")
     def events(self, run: Run) -> SafeString:
         """The run's events in order; the table itself has a composite key, which the admin cannot list."""
-        told = Event.objects.filter(run_id=run.pk).order_by("seq").values_list("seq", "at", "step", "type", "data")
+        events = Event.objects.filter(run_id=run.pk).order_by("seq").annotate(of=Coalesce("step", Value("the run")))
+        told = events.values_list("seq", "at", "of", "type", "data")
         return format_html_join("", "<div>{} · {} · {} · <b>{}</b> {}</div>", told[:SHOWN])
 
 
 # --- Processes -------------------------------------------------------------------------------------------------------
 
 
-def _scopes(count: str) -> Callable[..., Any]:
+def _scopes(count: str, heading: str) -> Callable[..., Any]:
     """The column that shows one of the counts of `apps.execution.context.scopes`; None where it was not told."""
 
-    @admin.display(description=f"Scopes {count}")
+    @admin.display(description=heading)
     def counted(self: ReadOnlyAdmin, process: WorkerProcess) -> int | None:
         found: int | None = process.status.get("scopes", {}).get(count)
         return found
@@ -153,6 +158,7 @@ class WorkerProcessAdmin(ReadOnlyAdmin):
     list_filter = ["kind", "host"]
     search_fields = ["id", "host", "pid"]
     ordering = ["kind", "host", "pid"]
+    sortable_by: list[str] = []
     readonly_fields = [*_PROCESS, *_SCOPES]
     fieldsets = [
         ("ExecutionEngine", {"fields": _PROCESS}),
@@ -164,12 +170,19 @@ class WorkerProcessAdmin(ReadOnlyAdmin):
         rows: QuerySet[WorkerProcess] = super().get_queryset(request)
         return rows.annotate(silence=Now() - F("beat_at"), silent=Q(beat_at__lt=Now() - allowed))
 
+    @admin.display(description="Since")
+    def since(self, process: WorkerProcess) -> str:
+        return f"{process.started_at:%Y-%m-%d %H:%M:%S}"
+
+    # The two columns below are of rows that `get_queryset` has annotated.
+
+    @admin.display(description="Last beat")
+    def beat(self, process: Any) -> str:
+        return f"{spell_seconds(max(0.0, process.silence.total_seconds()))} ago"
+
     @display(description="Heard", label={"beating": "success", "silent": "danger"})  # type: ignore[untyped-decorator]
-    def heard(self, process: Any) -> tuple[str, str]:
-        """`process` is a row of `get_queryset`."""
-        if process.silent:
-            return "silent", f"silent for {spell_seconds(process.silence.total_seconds())}"
-        return "beating", "beating"
+    def heard(self, process: Any) -> str:
+        return "silent" if process.silent else "beating"
 
     @admin.display(description="Steps running")
     def running(self, process: WorkerProcess) -> int | None:
@@ -177,11 +190,14 @@ class WorkerProcessAdmin(ReadOnlyAdmin):
         found: int | None = process.status.get("running")
         return found
 
-    created, active, cleaned, refused = (_scopes(count) for count in ("created", "active", "cleaned", "refused"))
+    created = _scopes("created", "Scopes created")
+    active = _scopes("active", "Active")
+    cleaned = _scopes("cleaned", "Cleaned")
+    refused = _scopes("refused", "Refused")
 
-    @admin.display(description="Mean creation (ms)")
+    @admin.display(description="Mean creation")
     def creation(self, process: WorkerProcess) -> str | None:
         scopes = process.status.get("scopes", {})
         if not scopes.get("created"):
             return None
-        return f"{1000 * scopes['creation_seconds'] / scopes['created']:.3f}"
+        return f"{1000 * scopes['creation_seconds'] / scopes['created']:.3f} ms"
