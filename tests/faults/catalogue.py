@@ -193,6 +193,7 @@ def a_step_that_hangs(play: Play) -> Done:
     begun_at = time.time()
     asked = play.ask(Script(first=[act]))
     play.ask(play.script(kinds=("pure", "idempotent")), person="bob")
+    play.ask(Script(first=[Act(tool="brief", seconds=4.0)]), person="carol")  # takes effect, and answers too late
     play.finish(within=90.0)
     if elsewhere:
         return play.time_of(asked, "tool_completed", after=begun_at) - begun_at
