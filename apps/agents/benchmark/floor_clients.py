@@ -1,8 +1,8 @@
 """`python -m apps.agents.benchmark.floor_clients`: the clients of the floors, in a process of their own.
 
-Reads `{"task", "clients", "runs"}` on standard input and prints `{"seconds", "first_event", "whole", "events"}` as
-`clients.py` does. Each client sends a task and waits for the last hint of its run. Threads and runs are made before
-the clock starts.
+Reads `{"task", "clients", "runs", "direct"}` on standard input and prints `{"seconds", "first_event", "whole",
+"events"}` as `clients.py` does. Each client sends a task and waits for the last hint of its run; with `direct` it does
+the work of the task itself, without Celery. Ids, and the rows that a task expects, are made before the clock starts.
 """
 
 import json
@@ -18,13 +18,17 @@ import psycopg
 from apps.agents.benchmark import floor
 from apps.agents.benchmark.clients import Taken
 
+Ids = tuple[str, str, str]
 
-def closed_loop(task: str, clients: int, runs: int) -> Taken:
+
+def closed_loop(task: str, clients: int, runs: int, direct: bool = False) -> Taken:
     """`runs` runs of the floor's `task` by `clients` clients at once."""
     with psycopg.connect("") as connection:
-        prepared = iter(connection.execute(floor.PREPARE, [runs]).fetchall())
-    taken = Taken()
-    people = [threading.Thread(target=_go_on, args=[floor.app.tasks[task], prepared, taken]) for _ in range(clients)]
+        ids = floor.prepare(connection, task, people=clients, runs=runs)
+    # Each client is one person, as with Netra.
+    shares = [iter(ids[number::clients]) for number in range(clients)]
+    taken, go_on = Taken(), _do if direct else _send
+    people = [threading.Thread(target=go_on, args=[floor.app.tasks[task], share, taken]) for share in shares]
     began = time.monotonic()
     for person in people:
         person.start()
@@ -34,25 +38,38 @@ def closed_loop(task: str, clients: int, runs: int) -> Taken:
     return taken
 
 
-def _go_on(task: Any, prepared: Iterator[tuple[object, object]], taken: Taken) -> None:
+def _do(task: Any, share: Iterator[Ids], taken: Taken) -> None:
+    for ids in share:
+        began = time.monotonic()
+        task(*ids)
+        taken.whole.append(time.monotonic() - began)
+
+
+def _send(task: Any, share: Iterator[Ids], taken: Taken) -> None:
     with floor.redis_at(floor.app.conf.broker_url) as redis, redis.pubsub() as hints:
-        for run, thread in prepared:
-            channel = floor.channel_of(thread)
-            hints.subscribe(channel)
+        for run, thread, person in share:
+            hints.subscribe(floor.channel_of(thread))
             hints.get_message(timeout=None)
             sent_at = time.monotonic()
-            task.delay(channel if task.name == floor.nothing.name else str(run))
-            heard: list[str] = []
-            while not heard or heard[-1] != floor.TERMINAL:
-                message = hints.get_message(timeout=None)
-                if message is None or message["type"] != "message":
-                    continue
-                if not heard:
+            task.delay(run, thread, person)
+            heard = 0
+            for type_ in _types(hints):
+                heard += 1
+                if type_ == floor.STARTED:
                     taken.first_event.append(time.monotonic() - sent_at)
-                heard.append(json.loads(message["data"])["type"])
+                if type_ == floor.TERMINAL:
+                    break
             taken.whole.append(time.monotonic() - sent_at)
-            taken.events.append(len(heard))
-            hints.unsubscribe(channel)
+            taken.events.append(heard)
+            hints.unsubscribe(floor.channel_of(thread))
+
+
+def _types(hints: Any) -> Iterator[str]:
+    """The types of the events of a subscription, as they are heard."""
+    while True:
+        message = hints.get_message(timeout=None)
+        if message is not None and message["type"] == "message":
+            yield from (event["type"] for event in json.loads(message["data"])["events"])
 
 
 if __name__ == "__main__":

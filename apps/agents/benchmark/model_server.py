@@ -1,8 +1,8 @@
 """`python -m apps.agents.benchmark.model_server`: a local model that speaks the OpenAI chat protocol.
 
-Its answers are streamed and always the same: it thinks and calls the first tool it is offered; once it has
-seen a result it thinks and hands in the typed output. It prints its port. A prompt that holds `[wait 2000 ms]` delays
-the first answer of its run by that much.
+Its answers are always the same: it thinks and calls the first tool it is offered; once it has seen a result it thinks
+and hands in the typed output. It prints its port. A prompt that holds `[wait 2000 ms]` delays the first answer of its
+run by that much. It answers in one piece, or in frames where it is asked to stream.
 """
 
 import asyncio
@@ -19,38 +19,57 @@ LONG_THOUGHT = (
 )
 SHORT_THOUGHT = "The tool has answered. Its value is what was asked for, so that is the answer."
 PIECES = 4  # frames of one thought
+USAGE = {"prompt_tokens": 120, "completion_tokens": 60, "total_tokens": 180}
 _WAIT = re.compile(r"\[wait (\d+) ms\]")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+_WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 
 
 def answer(request: dict[str, Any]) -> tuple[bytes, float]:
-    """The frames that answer a request, and the seconds to wait before them."""
+    """The bytes that answer a request, and the seconds to wait before them."""
     messages = request["messages"]
+    said = _streamed if request.get("stream") else _whole
     if any(message["role"] == "tool" for message in messages):
-        return _body(SHORT_THOUGHT, "final_result", {"value": 6, "reason": "looked up"}), 0.0
+        return said(SHORT_THOUGHT, "final_result", {"value": 6, "reason": "looked up"}), 0.0
     found = _WAIT.search(json.dumps(messages[-1]["content"]))
     name = request["tools"][0]["function"]["name"]
-    return _body(LONG_THOUGHT, name, {"key": "margin"}), int(found[1]) / 1000 if found else 0.0
+    return said(LONG_THOUGHT, name, {"key": "margin"}), int(found[1]) / 1000 if found else 0.0
 
 
-def _body(thought: str, tool: str, arguments: dict[str, Any]) -> bytes:
-    return b"".join(_chunk(frame) for frame in _frames(thought, tool, json.dumps(arguments))) + b"0\r\n\r\n"
+def _call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"id": f"call_{tool}", "type": "function", "function": {"name": tool, "arguments": json.dumps(arguments)}}
+
+
+# --- In one piece ----------------------------------------------------------------------------------------------------
+
+
+def _whole(thought: str, tool: str, arguments: dict[str, Any]) -> bytes:
+    message = {"role": "assistant", "content": None, "reasoning_content": thought}
+    choice = {"index": 0, "message": message | {"tool_calls": [_call(tool, arguments)]}, "finish_reason": "tool_calls"}
+    head = {"id": "c1", "object": "chat.completion", "created": 1, "model": "benchmark"}
+    body = json.dumps(head | {"choices": [choice], "usage": USAGE}).encode()
+    return _WHOLE % (len(body), body)
+
+
+# --- In frames -------------------------------------------------------------------------------------------------------
+
+
+def _streamed(thought: str, tool: str, arguments: dict[str, Any]) -> bytes:
+    return _STREAM + b"".join(_chunk(frame) for frame in _frames(thought, tool, arguments)) + b"0\r\n\r\n"
 
 
 def _chunk(frame: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(frame), frame)
 
 
-def _frames(thought: str, tool: str, arguments: str) -> Iterator[bytes]:
+def _frames(thought: str, tool: str, arguments: dict[str, Any]) -> Iterator[bytes]:
     length = -(-len(thought) // PIECES)
     for start in range(0, len(thought), length):
         yield _frame({"role": "assistant", "content": None, "reasoning_content": thought[start : start + length]})
-    call = {"index": 0, "id": f"call_{tool}", "type": "function", "function": {"name": tool, "arguments": arguments}}
-    yield _frame({"tool_calls": [call]})
+    yield _frame({"tool_calls": [{"index": 0} | _call(tool, arguments)]})
     yield _frame({}, finish="tool_calls")
-    usage = {"prompt_tokens": 120, "completion_tokens": 60, "total_tokens": 180}
-    yield _line({"choices": [], "usage": usage})
+    yield _line({"choices": [], "usage": USAGE})
     yield b"data: [DONE]\n\n"
 
 
@@ -63,16 +82,19 @@ def _line(more: dict[str, Any]) -> bytes:
     return f"data: {json.dumps(head | more)}\n\n".encode()
 
 
+# --- The server ------------------------------------------------------------------------------------------------------
+
+
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Requests of one connection, one after the other, until the client hangs up."""
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             length = _LENGTH.search(head)
-            body, seconds = answer(json.loads(await reader.readexactly(int(length[1]) if length else 0)))
+            said, seconds = answer(json.loads(await reader.readexactly(int(length[1]) if length else 0)))
             if seconds:
                 await asyncio.sleep(seconds)
-            writer.write(_HEAD + body)
+            writer.write(said)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
