@@ -10,7 +10,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,10 +157,13 @@ def component(
 def cost_of(operation: Callable[[], object], quick: bool) -> Cost:
     """The cost of an operation that takes micro- to milliseconds and blocks."""
     operation()  # what is made at first use is no part of it
+    with peak() as kib:
+        operation()
+        allocated = kib()
     return Cost(
         seconds=median(quick, lambda: percentile([_seconds(operation) for _ in range(BATCH * 2)], 0.95)),
         per_second=median(quick, lambda: _rate(operation)),
-        kib=peak_kib(operation),
+        kib=allocated,
     )
 
 
@@ -179,12 +182,12 @@ def _rate(operation: Callable[[], object]) -> float:
     return calls / seconds
 
 
-def peak_kib(operation: Callable[[], object]) -> float:
-    """What Python allocates at most at one time during one operation, in KiB."""
+@contextmanager
+def peak() -> Iterator[Callable[[], float]]:
+    """What Python allocates at most at one time, in KiB, from the beginning of the block to the call."""
     tracemalloc.start()
     try:
-        operation()
-        return tracemalloc.get_traced_memory()[1] / 1024
+        yield lambda: tracemalloc.get_traced_memory()[1] / 1024
     finally:
         tracemalloc.stop()
 
