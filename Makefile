@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # Without bytecode on disk, every process of the house would compile the whole tree at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install run test faults check
+.PHONY: help install run test faults bench check
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -32,6 +32,9 @@ test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis 
 
 faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (half an hour; NIGHTLY=1 is longer)
 	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS)
+
+bench: .venv/installed ## Measure a house of its own beside budgets and floors (a quarter of an hour; ARGS=--quick is shorter)
+	@$(BIN)/python manage.py benchmark $(ARGS)
 
 check: .venv/installed-dev ## Check format, style, types, floors, settings and migrations
 	$(BIN)/ruff format --check .

@@ -120,7 +120,18 @@ def _context(quick: bool) -> Cost:
     return cost
 
 
-_IDENTITY = ("thread_id", "run_id", "step_id", "step", "attempt", "worker", "agent", "goal", "dataset_id", "deadline_at")
+_IDENTITY = (
+    "thread_id",
+    "run_id",
+    "step_id",
+    "step",
+    "attempt",
+    "worker",
+    "agent",
+    "goal",
+    "dataset_id",
+    "deadline_at",
+)
 
 
 # --- The engine, from a claim to the agent's first line --------------------------------------------------------------

@@ -143,7 +143,7 @@ def make(directory: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def test_make_alone_lists_the_targets(bare):
     listed = re.findall(r"make (\w+)", make(bare).stdout)
 
-    assert listed == ["help", "install", "run", "test", "faults", "check"]
+    assert listed == ["help", "install", "run", "test", "faults", "bench", "check"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

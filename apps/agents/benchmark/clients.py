@@ -61,7 +61,7 @@ class Client:
         expected = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
         while len(content) < expected:
             content += self._received(self._short)
-        if head.split(b" ", 2)[1] not in (b"201", b"202"):
+        if head.split(b" ", 2)[1] not in (b"200", b"201", b"202"):
             raise BrokenRun(f"POST {path}: {head!r} {content!r}")
         return dict(json.loads(content))
 

@@ -2,8 +2,8 @@
 
 Run by `celery -A apps.agents.benchmark.floor worker` on the house's PostgreSQL and Redis, with its own queue, and with
 tables of its own that have the columns and indexes of the house's. Both stores come from the variables that Celery and
-libpq read themselves (`CELERY_BROKER_URL`, `PG*`). A floor has no web server, no authentication, no fence, no checks and
-no model: it is a limit, not a competitor.
+libpq read themselves (`CELERY_BROKER_URL`, `PG*`). A floor has no web server, no authentication, no fence, no
+checks and no model: it is a limit, not a competitor.
 """
 
 import json
@@ -17,6 +17,7 @@ from uuid import UUID
 import psycopg
 import redis
 from celery import Celery
+from psycopg.pq import TransactionStatus
 from psycopg.types.json import Jsonb
 from uuid6 import uuid7
 
@@ -113,7 +114,7 @@ def nothing(run: str, thread: str, person: str) -> None:
 
 @app.task(name="benchmark.recipe")
 def recipe(run: str, thread: str, person: str) -> None:
-    """The least that keeps a run's record: claim, three appends, the end. Five commits, four hints; the run is there."""
+    """The least that keeps a run's record: claim, three appends, the end; five commits, four hints. The run is there."""
     work = Work(run, thread, person)
     with work.commit() as connection:
         connection.execute(_CLAIM, [run])
@@ -160,15 +161,17 @@ def tool(run: str, thread: str, person: str) -> None:
 
 @app.task(name="benchmark.workflow")
 def workflow(run: str, thread: str, person: str) -> None:
-    """The writes of the orchestrator for a run of one step: two commits. The thread and the run are there."""
+    """The writes of a run of one step, filed and admitted in one commit, settled in another. The thread is there."""
     work = Work(run, thread, person)
-    work.admit()
+    with work.commit():
+        work.file()
+        work.admit()
     work.settle()
 
 
 PREPARED = {nothing.name: (), recipe.name: (_THREAD, _RUN), bare.name: (_THREAD,), whole.name: ()} | {
     tool.name: (_THREAD,),
-    workflow.name: (_THREAD, _RUN),
+    workflow.name: (_THREAD,),
 }
 
 
@@ -199,7 +202,10 @@ class Work:
 
     @contextmanager
     def commit(self) -> "Iterator[psycopg.Connection[Any]]":
-        """One transaction, and then a hint with its events."""
+        """One transaction, and then a hint with its events; within another one, a part of it."""
+        if self._connection.info.transaction_status != TransactionStatus.IDLE:
+            yield self._connection
+            return
         with self._connection.transaction():
             yield self._connection
         if self._told:

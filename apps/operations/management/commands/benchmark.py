@@ -116,7 +116,9 @@ def _house() -> Iterator[Mapping[str, str]]:
         HouseFailed: it did not open.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="netra-bench-", ignore_cleanup_errors=True)))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="netra-bench-", ignore_cleanup_errors=True))
+        )
         folder.chmod(0o711)  # PostgreSQL's service user has to pass through
         environment = {name: value for name, value in os.environ.items() if name not in _STORES}
         environment |= {"NETRA_HOME": str(folder / "home"), "NETRA_SAMPLE_DATA": "false", "NETRA_LOG_LEVEL": "WARNING"}
