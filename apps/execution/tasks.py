@@ -8,6 +8,7 @@ from celery.signals import worker_process_init, worker_process_shutdown, worker_
 from uuid6 import uuid7
 
 from apps.execution import tool_worker
+from apps.execution.context import scopes
 from apps.execution.doorbell import RUN_TOOL, WAKE
 from apps.execution.heartbeat import Heartbeat
 from apps.execution.models import WorkerProcess
@@ -55,7 +56,7 @@ def begin_to_beat(**_: Any) -> None:
     global _process_id, _heartbeat
     tool_worker.limit_memory()
     _process_id = uuid7()
-    _heartbeat = Heartbeat(_process_id, kind=WorkerProcess.Kind.TOOLS)
+    _heartbeat = Heartbeat(_process_id, kind=WorkerProcess.Kind.TOOLS, status=lambda: {"scopes": scopes.as_json()})
     _heartbeat.start()
 
 

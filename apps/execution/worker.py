@@ -52,7 +52,9 @@ class WorkerLoop:
         self._strays: set[tuple[int, int]] = set()
         self._sweep = periodic.Duty(name="sweep", every=LOOK_EVERY, work=partial(sweep, ring=self._take_up))
         self._ticked_at = time.monotonic()
-        self._heartbeat = Heartbeat(self.id, kind=WorkerProcess.Kind.AGENTS, is_well=self._is_well)
+        self._heartbeat = Heartbeat(
+            self.id, kind=WorkerProcess.Kind.AGENTS, status=ExecutionEngine.get_status, is_well=self._is_well
+        )
         self._heartbeat.start()
         self._thread = threading.Thread(target=self._loop.run_forever, name="runs", daemon=True)
         self._thread.start()
