@@ -1,8 +1,8 @@
 """What follows when a step has settled: the next steps, a pause, or the end of the run. One transaction each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -14,16 +14,15 @@ from uuid6 import uuid7
 
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Entry, Fact, Fenced
-from apps.conversations.models import Question, Run, Step, ToolCall
+from apps.conversations.models import Question, Run, Step
 from apps.errors import NetraError
 from apps.execution import claims, doorbell, releases
 from apps.execution.admission import patience
-from apps.execution.calls import closing
 from apps.execution.claims import Artifact, Claim
+from apps.execution.endings import UNSETTLED, close_calls, fail_run, let_next_start, workflow_of
 from apps.execution.registry import (
     Answer,
     Completed,
-    Effect,
     Failed,
     Outcome,
     Postponed,
@@ -35,13 +34,12 @@ from apps.execution.registry import (
 from apps.execution.releases import Changes, Fallback
 from apps.llm import ledger
 from apps.operations import flags
-from apps.operations.database import change, fetch, storable
+from apps.operations.database import fetch, storable
 from apps.operations.debug_points import point
 
 log = structlog.get_logger(__name__)
 
 FORMER_TAKES_OVER = "the new version failed; the former one takes over"
-_UNSETTLED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.RUNNING, Step.State.WAITING})
 _ACTIVE = frozenset({Step.State.READY, Step.State.RUNNING})
 
 
@@ -57,7 +55,6 @@ on conflict (run_id, role) where role = 'assistant' do update set
     text = coalesce(%(text)s, conversations_message.text), report = coalesce(%(report)s, conversations_message.report)
 returning id, text, report
 """
-_LET_NEXT_START = "update accounts_user set runnable = true where id = %(user)s"
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class WorkflowOrchestrator:
             journal.hold(self._context.fence)
             if any(releases.releases):
                 # Another step may have made the run fall back to the former workflow since this one was claimed.
-                self._use(_workflow_of(self._context.run_id))
+                self._use(workflow_of(self._context.run_id))
             match outcome:
                 case Completed():
                     return self._complete(outcome)
@@ -179,7 +176,7 @@ class WorkflowOrchestrator:
         readied, skipped = self._unlock(nodes)
         entries: list[Fact | Entry] = [(fact, context.step, context.attempt) for fact in facts]
         entries += [entry for node in skipped for entry in _skipping(node)]
-        if all(node.state not in _UNSETTLED for node in nodes.values()):
+        if all(node.state not in UNSETTLED for node in nodes.values()):
             self._complete_run(entries, self._store(answer or Answer(text=None)))
         else:
             if answer is not None:
@@ -308,7 +305,7 @@ class WorkflowOrchestrator:
             lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.QUEUED, not_before=min(postponed))
         else:
             lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.WAITING)
-        change(_LET_NEXT_START, {"user": self._context.principal.user_id})
+        let_next_start(self._context.principal.user_id)
 
     # --- The run has ended -------------------------------------------------------------------------------------------
 
@@ -329,11 +326,11 @@ class WorkflowOrchestrator:
         releases.record_outcomes(
             run_id=context.run_id, user_id=context.principal.user_id, workflow=self._workflow, succeeded=True
         )
-        change(_LET_NEXT_START, {"user": context.principal.user_id})
+        let_next_start(context.principal.user_id)
 
 
 def _is_unlocked(node: _Node, nodes: Mapping[str, _Node]) -> bool:
-    return node.state == Step.State.BLOCKED and all(nodes[name].state not in _UNSETTLED for name in node.depends_on)
+    return node.state == Step.State.BLOCKED and all(nodes[name].state not in UNSETTLED for name in node.depends_on)
 
 
 def _skipping(node: _Node) -> list[Entry]:
@@ -342,10 +339,6 @@ def _skipping(node: _Node) -> list[Entry]:
     told = [Fact("step_started", {"agent": node.agent}), Fact("step_completed", skipped)]
     # One that was begun already, before the former version took over, is open.
     return [(fact, node.name, node.attempt) for fact in (told[1:] if node.attempt else told)]
-
-
-def _workflow_of(run: UUID) -> str:
-    return Run.objects.values_list("workflow", flat=True).get(pk=run)
 
 
 class HandOverInvalid(NetraError):
@@ -369,81 +362,3 @@ def typed(artifacts: Mapping[str, Artifact]) -> dict[str, BaseModel]:
         except ValueError as error:
             raise HandOverInvalid(f"{name} handed over no {promised.__name__}.") from error
     return checked
-
-
-# --- The end of a run, by whoever brings it about; the caller has a transaction open ---------------------------------
-
-
-def fail_run(*, run: UUID, thread: UUID, user: UUID, failure: Failed, source: str = Run.State.RUNNING) -> None:
-    """End a run with one `agent_error`; as `end_run`.
-
-    Raises:
-        Fenced: it is not the live run of its thread.
-    """
-    said = {
-        "code": failure.code,
-        "detail": failure.detail,
-        "retryable": failure.retryable,
-        "suggestions": list(failure.suggestions),
-        "support_id": failure.support_id,
-    }
-    end_run(
-        run=run,
-        thread=thread,
-        user=user,
-        source=source,
-        to=Run.State.FAILED,
-        terminal=Fact("agent_error", said),
-        usage=ledger.usage_of_run(run),
-        error_code=failure.code,
-        error_detail=failure.detail,
-        support_id=failure.support_id,
-    )
-
-
-def end_run(*, run: UUID, thread: UUID, user: UUID, source: str, to: str, terminal: Fact, **fields: object) -> None:
-    """Close whatever the run opened, say how it ended, and let its owner's next run start.
-
-    The caller holds the thread's lock.
-
-    Raises:
-        Fenced: it is not the live run of its thread, or not in the state `source`.
-    """
-    now = timezone.now()
-    entries: Sequence[Fact | Entry] = [*_open_pairs(run, now), terminal]
-    journal.append_to_run(thread=thread, run=run, facts=entries)
-    if not lifecycle.move_run(run, source=source, to=to, finished_at=now, **fields):
-        raise Fenced(f"Run {run} has ended already.")
-    ledger.close_run(run)
-    if to == Run.State.FAILED:
-        releases.record_outcomes(run_id=run, user_id=user, workflow=_workflow_of(run), succeeded=False)
-    # A step being claimed at this moment is passed over: its claim waits for the thread and then finds itself fenced.
-    claims.bury(run)
-    change(_LET_NEXT_START, {"user": user})
-
-
-def _open_pairs(run_id: UUID, now: datetime) -> list[Entry]:
-    """The facts that close whatever a run opened; the caller holds the thread's lock and appends them.
-
-    Rows of running steps are left alone: they belong to their workers, whose next write finds itself fenced.
-    """
-    entries: list[Entry] = []
-    for step in Step.objects.filter(run_id=run_id, attempt__gt=0, state__in=_UNSETTLED):
-        stopped = {"agent": step.agent, "status": "cancelled", "summary": "Stopped.", "confidence": None}
-        facts = [*close_calls(run_id, step.name, now), Fact("step_completed", stopped)]
-        entries += [(fact, step.name, step.attempt) for fact in facts]
-    return entries
-
-
-def close_calls(run_id: UUID, step: str, now: datetime) -> list[Fact]:
-    """Close the calls of a step that nobody will finish, and answer their closing facts."""
-    facts = []
-    # Locked, so that a tool worker begins none of them in between.
-    open_calls = ToolCall.objects.select_for_update(no_key=True).filter(run_id=run_id, step=step, finished_at=None)
-    for call in open_calls.order_by("id"):
-        harmless = call.effect == Effect.PURE or call.started_at is None
-        status = ToolCall.State.FAILED if harmless else ToolCall.State.UNKNOWN
-        closed = {"state": status, "error_code": "tool.cut_off", "finished_at": now, "payload": None}
-        ToolCall.objects.filter(pk=call.pk).update(**closed)
-        facts.append(closing(call, status=status, summary="Cut off before it answered.", now=now))
-    return facts

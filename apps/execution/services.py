@@ -18,7 +18,7 @@ from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Question, Run
 from apps.conversations.services import get_run, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
-from apps.execution import doorbell, orchestrator, questions, releases
+from apps.execution import doorbell, endings, questions, releases
 from apps.execution.registry import Workflow, workflows
 from apps.operations.database import change, fetch, storable
 from apps.realtime.schema import TEXT_LIMIT
@@ -300,7 +300,7 @@ def _cancel(run: Run, principal: Principal) -> None:
         lifecycle.move_run(run.pk, source=run.state, to=Run.State.CANCELLED, finished_at=timezone.now())
         User.objects.filter(pk=run.user_id).update(runnable=True)
     else:
-        orchestrator.end_run(
+        endings.end_run(
             run=run.pk,
             thread=run.thread_id,
             user=run.user_id,

@@ -14,7 +14,7 @@ from apps.conversations.journal import Fenced, lock_thread
 from apps.conversations.models import Run
 from apps.execution import calls, doorbell
 from apps.execution.calls import GRACE
-from apps.execution.orchestrator import fail_run
+from apps.execution.endings import fail_run
 from apps.execution.registry import TOOL_DEADLINE, Failed, tools
 from apps.operations.database import fetch
 from apps.operations.problems import new_support_id
