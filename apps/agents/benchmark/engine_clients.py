@@ -1,4 +1,4 @@
-"""`python -m apps.agents.benchmark.engine_clients`: people who start runs without a web process, in a process of their own.
+"""`python -m apps.agents.benchmark.engine_clients`: people who need no web process, in a process of their own.
 
 Reads `{"users", "runs"}` on standard input and prints `{"seconds", "first_event", "whole", "events"}` as `clients.py`
 does. Each user starts a run of `NETRA_WORKFLOW` through the service that REST and sockets call, and waits for the hint
@@ -9,8 +9,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any, cast
 from uuid import UUID
 
 import django
@@ -38,18 +39,18 @@ def closed_loop(users: list[str], runs: int) -> Taken:
     shares = [[create_thread(principal=person).pk for _ in range(runs // len(people))] for person in people]
 
     def go_on(person: Principal, threads: Sequence[UUID]) -> None:
-        hints = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=PATIENCE).pubsub()
+        hints = cast(Any, redis.Redis.from_url(settings.REDIS_URL, socket_timeout=PATIENCE)).pubsub()
+        heard = hints.listen()
         try:
             for thread in threads:
                 hints.subscribe(thread_channel(thread))
-                hints.get_message(timeout=None)
+                next(heard)  # it is subscribed; nobody speaks on the channels of runs that have ended
                 sent_at = time.monotonic()
                 start_run(principal=person, thread_id=thread, text="Do nothing.")
-                ended = _ended(hints)
+                ended = _ended(heard)
                 if ended != "agent_completed":
                     raise BrokenRun(f"A run ended with {ended}")
                 taken.whole.append(time.monotonic() - sent_at)
-                hints.unsubscribe(thread_channel(thread))
         except (BrokenRun, redis.RedisError) as error:
             wrong.append(error)
         finally:
@@ -68,14 +69,11 @@ def closed_loop(users: list[str], runs: int) -> Taken:
     return taken
 
 
-def _ended(hints: "redis.client.PubSub") -> str:
+def _ended(heard: Iterator[dict[str, Any]]) -> str:
     """The type of the terminal event, once it is heard."""
-    while True:
-        message = hints.get_message(timeout=None)
-        if message is not None and message["type"] == "message":
-            types = {event["type"] for event in json.loads(message["data"])["events"]}
-            if ended := types & TERMINAL:
-                return str(ended.pop())
+    messages = (json.loads(message["data"]) for message in heard if message["type"] == "message")
+    types = (event["type"] for hint in messages for event in hint["events"])
+    return next(str(type_) for type_ in types if type_ in TERMINAL)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def nothing(run: str, thread: str, person: str) -> None:
 
 @app.task(name="benchmark.recipe")
 def recipe(run: str, thread: str, person: str) -> None:
-    """The least that keeps a run's record: claim, three appends, the end; five commits, four hints. The run is there."""
+    """The least that keeps a run's record: claim, three appends, the end; five commits, four hints."""
     work = Work(run, thread, person)
     with work.commit() as connection:
         connection.execute(_CLAIM, [run])
@@ -180,6 +180,7 @@ def prepare(connection: "psycopg.Connection[Any]", task: str, *, people: int, ru
     persons = [str(uuid7()) for _ in range(people)]
     prepared = [(str(uuid7()), str(uuid7()), persons[number % people]) for number in range(runs)]
     with connection.cursor() as cursor:
+        cursor.execute(SCHEMA)
         cursor.executemany("insert into benchmark.person (id) values (%s)", [[person] for person in persons])
         if _THREAD in PREPARED[task]:
             cursor.executemany(_THREAD, [[thread, ORGANIZATION, person] for _, thread, person in prepared])

@@ -47,13 +47,14 @@ def _do(task: Any, share: Iterator[Ids], taken: Taken) -> None:
 
 def _send(task: Any, share: Iterator[Ids], taken: Taken) -> None:
     with floor.redis_at(floor.app.conf.broker_url) as redis, redis.pubsub() as hints:
+        messages = hints.listen()
         for run, thread, person in share:
             hints.subscribe(floor.channel_of(thread))
-            hints.get_message(timeout=None)
+            next(messages)  # it is subscribed; nobody speaks on the channels of runs that have ended
             sent_at = time.monotonic()
             task.delay(run, thread, person)
             heard = 0
-            for type_ in _types(hints):
+            for type_ in _types(messages):
                 heard += 1
                 if type_ == floor.STARTED:
                     taken.first_event.append(time.monotonic() - sent_at)
@@ -61,15 +62,12 @@ def _send(task: Any, share: Iterator[Ids], taken: Taken) -> None:
                     break
             taken.whole.append(time.monotonic() - sent_at)
             taken.events.append(heard)
-            hints.unsubscribe(floor.channel_of(thread))
 
 
-def _types(hints: Any) -> Iterator[str]:
+def _types(messages: Iterator[dict[str, Any]]) -> Iterator[str]:
     """The types of the events of a subscription, as they are heard."""
-    while True:
-        message = hints.get_message(timeout=None)
-        if message is not None and message["type"] == "message":
-            yield from (event["type"] for event in json.loads(message["data"])["events"])
+    hints = (json.loads(message["data"]) for message in messages if message["type"] == "message")
+    return (event["type"] for hint in hints for event in hint["events"])
 
 
 if __name__ == "__main__":

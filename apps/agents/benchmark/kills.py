@@ -52,7 +52,6 @@ def _kill(client: Client, database: "psycopg.Connection[Any]", *, spare: bool) -
         seconds = time.monotonic() - killed_at
         if recovering["attempt"] != 2:
             raise BrokenRound(f"After the kill came {recovering}")
-        events.close()
         client.post(f"/api/runs/{run}/cancel/", {})
         return seconds
 

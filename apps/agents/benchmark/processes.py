@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from django.conf import settings
 from psycopg.conninfo import conninfo_to_dict
 
-from apps.agents.benchmark import floor
 from apps.agents.benchmark.clients import Taken
 from apps.errors import NetraError
 from apps.operations import benchmarks
@@ -113,8 +111,6 @@ def floor_environment() -> dict[str, str]:
 @contextmanager
 def floor_worker(pool: str, size: int) -> Iterator[int]:
     """A Celery worker with the floor's tasks, warm; its process id."""
-    with psycopg.connect(benchmarks.house()["database_url"], autocommit=True) as connection:
-        connection.execute(floor.SCHEMA)
     words = ("-m", "celery", "--quiet", "-A", "apps.agents.benchmark.floor", "worker", *_PLAIN)
     environment = dict(os.environ) | floor_environment() | {"PYTHONWARNINGS": "ignore"}
     with running(*words, "-P", pool, "-c", str(size), "-n", "floor@%h", environment=environment) as worker:

@@ -21,9 +21,7 @@ from apps.operations.benchmarks import peak_mib
 def on_threads(url: str, calls: int, request: dict[str, Any]) -> None:
     """A thread for each call."""
     with OpenAI(base_url=url, api_key="none", max_retries=0) as client, ThreadPoolExecutor(calls) as pool:
-        answers = [pool.submit(client.chat.completions.create, **request) for _ in range(calls)]
-        for answer in answers:
-            answer.result()
+        list(pool.map(lambda _: client.chat.completions.create(**request), range(calls)))
 
 
 async def on_a_loop(url: str, calls: int, request: dict[str, Any]) -> None:

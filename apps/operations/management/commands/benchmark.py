@@ -60,7 +60,10 @@ class Command(NetraCommand):
         rows = [self._taken(benchmark, quick) for benchmark in wanted]
         self.tell({"rows": [asdict(row) for row in rows]})
         if not self.as_json:
-            Console(file=self.stdout).print(table(rows))
+            console = Console(width=100)
+            with console.capture() as drawn:
+                console.print(table(rows))
+            self.say(drawn.get())
         return all(row.holds is not False for row in rows)
 
     def _taken(self, benchmark: Benchmark, quick: bool) -> Row:
@@ -99,7 +102,7 @@ def _in_a_house(words: Sequence[str]) -> bool:
         raise NotOnThisSystem("The processes of a house are measured through /proc, which only Linux has.")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     with _house() as environment:
-        command = [sys.executable, CHECKOUT / "manage.py", "benchmark", "--in-house", *words]
+        command = [sys.executable, str(CHECKOUT / "manage.py"), "benchmark", "--in-house", *words]
         code = subprocess.run(command, env=environment).returncode
     if code == COULD_NOT_RUN:
         sys.exit(code)  # it has said why
