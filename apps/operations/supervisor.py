@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from apps.errors import NetraError
 from apps.operations.processes import ended, signal_group
 
-FIRST_WAIT = 0.5  # seconds before the first restart; doubles with each further one
+FIRST_WAIT = 0.1  # seconds before the first restart; doubles with each further one
 LONGEST_WAIT = 30.0  # seconds
 STABLE_AFTER = 5.0  # seconds of life after which earlier deaths are forgotten
 LOOK_EVERY = 0.1  # seconds
@@ -94,7 +94,7 @@ def wait_before_restart(deaths: int) -> float:
     """Seconds to wait after one more death when there were `deaths` before; doubles, then stays at the cap.
 
     >>> [wait_before_restart(n) for n in (0, 1, 2, 99)]
-    [0.5, 1.0, 2.0, 30.0]
+    [0.1, 0.2, 0.4, 30.0]
     """
     return float(min(FIRST_WAIT * 2 ** min(deaths, 16), LONGEST_WAIT))
 

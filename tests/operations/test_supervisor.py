@@ -47,7 +47,7 @@ def test_a_child_that_dies_is_started_again_after_a_wait_that_grows(supervisor, 
     child = supervisor.start(Child(name="worker", spawn=python("raise SystemExit(3)")))
     now = time.monotonic()
 
-    for expected in (0.5, 1.0, 2.0):
+    for expected in (0.1, 0.2, 0.4):
         child.process.wait()
         supervisor.look(now)
         assert child.due_at == now + expected
@@ -57,7 +57,7 @@ def test_a_child_that_dies_is_started_again_after_a_wait_that_grows(supervisor, 
         supervisor.look(now)
         assert child.due_at is None
 
-    assert said[0] == "The worker ended (exit status 3); it starts again in 0.5 s."
+    assert said[0] == "The worker ended (exit status 3); it starts again in 0.1 s."
 
 
 def test_a_stable_life_forgets_earlier_deaths(supervisor):
