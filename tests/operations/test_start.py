@@ -66,8 +66,8 @@ def test_a_house_opens_heals_itself_and_closes_within_five_seconds(directory):
         assert not (house.home / "house.json").exists()
 
     said = "".join(house.errors)
-    assert "The web process ended (killed by SIGKILL); it starts again in 0.5 s." in said
-    assert "The PostgreSQL ended (killed by SIGKILL); it starts again in 0.5 s." in said
+    assert "The web process ended (killed by SIGKILL); it starts again in 0.1 s." in said
+    assert "The PostgreSQL ended (killed by SIGKILL); it starts again in 0.1 s." in said
     assert "Nothing leaves this machine" in said
     assert "Traceback" not in said.split("ended (killed")[0]
 

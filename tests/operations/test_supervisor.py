@@ -79,7 +79,7 @@ def test_a_start_that_fails_waits_like_a_death(supervisor, said):
 
     supervisor.look(now + 1)
 
-    assert said[-1] == "The Redis ended (the disk is full); it starts again in 1 s."
+    assert said[-1] == "The Redis ended (the disk is full); it starts again in 0.2 s."
 
 
 def test_what_a_dead_child_left_behind_is_ended(supervisor):
