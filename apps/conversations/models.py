@@ -233,6 +233,7 @@ class Question(models.Model):
     step = models.CharField(max_length=64)
     call = models.CharField(max_length=100)  # the tool call, or what the step calls the data
     reason = models.CharField(max_length=16, choices=Reason.choices)
+    effect_key = models.CharField(max_length=64, blank=True, db_default="", editable=False)  # of the call it is about
     asked_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     expires_at = models.DateTimeField()
     answered_at = models.DateTimeField(null=True, blank=True)

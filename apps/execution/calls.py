@@ -120,10 +120,14 @@ def open_call(context: UserExecutionContext, tool: Tool, arguments: dict[str, An
         return _begin(context, tool, arguments, call, key, spent)
     row = ToolCall.objects.get(pk=made)
     if row.idempotency_key != key:
-        raise ToolCallMismatch(f"Call {call!r} was made before with other arguments.")
+        raise _mismatch(call)
     if row.finished_at is not None or (row.place == Place.WORKER and row.state != ToolCall.State.UNKNOWN):
         return Opened(row=row)
     return _resume(context, tool, row)
+
+
+def _mismatch(call: str) -> ToolCallMismatch:
+    return ToolCallMismatch(f"Call {call!r} was made before with other arguments.")
 
 
 def find(context: UserExecutionContext, call: str) -> ToolCall | None:
@@ -141,7 +145,7 @@ def _begin(
 ) -> Opened:
     ruling = may_call(tool, spent, approved=False)
     if ruling.verdict == Verdict.APPROVAL_NEEDED:
-        _require_leave(context, tool, masked(arguments), call)
+        _require_leave(context, tool, masked(arguments), call, key)
         ruling = may_call(tool, spent, approved=True)
     if ruling.verdict != Verdict.ALLOWED:
         raise ToolRefused(ruling.verdict, ruling.reason)
@@ -167,12 +171,15 @@ def _look(context: UserExecutionContext, call: str) -> tuple[int | None, Spent]:
     return made, Spent(last_minute=last_minute, last_day=last_day, per_minute=per_minute, per_day=per_day)
 
 
-def _require_leave(context: UserExecutionContext, tool: Tool, shown: Mapping[str, Any], call: str) -> None:
+def _require_leave(context: UserExecutionContext, tool: Tool, shown: Mapping[str, Any], call: str, key: str) -> None:
     reason = Question.Reason.UNSAFE
-    said = questions.ask_for_leave(context, call=call, tool=tool.name, arguments=shown, reason=reason).value
-    if said is None:
+    said = questions.ask_for_leave(context, call=call, tool=tool.name, arguments=shown, reason=reason, effect_key=key)
+    # Leave was asked for what was shown; a later attempt that wants something else under the same name has none.
+    if said.effect_key != key:
+        raise _mismatch(call)
+    if said.value is None:
         raise Interruption(Waiting(call=call))
-    if said != "approve":
+    if said.value != "approve":
         raise ToolRefused("denied", f"{tool.name}: its use was not approved.")
 
 
@@ -184,7 +191,9 @@ def _resume(context: UserExecutionContext, tool: Tool, row: ToolCall) -> Opened:
         _doubt(context, row)
     reason = Question.Reason.UNKNOWN_EFFECT
     shown = row.arguments
-    said = questions.ask_for_leave(context, call=row.call, tool=tool.name, arguments=shown, reason=reason).value
+    said = questions.ask_for_leave(
+        context, call=row.call, tool=tool.name, arguments=shown, reason=reason, effect_key=row.idempotency_key
+    ).value
     if said is None:
         raise Interruption(Waiting(call=row.call))
     if said == "retry":

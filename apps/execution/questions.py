@@ -38,22 +38,25 @@ class NotWaiting(NetraError):
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """What a person said; `value` is None while they have said nothing."""
+    """What a person said, and about which effect; `value` is None while they have said nothing."""
 
     value: Any
+    effect_key: str = ""  # empty: about data
 
 
 def ask_for_leave(
-    context: UserExecutionContext, *, call: str, tool: str, arguments: Mapping[str, Any], reason: str
+    context: UserExecutionContext, *, call: str, tool: str, arguments: Mapping[str, Any], reason: str, effect_key: str
 ) -> Answered:
     """The answer to whether a tool call may be made; asks if it was not asked before. `arguments` are shown.
+
+    What was asked before under that name may have been about another effect: compare the keys.
 
     Raises:
         Fenced: the step is not held any more.
     """
     expires_at = timezone.now() + LEAVE_WITHIN
     said = {"call": call, "tool": tool, "arguments": arguments, "reason": reason, "expires_at": expires_at}
-    return _ask(context, call, reason, expires_at, Fact("approval_requested", said))
+    return _ask(context, call, reason, expires_at, Fact("approval_requested", said), effect_key)
 
 
 def ask_for_data(context: UserExecutionContext, *, call: str, items: Sequence[Mapping[str, Any]]) -> Answered:
@@ -63,15 +66,17 @@ def ask_for_data(context: UserExecutionContext, *, call: str, items: Sequence[Ma
     return _ask(context, call, Question.Reason.DATA, expires_at, asked)
 
 
-def _ask(context: UserExecutionContext, call: str, reason: str, expires_at: Any, asked: Fact) -> Answered:
+def _ask(
+    context: UserExecutionContext, call: str, reason: str, expires_at: Any, asked: Fact, effect_key: str = ""
+) -> Answered:
     with transaction.atomic():
         named = {"run_id": context.run_id, "step": context.step, "call": call, "reason": reason}
         earlier = Question.objects.filter(**named).first()
         if earlier is not None:
-            return Answered(value=earlier.value)
+            return Answered(value=earlier.value, effect_key=earlier.effect_key)
         journal.append(context.fence, asked)
-        Question.objects.create(**named, expires_at=expires_at)
-    return Answered(value=None)
+        Question.objects.create(**named, expires_at=expires_at, effect_key=effect_key)
+    return Answered(value=None, effect_key=effect_key)
 
 
 def forget(context: UserExecutionContext, *, call: str, reason: str) -> None:

@@ -718,3 +718,23 @@ def test_answers_over_rest_say_what_became_of_them(waiting, outcomes, client_for
     assert answer(alice, value="approve", call="c2") == (409, "run.not_waiting")
     assert answer(alice, value="approve", call="c1")[0] == 200
     assert answer(alice, value="approve") == (409, "run.not_waiting")
+
+
+# --- What leave does not cover ---------------------------------------------------------------------------------------
+
+
+def test_leave_covers_the_call_that_was_shown_and_no_other(script, waiting, say, work_on):
+    wanted = ["harmless", "harmful"]
+
+    async def act(scope):
+        await scope.tools.execute_tool("guarded", {"text": wanted.pop(0)}, call="c1")
+        return await script._note(scope)
+
+    script.first = act
+    run = waiting()
+
+    say(run, "approve")
+    work_on(run)
+
+    assert script.tool_runs == []
+    assert Run.objects.get(pk=run).error_code == "tool.call_mismatch"
