@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from argparse import SUPPRESS
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from apps.errors import NetraError
 from apps.operations import benchmarks
 from apps.operations.benchmarks import Benchmark, Row
 from apps.operations.commands import COULD_NOT_RUN, NetraCommand
+from apps.operations.configuration import is_set
 from apps.operations.processes import ended, spawn
 from apps.operations.startup import CHECKOUT
 
@@ -28,6 +30,12 @@ CORES = 2  # that the house, its clients and the floors share
 CLOSES_WITHIN = 15.0  # seconds
 _STORES = ("DATABASE_URL", "REDIS_URL")
 _ANSWERS = {None: "", True: "yes", False: "NO"}
+
+
+class StoresConfigured(NetraError):
+    """What is measured writes a lot, and not into stores that are used."""
+
+    code = "benchmark.stores_configured"
 
 
 class NotOnThisSystem(NetraError):
@@ -50,13 +58,16 @@ class Command(NetraCommand):
         super().add_arguments(parser)
         parser.add_argument("--only", action="append", default=[], metavar="NAME", help="rows whose names begin so")
         parser.add_argument("--quick", action="store_true", help="one round instead of three, fewer runs and kills")
-        parser.add_argument("--in-house", action="store_true", help="use the stores of the running house")
+        # Given by this command to itself: the settings know the stores of a house that is there to be measured.
+        parser.add_argument("--in-house", action="store_true", help=SUPPRESS)
 
     def run(self, *, only: Sequence[str], quick: bool, in_house: bool, **_: Any) -> bool:
         benchmarks.discover()
         wanted = benchmarks.chosen(only)
         if not in_house and any(benchmark.in_house for benchmark in wanted):
             return _in_a_house([*(f"--only={name}" for name in only), *["--quick"] * quick, *["--json"] * self.as_json])
+        if in_house and not benchmarks.house().get("database_url"):
+            raise StoresConfigured("This house has stores that are used; leave out --in-house.")
         rows = [self._taken(benchmark, quick) for benchmark in wanted]
         self.tell({"rows": [asdict(row) for row in rows]})
         if not self.as_json:
@@ -96,11 +107,15 @@ def _in_a_house(words: Sequence[str]) -> bool:
     """Do this command again in a process whose settings know the stores of a new house; answers whether all holds.
 
     Raises:
-        NotOnThisSystem, HouseFailed: it could not be done.
+        NotOnThisSystem, StoresConfigured, HouseFailed: it could not be done.
     """
     if sys.platform != "linux":
         raise NotOnThisSystem("The processes of a house are measured through /proc, which only Linux has.")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    if outside := [name for name in _STORES if is_set(name) and name not in os.environ]:
+        raise StoresConfigured(
+            f"A benchmark needs stores of its own; take {' and '.join(outside)} out of .env meanwhile."
+        )
     with _house() as environment:
         command = [sys.executable, str(CHECKOUT / "manage.py"), "benchmark", "--in-house", *words]
         code = subprocess.run(command, env=environment).returncode
