@@ -65,7 +65,7 @@ class ToolAnswer:
 class Result:
     """How the work of a tool ended."""
 
-    status: str  # succeeded, failed or unknown
+    status: str  # succeeded, failed or unknown; refused where a tool worker may not begin
     result: Mapping[str, Any] | None = None
     code: str = ""
     summary: str

@@ -17,7 +17,8 @@ from apps.execution.context import UserExecutionContext, context_for
 from apps.operations.database import change, fetch
 
 # A run that is queued again, after waiting, has ready steps: they are for whoever admits it, within its user's limit.
-# The role is the one that the run's owner has *now*: who was removed meanwhile acts as a viewer, who may do nothing.
+# The role is the one that the run's owner has *now*: who was removed or deactivated meanwhile acts as a viewer, who may
+# do nothing.
 _CLAIM = """
 with claimed as (
     update conversations_step step set state = 'running', attempt = step.attempt + 1, worker = %(worker)s,
@@ -33,13 +34,14 @@ with claimed as (
         run.workflow
 )
 select claimed.*, thread.user_id as thread_user, thread.organization_id as thread_organization,
-    organization.plan_id as plan, membership.role, person.is_staff
+    organization.plan_id as plan, membership.role, person.is_staff and person.is_active
 from claimed
 join conversations_thread thread on thread.id = claimed.thread_id
 join accounts_organization organization on organization.id = claimed.organization_id
 join accounts_user person on person.id = claimed.user_id
 left join accounts_membership membership
     on membership.user_id = claimed.user_id and membership.organization_id = claimed.organization_id
+        and person.is_active
 """
 _ARTIFACTS = """
 select name, agent, artifact from conversations_step

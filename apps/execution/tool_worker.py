@@ -17,6 +17,7 @@ from apps.conversations.models import ToolCall
 from apps.execution import calls
 from apps.execution.calls import Result
 from apps.execution.context import UserExecutionContext, context_for, user_execution_scope
+from apps.execution.permissions import Verdict, may_use
 from apps.execution.registry import Interruption, Tool, postponed, tools
 from apps.execution.tool_runs import breaker_of, run_tool
 from apps.operations.database import fetch, through_outage_here
@@ -37,13 +38,14 @@ with claimed as (
         call.deadline_at, run.id as run, run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset,
         thread.user_id as thread_user, thread.organization_id as thread_organization
 )
-select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role, person.is_staff
+select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role, person.is_staff and person.is_active
 from claimed
 join conversations_step step on step.run_id = claimed.run and step.name = claimed.step
 join accounts_organization organization on organization.id = claimed.organization_id
 join accounts_user person on person.id = claimed.user_id
 left join accounts_membership membership
     on membership.user_id = claimed.user_id and membership.organization_id = claimed.organization_id
+        and person.is_active
 """
 
 
@@ -128,6 +130,10 @@ def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
 
 
 async def _run(tool: Tool, row: _Row, context: UserExecutionContext, permit: Permit) -> Result:
+    # The call may have lain here for long: the rights that count are those of now.
+    ruling = may_use(context, tool)
+    if ruling.verdict != Verdict.ALLOWED:
+        return Result(status="refused", code=f"tool.{ruling.verdict}", summary=ruling.reason)
     arguments = tool.arguments.model_validate_json(row.payload)
     async with user_execution_scope(context):
         try:

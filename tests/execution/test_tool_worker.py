@@ -15,7 +15,7 @@ from django.utils import timezone
 from pydantic import BaseModel
 from uuid6 import uuid7
 
-from apps.accounts.models import Membership
+from apps.accounts.models import Membership, User
 from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.execution import admission, calls, claims, doorbell, services, tool_worker
 from apps.execution.calls import DEADLY
@@ -264,16 +264,6 @@ def test_a_call_that_does_not_exist_or_is_of_another_release_is_left_alone(proce
     tool_worker.run_call(0, worker=process.id)
 
     assert look(row).state == ToolCall.State.INTENDED
-
-
-def test_who_was_removed_meanwhile_acts_through_no_tool_worker_as_more_than_a_viewer(process, begun, alice):
-    process.asleep = True
-    _, row = begun("far")
-    Membership.objects.filter(user=alice).delete()
-
-    tool_worker.run_call(row.pk, worker=process.id)
-
-    assert process.seen[0].principal.role == Membership.Role.VIEWER
 
 
 # --- Lost in the middle ----------------------------------------------------------------------------------------------
@@ -573,3 +563,28 @@ def test_a_process_gets_only_so_much_memory_and_goes_on_without_more(settings):
 def test_without_a_limit_there_would_be_more():
     assert settings.TOOL_MEMORY_MIB * 1024**2 < 2 * 1024**3
     assert in_a_child(lambda: len(bytearray(2 * 1024**3))) == 2 * 1024**3
+
+
+# --- Rights lost meanwhile -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["removed", "made a viewer", "deactivated"])
+def test_a_call_is_refused_when_its_user_lost_the_right_before_it_began(process, begun, alice, thread, lost):
+    process.asleep = True
+    _, row = begun("far_unsafe")
+    places = Membership.objects.filter(user=alice)
+    match lost:
+        case "removed":
+            places.delete()
+        case "made a viewer":
+            places.update(role=Membership.Role.VIEWER)
+        case "deactivated":
+            User.objects.filter(pk=alice.pk).update(is_active=False)
+
+    process.begin(row.pk)
+    process.join()
+
+    assert process.seen == []
+    row = look(row)
+    assert (row.state, row.error_code, row.payload) == ("refused", "tool.denied", None)
+    assert events_of(thread)[-1]["data"]["status"] == "refused"

@@ -7,7 +7,7 @@ import pytest
 from django.db import OperationalError, connection
 from uuid6 import uuid7
 
-from apps.accounts.models import Membership, Plan
+from apps.accounts.models import Membership, Plan, User
 from apps.conversations.models import Message, Question, Run, Step, Thread, ToolCall
 from apps.conversations.services import RunNotFound, create_thread
 from apps.errors import Forbidden, Invalid
@@ -738,3 +738,21 @@ def test_leave_covers_the_call_that_was_shown_and_no_other(script, waiting, say,
 
     assert script.tool_runs == []
     assert Run.objects.get(pk=run).error_code == "tool.call_mismatch"
+
+
+def test_whoever_was_deactivated_meanwhile_calls_no_tool_and_is_no_operator(script, start, work_on, alice):
+    seen = []
+
+    async def act(scope):
+        answer = await scope.tools.execute_tool("shout", {"text": "hey"}, call="c1")
+        seen.append((scope.context.operator, answer.status))
+        return await script._note(scope)
+
+    script.first = act
+    User.objects.filter(pk=alice.pk).update(is_staff=True)
+    run = start()
+
+    User.objects.filter(pk=alice.pk).update(is_active=False)
+    work_on(run)
+
+    assert (seen, script.tool_runs) == ([(False, "refused")], [])
