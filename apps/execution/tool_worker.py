@@ -38,7 +38,8 @@ with claimed as (
         call.deadline_at, run.id as run, run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset,
         thread.user_id as thread_user, thread.organization_id as thread_organization
 )
-select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role, person.is_staff and person.is_active
+select claimed.*, step.id, step.agent, step.attempt, organization.plan_id, membership.role,
+    person.is_staff and person.is_active
 from claimed
 join conversations_step step on step.run_id = claimed.run and step.name = claimed.step
 join accounts_organization organization on organization.id = claimed.organization_id
