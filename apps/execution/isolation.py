@@ -51,6 +51,7 @@ FOREIGN_REQUESTS: list[list[Any]] = [
     ["GET", "threads/$thread/events/"],
     ["STREAM", "threads/$thread/events/"],
     ["GET", "runs/$run/"],
+    ["GET", "runs/$run/trace/"],
     ["POST", "runs/$run/answer/", {"value": "approve"}],
     ["POST", "runs/$run/cancel/"],
     ["GET", "reports/$report/"],
