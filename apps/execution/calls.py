@@ -27,7 +27,10 @@ from apps.operations.debug_points import point
 
 log = structlog.get_logger(__name__)
 
-_SECRET = re.compile(r"secret|password|token|api_?key|authorization", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|passw(or)?d|passphrase|token|(api|access|private)[ _-]?key|authorization|bearer|credential|cookie",
+    re.IGNORECASE,
+)
 REPEATABLE = frozenset({Effect.PURE, Effect.IDEMPOTENT})
 DEADLY = 3  # attempts of a call in tool workers that may break off
 GRACE = 5.0  # seconds beyond its deadline after which a tool worker is killed

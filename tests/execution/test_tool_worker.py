@@ -588,3 +588,10 @@ def test_a_call_is_refused_when_its_user_lost_the_right_before_it_began(process,
     row = look(row)
     assert (row.state, row.error_code, row.payload) == ("refused", "tool.denied", None)
     assert events_of(thread)[-1]["data"]["status"] == "refused"
+
+
+@pytest.mark.parametrize(
+    "name", ["api-key", "X-Api-Key", "apiKey", "passwd", "credentials", "private_key", "accessKey", "Cookie", "bearer"]
+)
+def test_whatever_is_named_like_a_secret_is_masked(name):
+    assert calls.masked({"headers": [{name: "hunter2", "kept": 1}]}) == {"headers": [{name: "***", "kept": 1}]}
