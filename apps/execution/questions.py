@@ -20,6 +20,7 @@ from apps.operations.database import storable
 
 LEAVE_WITHIN = timedelta(hours=24)
 DATA_WITHIN = timedelta(days=7)
+DEEPEST_ANSWER = 50  # lists and objects within each other
 
 # What may be answered, by the reason of the question; data may be anything.
 ANSWERS: Mapping[str, tuple[str, str]] = {
@@ -96,10 +97,14 @@ def answer(run: Run, question: Question, *, by: UUID, value: Any) -> None:
     allowed = ANSWERS.get(question.reason)
     if allowed is not None and value not in allowed:
         raise Invalid(f"value: say {allowed[0]!r} or {allowed[1]!r}.")
-    if value is None:
+    if _is_deeper(value, DEEPEST_ANSWER):
+        raise Invalid(f"value: lists and objects may be nested {DEEPEST_ANSWER} deep.")
+    kept = storable(value)
+    if kept is None:
+        # Nor may it become nothing: a step that finds no answer would wait for one that nobody can give any more.
         raise Invalid("value: say something.")
     taken = Question.objects.filter(pk=question.pk, answered_at=None)
-    if taken.update(value=storable(value), answered_by=by, answered_at=timezone.now()) != 1:
+    if taken.update(value=kept, answered_by=by, answered_at=timezone.now()) != 1:
         raise NotWaiting("This has been answered already.")
     said = Fact("answer_received", {"by": by, "call": question.call, "value": value if allowed else None})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
@@ -113,6 +118,14 @@ def answer(run: Run, question: Question, *, by: UUID, value: Any) -> None:
     ):
         User.objects.filter(pk=run.user_id).update(runnable=True)
     doorbell.ring(run.pk)
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether more than `levels` lists and objects are nested in each other."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else None
+    if inner is None:
+        return False
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def open_questions(run: Run) -> list[Question]:
