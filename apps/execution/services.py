@@ -277,9 +277,12 @@ def cancel_run(*, principal: Principal, run_id: UUID) -> Run:
     """End a run now; whatever its workers still write finds itself fenced off.
 
     Raises:
+        Forbidden: viewers cannot.
         RunNotFound: it is not theirs.
         RunFinished: it has ended already.
     """
+    if not principal.may(Membership.Role.MEMBER):
+        raise Forbidden("Viewers cannot stop runs; an owner can give you the member role.")
     run = get_run(principal=principal, run_id=run_id)
     with transaction.atomic():
         # The thread's lock first, so that admission and settling are either done or wait.

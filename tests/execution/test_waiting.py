@@ -756,3 +756,38 @@ def test_whoever_was_deactivated_meanwhile_calls_no_tool_and_is_no_operator(scri
     work_on(run)
 
     assert (seen, script.tool_runs) == ([(False, "refused")], [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_an_answer_of_which_nothing_can_be_kept_is_refused(waiting, heard, say, value):
+    run = waiting()
+
+    with pytest.raises(Invalid, match="value"):
+        say(run, value)
+
+    assert Question.objects.get().answered_at is None
+    assert state_of(run) == Run.State.WAITING
+
+
+@pytest.mark.parametrize(("depth", "is_kept"), [(50, True), (51, False), (900, False)])
+def test_an_answer_may_be_nested_so_deep_and_no_deeper(waiting, heard, say, depth, is_kept):
+    run, value = waiting(), "deep"
+    for level in range(depth):
+        value = [value] if level % 2 else {"in": value}
+
+    if is_kept:
+        say(run, value)
+        assert Question.objects.get().value == value
+    else:
+        with pytest.raises(Invalid, match="nested"):
+            say(run, value)
+
+
+def test_a_viewer_cannot_stop_a_run(start, as_principal, alice):
+    run = start()
+    Membership.objects.filter(user=alice).update(role=Membership.Role.VIEWER)
+
+    with pytest.raises(Forbidden):
+        services.cancel_run(principal=as_principal(alice), run_id=run)
+
+    assert state_of(run) == Run.State.QUEUED
