@@ -54,6 +54,7 @@ update conversations_step step set worker = null, rung_at = clock_timestamp(), r
         then 'ready' else 'skipped' end
 where id = %(step)s and attempt = %(attempt)s and state = 'running'
 """
+_RUNS = "select 1 from conversations_run where id = %(run)s and state = 'running'"
 _ENDED = "not exists (select from conversations_thread thread where thread.live_run = %(run)s)"
 _BURY = f"""
 update conversations_step set state = 'skipped' where id in (
@@ -131,7 +132,7 @@ def take_step(run_id: UUID, *, worker: UUID) -> Claim | None:
     """As `claim_step`, within the caller's transaction.
 
     Raises:
-        Fenced: the run has ended.
+        Fenced: the run has ended, or was paused meanwhile.
     """
     found = fetch(_CLAIM, {"run": run_id, "worker": worker})
     return _opened(run_id, worker, _Row(*found[0])) if found else None
@@ -141,6 +142,9 @@ def _opened(run_id: UUID, worker: UUID, row: _Row) -> Claim:
     context = _context(run_id, worker, row)
     if opening := _opening(row):
         journal.append(context.fence, opening)
+    if row.attempt > 1 and not fetch(_RUNS, {"run": run_id}):
+        # A postponed step's time may come while somebody pauses its run; the append has waited for them to be done.
+        raise journal.Fenced(f"Run {run_id} was paused.")
     return Claim(
         context=context,
         workflow=row.workflow,

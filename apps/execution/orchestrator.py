@@ -322,7 +322,8 @@ class WorkflowOrchestrator:
         terminal = Fact("agent_completed", said)
         journal.append_to_run(thread=context.thread_id, run=context.run_id, facts=[*entries, terminal])
         moved = {"finished_at": timezone.now(), "usage": usage}
-        lifecycle.move_run(context.run_id, source=Run.State.RUNNING, to=Run.State.COMPLETED, **moved)
+        if not lifecycle.move_run(context.run_id, source=Run.State.RUNNING, to=Run.State.COMPLETED, **moved):
+            raise Fenced(f"Run {context.run_id} is not running any more.")
         releases.record_outcomes(
             run_id=context.run_id, user_id=context.principal.user_id, workflow=self._workflow, succeeded=True
         )

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import stamina
-from django.db import connection
+from django.db import connection, transaction
 from pydantic import BaseModel
 from uuid6 import uuid7
 
 from apps.accounts.models import Plan
+from apps.conversations import journal, lifecycle
 from apps.conversations.models import Message, Run, Step
 from apps.conversations.services import create_thread
 from apps.errors import NetraError
@@ -34,6 +35,7 @@ from apps.execution.registry import (
     workflows,
 )
 from apps.execution.sweep import sweep
+from apps.operations.database import fetch
 from tests.execution.conftest import (
     LONG_AGO,
     Note,
@@ -44,6 +46,7 @@ from tests.execution.conftest import (
     state_of,
     step_of,
     told,
+    wait_until,
 )
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -514,6 +517,34 @@ def test_a_run_of_which_everything_left_is_postponed_gives_back_its_place(
     sweep()
     work_on(run)
     assert state_of(run) == Run.State.COMPLETED
+
+
+def test_a_step_whose_time_comes_while_its_run_is_being_paused_is_not_begun(
+    define_workflow, postpone, start, work_on, thread
+):
+    define_workflow(StepSpec(name="left", agent="first"), StepSpec(name="right", agent="first"))
+    postpone("left")
+    run = start()
+    admission.admit_one()
+    left, _ = (claims.claim_step(run, worker=beat(uuid7())) for _ in range(2))
+    attempt(left)
+    let_time_pass(run)
+
+    def claim():
+        try:
+            return claims.claim_step(run, worker=beat(uuid7()))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as rival:
+        with transaction.atomic():
+            journal.lock_thread(thread.pk)
+            claiming = rival.submit(claim)
+            wait_until(lambda: fetch("select 1 from pg_locks where not granted", {}))
+            lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.QUEUED)
+        assert claiming.result(20) is None
+
+    assert (step_of(run, "left").state, step_of(run, "left").attempt) == ("ready", 1)
 
 
 def test_an_answer_is_heard_at_once_though_another_step_is_postponed(
