@@ -10,14 +10,14 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
-from apps.conversations import journal, lifecycle
+from apps.conversations import journal
 from apps.conversations.journal import Fact
-from apps.conversations.models import Run, Step
+from apps.conversations.models import Step
 from apps.execution import claims, doorbell, releases
 from apps.execution.claims import Claim
-from apps.execution.registry import STEP_DEADLINE, StepSpec, agents, workflows
+from apps.execution.endings import fail_run
+from apps.execution.registry import STEP_DEADLINE, Failed, StepSpec, agents, workflows
 from apps.operations.database import change, fetch
 from apps.operations.problems import new_support_id
 
@@ -149,15 +149,11 @@ def _refuse(queued: _Queued, user: UUID) -> None:
         lead = {"agent": name, "workflow": name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
     _set_running(queued, user, 0.0)
-    detail = f"This release has no workflow {name!r}."
-    error = {"code": "workflow.unknown", "detail": detail, "retryable": True, "support_id": new_support_id()}
-    ending = Fact("agent_error", error | {"suggestions": ["Ask again."]})
-    journal.append_to_run(thread=queued.thread, run=queued.run, facts=[ending])
-    lifecycle.move_run(
-        queued.run,
-        source=Run.State.RUNNING,
-        to=Run.State.FAILED,
-        finished_at=timezone.now(),
-        error_code="workflow.unknown",
-        error_detail=detail,
+    gone = Failed(
+        code="workflow.unknown",
+        detail=f"This release has no workflow {name!r}.",
+        retryable=True,
+        suggestions=("Ask again.",),
+        support_id=new_support_id(),
     )
+    fail_run(run=queued.run, thread=queued.thread, user=user, failure=gone)

@@ -7,15 +7,16 @@ import pytest
 from django.db import OperationalError, connection
 from uuid6 import uuid7
 
+from apps.accounts.models import User
 from apps.conversations import journal
 from apps.conversations.models import Message, Run, Step, Thread, ToolCall
 from apps.conversations.services import ThreadNotFound, create_thread
 from apps.execution import admission, calls, claims, services, worker
 from apps.execution.engine import MOST_LOSSES
 from apps.execution.orchestrator import WorkflowOrchestrator
-from apps.execution.registry import Completed, StepSpec, Workflow, tools, workflows
+from apps.execution.registry import Completed, Interruption, Postponed, StepSpec, Workflow, tools, workflows
 from apps.execution.sweep import sweep
-from tests.execution.conftest import LONG_AGO, Note, beat, state_of, told, wait_until
+from tests.execution.conftest import LONG_AGO, Note, assert_well_told, beat, state_of, told, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -188,6 +189,24 @@ def test_a_run_whose_workflow_is_gone_ends_visibly_and_stops_nobody(start, work_
     assert state_of(his) == Run.State.COMPLETED
     assert Run.objects.get(pk=lost).error_code == "workflow.unknown"
     assert told(thread)[-2:] == ["agent_started", "agent_error"]
+
+
+def test_a_run_whose_workflow_went_while_it_rested_closes_what_it_opened(start, work_on, script, thread):
+    async def later(scope):
+        raise Interruption(Postponed(seconds=3600, reason="The model rests."))
+
+    script.first = later
+    run = start()
+    work_on(run)
+    Run.objects.filter(pk=run).update(workflow="of-another-release", not_before=LONG_AGO)
+    User.objects.update(runnable=True)
+
+    assert admission.admit_one() == run
+
+    failed = Run.objects.get(pk=run)
+    assert (failed.state, failed.error_code, bool(failed.support_id)) == ("failed", "workflow.unknown", True)
+    assert set(Step.objects.filter(run=run).values_list("state", flat=True)) == {"skipped"}
+    assert_well_told(thread)
 
 
 def test_a_step_whose_agent_is_gone_ends_the_run_with_a_sentence(start, work_on):
