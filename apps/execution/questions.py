@@ -108,10 +108,9 @@ def answer(run: Run, question: Question, *, by: UUID, value: Any) -> None:
         raise NotWaiting("This has been answered already.")
     said = Fact("answer_received", {"by": by, "call": question.call, "value": value if allowed else None})
     journal.append_to_run(thread=run.thread_id, run=run.pk, facts=[said])
-    # A step that has not come to rest yet finds the answer when it asks again.
-    Step.objects.filter(run_id=run.pk, name=question.step, state=Step.State.WAITING).update(
-        state=Step.State.READY, reason="", rung_at=timezone.now()
-    )
+    waiting = Step.objects.filter(run_id=run.pk, name=question.step, state=Step.State.WAITING)
+    if not waiting.update(state=Step.State.READY, reason="", rung_at=timezone.now()):
+        return  # it has not come to rest yet, and finds the answer when it asks again; or it is over
     if lifecycle.move_run(run.pk, source=Run.State.WAITING, to=Run.State.QUEUED, rung_at=timezone.now()) or (
         # Another step of it is postponed; this one need not wait for that.
         Run.objects.filter(pk=run.pk, state=Run.State.QUEUED).update(not_before=None)

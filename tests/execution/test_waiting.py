@@ -383,6 +383,26 @@ def test_several_things_are_answered_one_by_one(start, define_workflow, script, 
     assert told(thread).count("data_requested") == told(thread).count("answer_received") == 2
 
 
+def test_an_answer_to_a_step_that_is_over_does_not_start_a_run_that_waits_for_another(
+    start, define_workflow, script, say, work_on
+):
+    async def ask(scope):
+        await scope.ask_for_data(ITEM, call=scope.context.step)
+        return await script._note(scope)
+
+    define_workflow(StepSpec(name="left", agent="first"), StepSpec(name="right", agent="first"))
+    script.first = ask
+    run = start()
+    work_on(run)
+    Step.objects.filter(run=run, name="left").update(state=Step.State.FAILED)
+
+    say(run, "too late", call="left")
+
+    assert state_of(run) == Run.State.WAITING
+    say(run, "in time", call="right")
+    assert state_of(run) == Run.State.QUEUED
+
+
 def test_answers_that_come_one_after_the_other_are_all_heard(start, define_workflow, script, say, work_on):
     define_workflow(StepSpec(name="left", agent="first"), StepSpec(name="right", agent="first"))
 
