@@ -25,15 +25,17 @@ from apps.resilience.breaker import BreakerOpen, Permit
 
 log = structlog.get_logger(__name__)
 
-# This process does one call at a time: one that it holds already is a claim of which it heard no more.
+# A call that this process holds already, under the attempt that it is about to take, is a claim of which it heard no
+# more. Under an earlier one it could not be closed: it may have taken effect, and is not this ring's to make.
 _CLAIM = """
 with claimed as (
-    update conversations_toolcall call set state = 'started', attempt = call.attempt + 1, worker = %(worker)s,
+    update conversations_toolcall call set state = 'started', attempt = %(seen)s + 1, worker = %(worker)s,
         started_at = coalesce(call.started_at, clock_timestamp()),
         deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
     from conversations_run run join conversations_thread thread on thread.live_run = run.id
     where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id
-        and (call.state = 'intended' or (call.state = 'started' and call.worker = %(worker)s))
+        and ((call.state = 'intended' and call.attempt = %(seen)s)
+            or (call.state = 'started' and call.attempt = %(seen)s + 1 and call.worker = %(worker)s))
     returning call.attempt, call.started_at, call.losses, call.step, call.payload, call.idempotency_key,
         call.deadline_at, run.id as run, run.thread_id, run.user_id, run.organization_id, run.goal, run.dataset,
         thread.user_id as thread_user, thread.organization_id as thread_organization
@@ -108,7 +110,7 @@ def _postpone(call_id: int, refusal: BreakerOpen) -> None:
 
 
 def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> None:
-    row = through_outage_here(_claim, call.pk, tool, worker)
+    row = through_outage_here(_claim, call, tool, worker)
     if row is None:
         return
     with structlog.contextvars.bound_contextvars(run=str(row.run), trace=row.run.hex, step=row.step, tool=tool.name):
@@ -125,8 +127,9 @@ def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> No
             through_outage_here(calls.take_back, call.pk, attempt=row.attempt)
 
 
-def _claim(call_id: int, tool: Tool, worker: UUID) -> _Row | None:
-    found = fetch(_CLAIM, {"call": call_id, "worker": worker, "seconds": tool.deadline})
+def _claim(call: ToolCall, tool: Tool, worker: UUID) -> _Row | None:
+    """Take the call under the attempt after the one that `call` was seen with; None when somebody else was quicker."""
+    found = fetch(_CLAIM, {"call": call.pk, "seen": call.attempt, "worker": worker, "seconds": tool.deadline})
     return _Row(*found[0]) if found else None
 
 

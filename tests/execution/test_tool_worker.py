@@ -149,7 +149,7 @@ def begun(start, worker, process):
 
 def claim(row, process):
     """Have a tool worker take the call, and say nothing more."""
-    return tool_worker._claim(row.pk, tools.get(row.tool), process)
+    return tool_worker._claim(look(row), tools.get(row.tool), process)
 
 
 def look(row):
@@ -253,6 +253,23 @@ def test_however_often_a_call_is_rung_for_it_is_run_once(process, outcomes, star
     process.join()
 
     assert len(process.seen) == 1
+
+
+def test_a_call_that_its_process_could_not_close_is_not_made_again_by_a_second_ring(asleep, begun):
+    _, row = begun("far_unsafe")
+    claim(row, asleep.id)
+
+    tool_worker.run_call(row.pk, worker=asleep.id)
+
+    assert asleep.seen == []
+    assert (look(row).state, look(row).attempt) == ("started", 1)
+
+
+def test_a_claim_of_which_no_more_was_heard_is_found_again(asleep, begun):
+    _, row = begun("far")
+    first, second = (tool_worker._claim(row, tools.get("far"), asleep.id) for _ in range(2))
+
+    assert (first.attempt, second.attempt) == (1, 1)
 
 
 def test_a_call_that_does_not_exist_or_is_of_another_release_is_left_alone(process, begun):
