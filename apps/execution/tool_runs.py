@@ -57,7 +57,7 @@ async def run_tool(
         result = _failed(error.code, error.detail)
     except MemoryError:
         permit.released()
-        result = _failed("tool.memory", f"{tool.name} needs more memory than a tool may have.")
+        result = _broken_off(tool, "tool.memory", f"{tool.name} needs more memory than a tool may have")
     except Exception as error:
         if deadline.expired() and seconds < tool.deadline:
             permit.released()  # the step's time was over, not the tool's
@@ -80,16 +80,20 @@ def _succeeded(tool: Tool, result: BaseModel) -> Result:
 
 
 def _overdue(tool: Tool, seconds: float) -> Result:
-    said = f"{tool.name} did not answer within {max(seconds, 0.0):.1f} s"
-    if tool.effect == Effect.UNSAFE:
-        return Result(status="unknown", code="tool.deadline", summary=f"{said}; whether it took effect is not known.")
-    return _failed("tool.deadline", f"{said}.")
+    return _broken_off(tool, "tool.deadline", f"{tool.name} did not answer within {max(seconds, 0.0):.1f} s")
 
 
 def _broken(tool: Tool, error: Exception) -> Result:
     support_id = new_support_id()
     log.error("Tool failed", tool=tool.name, support_id=support_id, exc_info=error)
-    return _failed("tool.failed", f"{tool.name} failed; support id {support_id}.")
+    return _broken_off(tool, "tool.failed", f"{tool.name} failed; support id {support_id}")
+
+
+def _broken_off(tool: Tool, code: str, said: str) -> Result:
+    """Only the tool itself could say, by a NetraError, that nothing has happened outside."""
+    if tool.effect == Effect.UNSAFE:
+        return Result(status="unknown", code=code, summary=f"{said}; whether it took effect is not known.")
+    return _failed(code, f"{said}.")
 
 
 def _failed(code: str, summary: str) -> Result:

@@ -510,6 +510,15 @@ class TestDispatcher:
         assert (answer.status, answer.code) == ("failed", code)
         assert "secret" not in answer.detail + str(events_of(thread))
 
+    @pytest.mark.parametrize("raised", [ConnectionResetError(), TimeoutError("own"), MemoryError()])
+    def test_an_unsafe_tool_that_breaks_off_may_have_taken_effect(self, call, script, raised):
+        def fail(arguments):
+            raise raised
+
+        script.hazard = fail
+
+        assert call("hazard").status == "unknown"
+
     @pytest.mark.parametrize(
         ("effect", "status"), [(Effect.PURE, "failed"), (Effect.IDEMPOTENT, "failed"), (Effect.UNSAFE, "unknown")]
     )
