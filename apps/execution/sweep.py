@@ -96,6 +96,11 @@ _EXPIRED = """
 select distinct run.id from conversations_run run join conversations_question question on question.run_id = run.id
 where run.state = 'waiting' and question.answered_at is null and question.expires_at < clock_timestamp() limit 200
 """
+# Whoever holds a user's row looks for a run of theirs, or sets this; and what stands still holds up no rescue.
+_RUNNABLE = """
+update accounts_user set runnable = true where id in (
+    select id from accounts_user where id = any(%s) for no key update skip locked)
+"""
 _FORGET = "delete from execution_workerprocess where beat_at < clock_timestamp() - interval '1 day'"
 
 
@@ -121,7 +126,7 @@ def _collect() -> set[UUID]:
         cursor.execute(_BURY)
         cursor.execute(_QUEUED)
         queued = cursor.fetchall()
-        cursor.execute("update accounts_user set runnable = true where id = any(%s)", [[row[1] for row in queued]])
+        cursor.execute(_RUNNABLE, [[row[1] for row in queued]])
         cursor.execute(_CALLS)
         for call_id, tool in cursor.fetchall():
             doorbell.ring_for_tool(call_id, seconds=_seconds_of(tool))

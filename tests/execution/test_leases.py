@@ -2,14 +2,17 @@
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from uuid6 import uuid7
 
+from apps.accounts.models import User
 from apps.conversations import journal
 from apps.conversations.journal import Fact, Fenced
 from apps.conversations.models import Message, Run, Step, ToolCall
+from apps.conversations.services import create_thread
 from apps.execution import admission, calls, claims, services, worker
 from apps.execution.engine import MOST_BARREN, MOST_LOSSES, ExecutionEngine
 from apps.execution.heartbeat import Heartbeat
@@ -84,6 +87,24 @@ def test_a_step_of_a_silent_worker_is_rescued_and_told(started, thread, rings, d
     assert recovering["type"] == "run_recovering"
     assert recovering["attempt"] == recovering["data"]["attempt"] == 2
     assert "the worker stopped" in recovering["data"]["reason"]
+
+
+def test_a_process_that_stands_still_with_its_users_row_holds_up_nobodys_rescue(started, start, as_principal, bob):
+    lost = claims.claim_step(started, worker=uuid7())
+    start(user=bob, thread_id=create_thread(principal=as_principal(bob)).pk)
+    Run.objects.update(rung_at=LONG_AGO)
+
+    def look():
+        try:
+            return sweep()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as somebody_else, transaction.atomic():
+        User.objects.select_for_update(no_key=True).get(pk=bob.pk)
+        assert somebody_else.submit(look).result(20) == 2
+
+    assert step_of(started, lost.context.step).state == Step.State.READY
 
 
 def test_a_step_is_rescued_once_however_many_look(started):
