@@ -96,6 +96,10 @@ _EXPIRED = """
 select distinct run.id from conversations_run run join conversations_question question on question.run_id = run.id
 where run.state = 'waiting' and question.answered_at is null and question.expires_at < clock_timestamp() limit 200
 """
+_IS_EXPIRED = """
+select 1 from conversations_question
+where run_id = %(run)s and answered_at is null and expires_at < clock_timestamp() limit 1
+"""
 # Whoever holds a user's row looks for a run of theirs, or sets this; and what stands still holds up no rescue.
 _RUNNABLE = """
 update accounts_user set runnable = true where id in (
@@ -151,6 +155,8 @@ def _expire(run_id: UUID) -> None:
     try:
         with transaction.atomic():
             lock_thread(run.thread_id)
+            if not fetch(_IS_EXPIRED, {"run": run_id}):
+                return  # it was answered just in time, and asks something else by now
             fail_run(run=run.pk, thread=run.thread_id, user=run.user_id, failure=expired, source=Run.State.WAITING)
     except Fenced as error:
         log.info("A run went on just before it expired", run=str(run.pk), reason=error.detail)

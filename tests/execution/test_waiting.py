@@ -15,7 +15,7 @@ from apps.execution import admission, claims, questions, services, worker
 from apps.execution.questions import NotWaiting
 from apps.execution.registry import Interruption, StepSpec, Waiting
 from apps.execution.services import IdempotencyMismatch, RunWaiting
-from apps.execution.sweep import sweep
+from apps.execution.sweep import _expire, sweep
 from apps.operations.database import in_database
 from tests.execution.conftest import LONG_AGO, Note, attempt, beat, events_of, state_of, step_of, told, wait_until
 
@@ -675,6 +675,14 @@ def test_nothing_expires_before_its_time_nor_after_its_answer(waiting, heard, sa
     work_on(run)
 
     assert state_of(run) == Run.State.COMPLETED
+
+
+def test_a_run_that_asks_something_else_by_now_does_not_expire_for_what_it_asked_before(waiting, heard):
+    run = waiting()
+
+    _expire(run)  # found expired before it was answered, and asks anew
+
+    assert state_of(run) == Run.State.WAITING
 
 
 def test_a_waiting_run_that_is_cancelled_closes_what_it_opened(waiting, heard, as_principal, alice, say, thread):
