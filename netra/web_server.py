@@ -41,6 +41,8 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
             super().handleContentChunk(data)
 
     def process(self) -> Any:
+        # Daphne lets whoever asks say below which path the site lies: what a proxy refuses would come in under another.
+        self.requestHeaders.removeHeader(b"daphne-root-path")
         return None if self._refused else super().process()
 
     def _refuse(self) -> None:
