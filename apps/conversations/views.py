@@ -23,7 +23,7 @@ from apps.conversations.serializers import (
 from apps.conversations.source import JournalSource
 from apps.errors import Forbidden, Invalid
 from apps.operations.pagination import ByAge
-from apps.realtime.stream import event_stream
+from apps.realtime.stream import event_stream, require_room
 
 AT_ONCE = 500  # events per answer
 
@@ -95,10 +95,13 @@ class EventsView(GenericAPIView):  # type: ignore[type-arg]
     )
     def get(self, request: Request, thread_id: UUID) -> HttpResponseBase:
         source = JournalSource()
-        last_seq = source.authorize(principal_of(request), thread_id)
+        principal = principal_of(request)
+        last_seq = source.authorize(principal, thread_id)
         after = _after(request)
         if isinstance(request.accepted_renderer, EventStreamRenderer):
-            stream = event_stream(source, thread_id, after=after, recheck=_recheck(request, source, thread_id))
+            require_room(principal.user_id)
+            recheck = _recheck(request, source, thread_id)
+            stream = event_stream(source, thread_id, user=principal.user_id, after=after, recheck=recheck)
             return StreamingHttpResponse(
                 stream,
                 content_type="text/event-stream",

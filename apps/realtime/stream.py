@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -19,21 +20,44 @@ READ_AT_ONCE = 200  # events
 KEEP_ALIVE = 10.0  # seconds between two comments on a silent stream
 RECHECK = 10.0  # seconds between two looks at whether the client may still listen
 
+STREAMS = 50  # of one user in one process
+
 log = structlog.get_logger(__name__)
+_open: Counter[UUID] = Counter()  # streams by user; changed on the event loop only
+
+
+class TooManyStreams(NetraError):
+    """One user follows only so many threads at once."""
+
+    code = "stream.too_many"
+    status = 429
+
+
+def require_room(user: UUID) -> None:
+    """Let `user` open another stream; some more get through when they ask at the same moment.
+
+    Raises:
+        TooManyStreams: there are enough.
+    """
+    if _open[user] >= STREAMS:
+        raise TooManyStreams(f"You have {STREAMS} streams open; close one first.", retry_after=KEEP_ALIVE)
 
 
 async def event_stream(
-    source: EventSource, thread: UUID, *, after: int, recheck: Callable[[], object]
+    source: EventSource, thread: UUID, *, user: UUID, after: int, recheck: Callable[[], object]
 ) -> AsyncIterator[bytes]:
-    """Events above `after`, then new ones as they come, until the client leaves. `id` is the event's number.
+    """Events above `after`, then new ones as they come, until `user` leaves. `id` is the event's number.
 
     `recheck` blocks, and raises a NetraError once the client may not listen any more; the stream then ends.
     """
     listener = _Waiter(thread, after)
     hub, channel = hub_for(source), thread_channel(thread)
     checked_at = time.monotonic()
+    _open[user] += 1
     try:
         await hub.join(channel, listener)
+        # The head of an answer travels with its first words: a client that waits for events is to know that it may.
+        yield b": here\n\n"
         while True:
             listener.news.clear()
             events = listener.take_heard()
@@ -52,6 +76,9 @@ async def event_stream(
     except NetraError as error:
         log.info("Stream ended", reason=error.code)
     finally:
+        _open[user] -= 1
+        if not _open[user]:
+            del _open[user]
         await hub.leave(channel, listener)
 
 
