@@ -17,7 +17,7 @@ from apps.errors import NetraError
 from apps.execution import registry, tool_runs
 from apps.execution.registry import Agent, Answer, Completed, Effect, Place, StepSpec, Tool, Workflow
 from apps.resilience.circuit import BreakerSettings
-from tests.faults.script import STEPS, WORKFLOW, Act, Sabotage, Script
+from tests.faults.script import STEPS, WORKFLOW, Act, Script
 
 KINDS = {
     "pure": Effect.PURE,
@@ -35,8 +35,7 @@ class Call(BaseModel):
     """Arguments of every tool."""
 
     call: str
-    seconds: float
-    then: Sabotage
+    act: Act
 
 
 class Effects(BaseModel):
@@ -83,12 +82,12 @@ def _tool(kind: str, place: Place) -> Tool:
             "kind": kind,
             "pid": os.getpid(),
             "attempt": context.attempt,
-            "seconds": arguments.seconds,
+            "seconds": arguments.act.seconds,
         }
         status, answer = await _request("PUT", f"/effects/{context.effect_key}", said)
         if status != 200:
             raise Unavailable("The tool server refused the call.")
-        _sabotage(arguments.then)
+        _sabotage(arguments.act, context)
         return Effects(**answer)
 
     async def query(context: Any, arguments: Call) -> Effects | None:
@@ -113,12 +112,15 @@ def tool_name(kind: str, *, elsewhere: bool) -> str:
     return f"{kind}_elsewhere" if elsewhere else kind
 
 
-def _sabotage(how: Sabotage) -> None:
-    if how == "die":
+def _sabotage(act: Act, context: Any) -> None:
+    """Do to this process what the act says, if it says so for this attempt of the step."""
+    if act.attempt not in (0, context.attempt):
+        return
+    if act.then == "die":
         os._exit(86)
-    while how == "spin":  # the event loop stands still, other threads go on
+    while act.then == "spin":  # the event loop stands still, other threads go on
         pass
-    if how == "hold":  # matching holds the interpreter's lock: every thread of the process stands still
+    if act.then == "hold":  # matching holds the interpreter's lock: every thread of the process stands still
         re.match(r"(a+)+$", "a" * 64 + "b")
 
 
@@ -131,16 +133,15 @@ async def _act(scope: Any) -> Completed:
     acts: tuple[Act, ...] = getattr(Script.model_validate_json(scope.context.goal), step)
     for number, act in enumerate(acts, start=1):
         await scope.think(f"{step}, act {number} of {len(acts)}", progress=100 * number // len(acts))
-        then = act.then if act.attempt in (0, scope.context.attempt) else ""
         if act.tool:
             call = f"{step}-{number}"
-            arguments = {"call": call, "seconds": act.seconds, "then": then}
+            arguments = {"call": call, "act": act.model_dump()}
             name = tool_name(act.tool, elsewhere=act.elsewhere)
             answer = await scope.tools.execute_tool(name, arguments, call=call)
             told[call] = answer.status
         else:
             await asyncio.sleep(act.seconds)
-            _sabotage(then)
+            _sabotage(act, scope.context)
     return await _completed(scope, told)
 
 
