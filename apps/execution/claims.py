@@ -13,6 +13,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.conversations import journal
 from apps.conversations.journal import Fact
+from apps.execution import doorbell
 from apps.execution.context import UserExecutionContext, context_for
 from apps.operations.database import change, fetch
 
@@ -53,6 +54,7 @@ update conversations_step step set worker = null, rung_at = clock_timestamp(), r
     state = case when exists (select from conversations_thread thread where thread.live_run = step.run_id)
         then 'ready' else 'skipped' end
 where id = %(step)s and attempt = %(attempt)s and state = 'running'
+returning run_id
 """
 _RUNS = "select 1 from conversations_run where id = %(run)s and state = 'running'"
 _ENDED = "not exists (select from conversations_thread thread where thread.live_run = %(run)s)"
@@ -198,7 +200,11 @@ def release(context: UserExecutionContext, *, lost: bool = False) -> bool:
 
 def release_held(*, step_id: int, attempt: int, lost: bool = False) -> bool:
     """As `release`, for a step of which no more is known."""
-    return change(_RELEASE, {"step": step_id, "attempt": attempt, "reason": HANDED_OVER, "losses": int(lost)}) == 1
+    given_back = {"step": step_id, "attempt": attempt, "reason": HANDED_OVER, "losses": int(lost)}
+    rows = fetch(_RELEASE, given_back)
+    for (run_id,) in rows:
+        doorbell.ring(run_id)
+    return bool(rows)
 
 
 def bury(run_id: UUID) -> None:

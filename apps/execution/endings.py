@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from apps.conversations import journal, lifecycle
 from apps.conversations.journal import Entry, Fact, Fenced
-from apps.conversations.models import Run, Step, ToolCall
+from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.execution import claims, releases
 from apps.execution.calls import closing
 from apps.execution.registry import Effect, Failed
@@ -23,6 +23,11 @@ _LET_NEXT_START = "update accounts_user set runnable = true where id = %(user)s"
 def let_next_start(user: UUID) -> None:
     """Have admission look at the user again: a place of theirs may be free."""
     change(_LET_NEXT_START, {"user": user})
+
+
+def withdraw_questions(run: UUID, step: str) -> None:
+    """Ask nobody any more what a step that is over wanted to know."""
+    Question.objects.filter(run_id=run, step=step, answered_at=None).delete()
 
 
 def workflow_of(run: UUID) -> str:

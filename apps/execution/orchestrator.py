@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from apps.errors import NetraError
 from apps.execution import claims, doorbell, releases
 from apps.execution.admission import patience
 from apps.execution.claims import Artifact, Claim
-from apps.execution.endings import UNSETTLED, close_calls, fail_run, let_next_start, workflow_of
+from apps.execution.endings import UNSETTLED, close_calls, fail_run, let_next_start, withdraw_questions, workflow_of
 from apps.execution.registry import (
     Answer,
     Completed,
@@ -36,10 +36,12 @@ from apps.llm import ledger
 from apps.operations import flags
 from apps.operations.database import fetch, storable
 from apps.operations.debug_points import point
+from apps.operations.problems import new_support_id
 
 log = structlog.get_logger(__name__)
 
 FORMER_TAKES_OVER = "the new version failed; the former one takes over"
+PUT_OFF_AT_MOST = timedelta(hours=1)
 _ACTIVE = frozenset({Step.State.READY, Step.State.RUNNING})
 
 
@@ -164,6 +166,8 @@ class WorkflowOrchestrator:
     def _advance(self, state: str, facts: list[Fact], closed: Mapping[str, object], answer: Answer | None) -> bool:
         """Settle the step, and go on with what that unlocks."""
         self._move(state, finished_at=timezone.now(), **closed)
+        if state == Step.State.FAILED:
+            withdraw_questions(self._context.run_id, self._context.step)
         return self._go_on(facts, answer)
 
     def _go_on(self, facts: list[Fact], answer: Answer | None) -> bool:
@@ -269,6 +273,7 @@ class WorkflowOrchestrator:
             lifecycle.move_step(step.pk, attempt=step.attempt, source=step.state, to=Step.State.SKIPPED)
 
     def _close_skipped(self, step: Step) -> None:
+        withdraw_questions(step.run_id, step.name)
         said = {"agent": step.agent, "status": "skipped", "summary": "Not needed.", "confidence": None}
         facts = [*close_calls(step.run_id, step.name, timezone.now()), Fact("step_completed", said)]
         entries = [(fact, step.name, step.attempt) for fact in facts]
@@ -287,12 +292,24 @@ class WorkflowOrchestrator:
         self._pause()
 
     def _postpone(self, outcome: Postponed) -> None:
-        """Give the step back until later."""
-        later = timezone.now() + timedelta(seconds=outcome.seconds)
+        """Give the step back until later; one that has been put off for long enough fails."""
+        now = timezone.now()
+        if now - self._begun_at() > PUT_OFF_AT_MOST:
+            self._fail(_put_off(outcome))
+            return
+        later = now + timedelta(seconds=outcome.seconds)
         said = {"thought": f"Waiting {outcome.seconds:.0f} s: {outcome.reason}", "progress": 0}
         journal.append(self._context.fence, Fact("agent_thinking", said))
         self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200])
         self._pause()
+
+    def _begun_at(self) -> datetime:
+        """When the step began, or was last answered: the time that a person took is not its own."""
+        context = self._context
+        asked = Question.objects.filter(run_id=context.run_id, step=context.step)
+        begun = Step.objects.values_list("started_at", flat=True).get(pk=context.step_id)
+        answered = [at for at in asked.values_list("answered_at", flat=True) if at is not None]
+        return max([begun or timezone.now(), *answered])
 
     def _pause(self) -> None:
         """Where nobody can go on with the run now, its owner's place is free, its thread's line is kept."""
@@ -328,6 +345,17 @@ class WorkflowOrchestrator:
             run_id=context.run_id, user_id=context.principal.user_id, workflow=self._workflow, succeeded=True
         )
         let_next_start(context.principal.user_id)
+
+
+def _put_off(outcome: Postponed) -> Failed:
+    hours = PUT_OFF_AT_MOST.total_seconds() / 3600
+    return Failed(
+        code="step.put_off",
+        detail=f"What the step needs was out of order for {hours:g} h: {outcome.reason}",
+        retryable=True,
+        suggestions=("Ask again later.",),
+        support_id=new_support_id(),
+    )
 
 
 def _is_unlocked(node: _Node, nodes: Mapping[str, _Node]) -> bool:

@@ -5,10 +5,12 @@ has room, so that work goes on while Redis cannot carry a ring.
 """
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import structlog
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import LockNotAvailable
 
 from apps.conversations.journal import Fenced, lock_thread
 from apps.conversations.models import Run
@@ -110,14 +112,24 @@ _FORGET = "delete from execution_workerprocess where beat_at < clock_timestamp()
 
 def sweep(*, ring: Callable[[UUID], None] = doorbell.ring) -> int:
     """Take back what silent processes hold, ring for what was not heard, end what expired; answers how many rings."""
-    for call_id, attempt in fetch(_LOST_CALLS, {}):
-        calls.take_back(call_id, attempt=attempt)
-    for (run_id,) in fetch(_EXPIRED, {}):
-        _expire(run_id)
     waiting = _collect()
     for run_id in waiting:
         ring(run_id)
+    # These wait for a thread's lock, and whoever holds it may stand still: that holds up neither the rescue nor others.
+    for call_id, attempt in fetch(_LOST_CALLS, {}):
+        _unless_locked(partial(calls.take_back, call_id, attempt=attempt))
+    for (run_id,) in fetch(_EXPIRED, {}):
+        _unless_locked(partial(_expire, run_id))
     return len(waiting)
+
+
+def _unless_locked(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except OperationalError as error:
+        if not isinstance(error.__cause__, LockNotAvailable):
+            raise
+        log.warning("A lock is held for long; the next look tries again", reason=str(error))
 
 
 def _collect() -> set[UUID]:

@@ -31,7 +31,7 @@ _CLAIM = """
 with claimed as (
     update conversations_toolcall call set state = 'started', attempt = %(seen)s + 1, worker = %(worker)s,
         started_at = coalesce(call.started_at, clock_timestamp()),
-        deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
+        deadline_at = least(clock_timestamp() + %(seconds)s * interval '1 second', run.deadline_at)
     from conversations_run run join conversations_thread thread on thread.live_run = run.id
     where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id
         and ((call.state = 'intended' and call.attempt = %(seen)s)

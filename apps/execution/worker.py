@@ -106,6 +106,8 @@ class WorkerLoop:
 
     async def _serve(self, run_id: UUID) -> None:
         """Do this run's ready steps, one after the other, and then those of whatever run may start next."""
+        if self._draining:
+            return  # the sweep of another process takes it up
         claim = await self._take(partial(claims.claim_step, run_id, worker=self.id))
         while not self._draining:
             claim = claim or await self._take(partial(admission.admit_and_claim, worker=self.id))

@@ -68,7 +68,7 @@ _ANSWERED = """
 update llm_modelcall set state = 'answered', answer = %(answer)s, finished_at = clock_timestamp(),
     seconds = %(seconds)s, input_tokens = %(input_tokens)s, cached_read_tokens = %(cached_read_tokens)s,
     output_tokens = %(output_tokens)s, cost_usd = %(cost_usd)s
-where id = %(id)s
+where id = %(id)s and state = 'asked'
 """
 _NOTHING_KNOWN = dict.fromkeys(("seconds", "input_tokens", "cached_read_tokens", "output_tokens", "cost_usd"))
 
