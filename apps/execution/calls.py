@@ -318,7 +318,8 @@ def take_back(call_id: int, *, attempt: int) -> None:
 
 def _close_lost(row: ToolCall, code: str, summary: str) -> None:
     step = Step.objects.get(run_id=row.run_id, name=row.step)
-    result = Result(status=ToolCall.State.FAILED, code=code, summary=summary)
+    status = ToolCall.State.FAILED if row.effect == Effect.PURE else ToolCall.State.UNKNOWN
+    result = Result(status=status, code=code, summary=summary)
     try:
         close_call_at_worker(row, result, thread=row.run.thread_id, step_attempt=step.attempt)
     except Fenced as error:

@@ -91,9 +91,9 @@ def _broken(tool: Tool, error: Exception) -> Result:
 
 def _broken_off(tool: Tool, code: str, said: str) -> Result:
     """Only the tool itself could say, by a NetraError, that nothing has happened outside."""
-    if tool.effect == Effect.UNSAFE:
-        return Result(status="unknown", code=code, summary=f"{said}; whether it took effect is not known.")
-    return _failed(code, f"{said}.")
+    if tool.effect == Effect.PURE:
+        return _failed(code, f"{said}.")
+    return Result(status="unknown", code=code, summary=f"{said}; whether it took effect is not known.")
 
 
 def _failed(code: str, summary: str) -> Result:

@@ -520,7 +520,7 @@ class TestDispatcher:
         assert call("hazard").status == "unknown"
 
     @pytest.mark.parametrize(
-        ("effect", "status"), [(Effect.PURE, "failed"), (Effect.IDEMPOTENT, "failed"), (Effect.UNSAFE, "unknown")]
+        ("effect", "status"), [(Effect.PURE, "failed"), (Effect.IDEMPOTENT, "unknown"), (Effect.UNSAFE, "unknown")]
     )
     def test_a_tool_that_does_not_answer_in_time_has_failed_unless_it_may_have_taken_effect(
         self, call, dispatcher, thread, effect, status
