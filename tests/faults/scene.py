@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -189,10 +190,16 @@ class Scene:
         finally:
             os.kill(self._keeper, signal.SIGCONT)
 
-    def first_worker_after(self, moment: float) -> float:
-        """When the first agent worker that came up after a moment began to beat, both in Unix time."""
-        rows = self.rows("select started_at from execution_workerprocess where kind = 'agents' order by started_at")
-        return next(at for row in rows if (at := row["started_at"].timestamp()) > moment)
+    @contextlib.contextmanager
+    def only_the_house_hears(self) -> Iterator[None]:
+        """Have the worker beside the house take no rings for a while; it goes on with everything else."""
+        names = [f"{name}@{socket.gethostname()}" for name in self._extra]
+        with self._celery() as celery:
+            assert celery.control.cancel_consumer("agents", destination=names, reply=True), "nobody stopped listening"
+            try:
+                yield
+            finally:
+                assert celery.control.add_consumer("agents", destination=names, reply=True), "nobody listens again"
 
     # --- Stores ------------------------------------------------------------------------------------------------------
 
@@ -217,8 +224,7 @@ class Scene:
 
     def ring(self, run: str, *, times: int) -> None:
         """Ring the doorbell for a run, as the house would."""
-        broker = self.redis_url.replace("unix://", "redis+socket://", 1)
-        with Celery("faults", broker=broker, set_as_current=False) as celery:
+        with self._celery() as celery:
             for _ in range(times):
                 celery.send_task("execution.wake", args=[run], queue="agents", ignore_result=True)
 
@@ -248,6 +254,10 @@ class Scene:
             with (self.folder / f"{table}.jsonl").open("w") as file:
                 for row in self.rows(f"select * from conversations_{table} order by 1, 2"):
                     file.write(json.dumps(row, default=str) + "\n")
+
+    def _celery(self) -> Celery:
+        broker = self.redis_url.replace("unix://", "redis+socket://", 1)
+        return Celery("faults", broker=broker, set_as_current=False)
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
