@@ -132,13 +132,13 @@ def _unless_locked(work: Callable[[], None]) -> None:
         log.warning("A lock is held for long; the next look tries again", reason=str(error))
 
 
-def _collect() -> set[UUID]:
-    """The runs for which somebody has to be rung; tool workers are rung at once."""
+def _collect() -> list[UUID]:
+    """The runs for which somebody has to be rung, once for each step; tool workers are rung at once."""
     with transaction.atomic(), connection.cursor() as cursor:
-        waiting: set[UUID] = set()
+        waiting: list[UUID] = []
         for statement in (_RESCUE, _READY):
             cursor.execute(statement)
-            waiting |= {row[0] for row in cursor.fetchall()}
+            waiting += [row[0] for row in cursor.fetchall()]
         cursor.execute(_BURY)
         cursor.execute(_QUEUED)
         queued = cursor.fetchall()
@@ -147,7 +147,7 @@ def _collect() -> set[UUID]:
         for call_id, tool in cursor.fetchall():
             doorbell.ring_for_tool(call_id, seconds=_seconds_of(tool))
         cursor.execute(_FORGET)
-    return waiting | {row[0] for row in queued}
+    return waiting + [row[0] for row in queued]
 
 
 def _seconds_of(tool: str) -> float:

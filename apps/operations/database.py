@@ -92,6 +92,8 @@ def _with_kept_connection(work: Callable[P, T], *args: P.args, **kwargs: P.kwarg
         connection.close()
         raise
     finally:
+        if connection.errors_occurred:  # also where a handler has turned the error into an answer
+            connection.close()
         _used.at = time.monotonic()
 
 
