@@ -3,17 +3,20 @@
 Imported inside a run only: it loads the agent library.
 """
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import structlog
-from pydantic_ai import Agent, CallToolsNode, ModelRetry, Tool
+from django.db import transaction
+from pydantic import BaseModel, ValidationError
 from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelAuthenticationError,
@@ -24,28 +27,39 @@ from pydantic_ai.exceptions import (
     ModelQuotaExceededError,
     ModelRequestRejectedError,
     UnexpectedModelBehavior,
-    UsageLimitExceeded,
 )
-from pydantic_ai.messages import ThinkingPart
-from pydantic_ai.models import Model
-from pydantic_ai.usage import UsageLimits
+from pydantic_ai.messages import (
+    InstructionPart,
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.tools import ToolDefinition
 
 from apps.conversations import journal
+from apps.conversations.journal import Fact
 from apps.errors import NetraError
 from apps.execution.calls import ToolAnswer
-from apps.execution.registry import Interruption, postponed
-from apps.execution.registry import Tool as DeclaredTool
+from apps.execution.registry import Interruption, Tool, postponed
 from apps.execution.scope import StepScope
-from apps.llm.gateway import model_for
+from apps.llm.gateway import ask
 from apps.llm.ledger import Asker
 from apps.resilience.breaker import BreakerOpen
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
+T = TypeVar("T", bound=BaseModel | str)
 Refuse = Callable[[Mapping[str, Any]], str | None]
 
-TURNS = 12  # answers of the model in one step
+TURNS = 12  # answers of the model in one conversation
+MENDS = 2  # outputs of one conversation that may be mended
+OUTPUT_TOOL = "final_result"  # what a model calls to hand in a typed output
 THOUGHT_LENGTH = 280  # characters; shorter thoughts are joined
 
 
@@ -95,13 +109,13 @@ async def converse(
     *,
     instructions: str,
     prompt: str,
-    output: type[T] | Any,
+    output: type[T],
     offline: Model,
-    check: Callable[[Any], str | None] | None = None,
+    check: Callable[[T], str | None] | None = None,
     tools: Sequence[str] = (),
     refuse: Refuse | None = None,
 ) -> Said[T]:
-    """Let the model think, call those of the step's tools that are named, and answer with `output`.
+    """Let the model think, call those of the step's tools that are named, and answer with `output`: text, or a model.
 
     `check(output)` may answer a complaint; the model is then asked to mend it, twice. `refuse(arguments)` may answer
     why a tool is not called with them; the model gets that instead of a result.
@@ -111,24 +125,18 @@ async def converse(
         Interruption: the endpoint keeps failing; the step waits until it is tried again.
         Fenced: the step is not held any more.
     """
-    said: Said[T] = Said(output=None)  # type: ignore[arg-type]
-    offered = [tool for tool in scope.tools.get_available_tools() if tool.name in tools]
-    desk = _Desk(scope=scope, answers=said.answers, planned=len(offered), refuse=refuse)
-    agent: Agent[None, T] = Agent(
-        instructions=instructions, output_type=output, tools=[_tool(desk, tool) for tool in offered], retries=2
-    )
-    if check is not None:
-        agent.output_validator(_complaining(check))
+    offered = {tool.name: tool for tool in scope.tools.get_available_tools() if tool.name in tools}
+    talk = _Conversation(scope=scope, output=output, offered=offered, check=check, refuse=refuse)
     try:
         with _asking(scope) as asker:
-            said.output = await _listen(agent, await model_for(asker, offline=offline), prompt, desk)
+            said = await talk.hold(partial(ask, asker, offline=offline, heard=talk.hear), instructions, prompt)
     except BreakerOpen as refusal:
         raise Interruption(postponed(refusal)) from refusal
     except ModelAPIError as error:
         raise _endpoint_error(error) from error
-    except (UnexpectedModelBehavior, UsageLimitExceeded) as error:
-        raise ModelConfused(f"The model did not finish its task: {str(error)[:200]}") from error
-    return said
+    except UnexpectedModelBehavior as error:
+        raise ModelConfused(f"The model answered with what nobody can read: {str(error)[:200]}") from error
+    return Said(output=said, answers=talk.answers)
 
 
 _askers: WeakKeyDictionary[StepScope, Asker] = WeakKeyDictionary()
@@ -147,7 +155,6 @@ def _asking(scope: StepScope) -> Iterator[Asker]:
             run=context.run_id,
             step=context.step,
             attempt=context.attempt,
-            hold=lambda: journal.hold(context.fence),
         )
     try:
         yield _askers[scope]
@@ -168,40 +175,135 @@ def _endpoint_error(error: ModelAPIError) -> NetraError:
     return ModelUnavailable(f"The model endpoint failed{status}.", retry_after=error.retry_after)
 
 
-async def _listen(agent: "Agent[None, T]", model: Model, prompt: str, desk: "_Desk") -> T:
-    """Run the conversation and pass its thoughts on."""
-    async with agent.iter(prompt, model=model, usage_limits=UsageLimits(request_limit=TURNS)) as turns:
-        async for turn in turns:
-            if isinstance(turn, CallToolsNode):
-                for part in turn.model_response.parts:
-                    if isinstance(part, ThinkingPart) and part.content:
-                        await _think(desk, part.content)
-    if turns.result is None:
-        raise ModelConfused("The model ended without an answer.")
-    return turns.result.output
-
-
-async def _think(desk: "_Desk", thought: str) -> None:
-    for start in range(0, len(thought), THOUGHT_LENGTH):
-        await desk.scope.think(thought[start : start + THOUGHT_LENGTH], progress=desk.progress())
+# --- The conversation ------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
-class _Desk:
-    """What the tools of one conversation share."""
+class _Conversation(Generic[T]):
+    """The turns of one conversation, and what its tools share."""
 
     scope: StepScope
-    answers: list[ToolAnswer]
-    planned: int
+    output: type[T]
+    offered: Mapping[str, Tool]
+    check: Callable[[T], str | None] | None
     refuse: Refuse | None
+    answers: list[ToolAnswer] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    complaints: int = 0
+    said: T | None = None
 
-    def progress(self) -> int:
+    async def hold(self, ask: Callable[..., Awaitable[ModelResponse]], instructions: str, prompt: str) -> T:
+        """Ask, and do what is answered, until the answer is the output.
+
+        Raises:
+            ModelConfused: it never is.
+        """
+        parameters = self._parameters(instructions)
+        messages: list[ModelMessage] = [_request([UserPromptPart(prompt)], instructions)]
+        for _ in range(TURNS):
+            response = await ask(messages, parameters)
+            reply = await self._reply(response)
+            if self.said is not None:
+                return self.said
+            messages += [response, _request(reply, instructions)]
+        raise ModelConfused(f"The model did not finish within {TURNS} answers.")
+
+    def hear(self, response: ModelResponse) -> None:
+        """Tell the thoughts of an answer, in the transaction that keeps it, which only a live attempt may.
+
+        Raises:
+            Fenced: the step is not held any more.
+        """
+        thoughts = [part.content for part in response.parts if isinstance(part, ThinkingPart)]
+        pieces = [
+            thought[at : at + THOUGHT_LENGTH] for thought in thoughts for at in range(0, len(thought), THOUGHT_LENGTH)
+        ]
+        facts = [Fact("agent_thinking", {"thought": piece, "progress": self._progress()}) for piece in pieces]
+        fence = self.scope.context.fence
+        with transaction.atomic():
+            journal.append(fence, *facts) if facts else journal.hold(fence)
+
+    def _progress(self) -> int:
         """Percent of the offered tools that have answered: known, never falling, and 0 where none is offered."""
         answered = {answer.tool for answer in self.answers if answer.status != "refused"}
-        return round(100 * len(answered) / self.planned) if self.planned else 0
+        return round(100 * len(answered) / len(self.offered)) if self.offered else 0
 
-    def name(self, tool: str, arguments: Mapping[str, Any]) -> str:
+    def _parameters(self, instructions: str) -> ModelRequestParameters:
+        tools = [_offer(tool) for tool in self.offered.values()]
+        told = [InstructionPart(content=instructions)]
+        if issubclass(self.output, str):
+            return ModelRequestParameters(function_tools=tools, instruction_parts=told)
+        return ModelRequestParameters(
+            function_tools=tools,
+            output_mode="tool",
+            output_tools=[_output_tool(self.output)],
+            allow_text_output=False,
+            instruction_parts=told,
+        )
+
+    async def _reply(self, response: ModelResponse) -> list[ModelRequestPart]:
+        """What the model gets back: results of the tools that it called, or a complaint, unless it has `said` all.
+
+        Raises:
+            ModelRefused, ModelConfused: there is nothing to say to that.
+        """
+        calls = response.tool_calls
+        if final := next((call for call in calls if call.tool_name == OUTPUT_TOOL), None):
+            complaint = self._finish(final.args)
+            rest = {call.tool_call_id: "Not called: the result ends the conversation." for call in calls}
+            said = rest | {final.tool_call_id: complaint}
+            return [ToolReturnPart(call.tool_name, said[call.tool_call_id], call.tool_call_id) for call in calls]
+        if calls:
+            return await self._call_all(calls)
+        if response.finish_reason == "content_filter":
+            raise ModelRefused("The model endpoint's content filter stopped the answer. Check what is asked for.")
+        return [UserPromptPart(self._finish(response.text))]
+
+    def _finish(self, given: Any) -> str:
+        """Take on what was given as the output, or answer a complaint about it.
+
+        Raises:
+            ModelConfused: there were too many.
+        """
+        try:
+            said = _output_in(self.output, given)
+            complaint = self.check(said) if self.check else None
+        except ValueError as error:
+            complaint = str(error)
+        if complaint is None:
+            self.said = said
+            return ""
+        self.complaints += 1
+        if self.complaints > MENDS:
+            raise ModelConfused(f"The model did not finish its task: {complaint[:200]}")
+        return complaint
+
+    # --- Tools -------------------------------------------------------------------------------------------------------
+
+    async def _call_all(self, calls: Sequence[ToolCallPart]) -> list[ModelRequestPart]:
+        """Results in the order of the calls. When one cannot go on, the others are not cut off for it."""
+        settled = await asyncio.gather(*(self._call(call) for call in calls), return_exceptions=True)
+        for result in settled:
+            if isinstance(result, BaseException):
+                raise result
+        return [
+            ToolReturnPart(call.tool_name, result, call.tool_call_id)
+            for call, result in zip(calls, settled, strict=True)
+        ]
+
+    async def _call(self, part: ToolCallPart) -> dict[str, Any]:
+        tool, arguments = part.tool_name, _arguments(part.args)
+        if tool not in self.offered:
+            return _refused(f"There is no tool {tool!r}; there are: {', '.join(self.offered) or 'none'}.")
+        if arguments is None:
+            return _refused("The arguments are not a JSON object.")
+        if self.refuse is not None and (reason := self.refuse(arguments)):
+            return _refused(reason)
+        answer = await self.scope.tools.execute_tool(tool, arguments, call=self._name(tool, arguments))
+        self.answers.append(answer)
+        return {"status": answer.status, "result": answer.result, "detail": answer.detail}
+
+    def _name(self, tool: str, arguments: Mapping[str, Any]) -> str:
         """The call's name in the journal, out of what is asked and how often it was asked before.
 
         A provider's own ids may be long or used twice. This one is the same in a later attempt of the step, in
@@ -213,30 +315,46 @@ class _Desk:
         return name if self.calls[name] == 1 else f"{name}-{self.calls[name]}"
 
 
-def _tool(desk: _Desk, declared: DeclaredTool) -> Tool[None]:
-    async def call(**arguments: Any) -> dict[str, Any]:
-        if desk.refuse is not None and (reason := desk.refuse(arguments)):
-            return {"status": "refused", "result": None, "detail": reason}
-        name = desk.name(declared.name, arguments)
-        answer = await desk.scope.tools.execute_tool(declared.name, arguments, call=name)
-        desk.answers.append(answer)
-        if answer.code == "tool.arguments_invalid":
-            raise ModelRetry(answer.detail)
-        return {"status": answer.status, "result": answer.result, "detail": answer.detail}
-
-    return Tool.from_schema(
-        call,
-        name=declared.name,
-        description=declared.description,
-        json_schema=declared.arguments.model_json_schema(),
-    )
+def _request(parts: Sequence[ModelRequestPart], instructions: str) -> ModelRequest:
+    return ModelRequest(parts=parts, instructions=instructions)
 
 
-def _complaining(check: Callable[[Any], str | None]) -> Any:
-    def validate(output: Any) -> Any:
-        complaint = check(output)
-        if complaint:
-            raise ModelRetry(complaint)
-        return output
+@lru_cache(maxsize=256)
+def _offer(tool: Tool) -> ToolDefinition:
+    schema = tool.arguments.model_json_schema()
+    return ToolDefinition(name=tool.name, description=tool.description, parameters_json_schema=schema)
 
-    return validate
+
+@lru_cache(maxsize=256)
+def _output_tool(output: type[BaseModel]) -> ToolDefinition:
+    said = "The result, which ends the conversation."
+    return ToolDefinition(name=OUTPUT_TOOL, description=said, parameters_json_schema=output.model_json_schema())
+
+
+def _output_in(output: type[Any], given: Any) -> Any:
+    """What was given, as the output.
+
+    Raises:
+        ValueError: it is none; says why.
+    """
+    if given is None or given == "":
+        raise ValueError("Answer in words." if issubclass(output, str) else f"Answer by calling {OUTPUT_TOOL}.")
+    if issubclass(output, str):
+        return given
+    try:
+        return output.model_validate_json(given) if isinstance(given, str) else output.model_validate(given)
+    except ValidationError as error:
+        raise ValueError(error.json(include_url=False, include_context=False)) from error
+
+
+def _arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The arguments of a call; None where they are no JSON object."""
+    try:
+        found = json.loads(given or "{}") if isinstance(given, str) else dict(given or {})
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _refused(detail: str) -> dict[str, Any]:
+    return {"status": "refused", "result": None, "detail": detail}

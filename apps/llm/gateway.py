@@ -8,10 +8,11 @@ import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache, partial
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -20,8 +21,10 @@ import anyio
 import httpx2
 import structlog
 from django.conf import settings
-from django.db import DatabaseError
-from openai import AsyncOpenAI
+from openai import NOT_GIVEN, AsyncOpenAI, NotGiven, Omit, RequestOptions
+from openai.resources.chat import AsyncChat, AsyncCompletions
+from openai.types.chat import ChatCompletion
+from pydantic_ai.direct import model_request
 from pydantic_ai.exceptions import (
     ModelAuthenticationError,
     ModelContextWindowExceededError,
@@ -32,12 +35,9 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.messages import ModelMessage, ModelResponse
 from pydantic_ai.models import Model, ModelRequestParameters
 from pydantic_ai.models.openai import OpenAIChatModel
-from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
-from apps.errors import NetraError
 from apps.llm import ledger, transcript
 from apps.llm.catalogue import Catalogue
 from apps.llm.ledger import Asker
@@ -46,7 +46,7 @@ from apps.llm.services import catalogue_for
 from apps.operations.breakers import breakers
 from apps.operations.database import in_database
 from apps.operations.debug_points import point
-from apps.resilience.breaker import CircuitBreaker, Permit
+from apps.resilience.breaker import BreakerOpen
 from apps.resilience.circuit import BreakerSettings
 
 log = structlog.get_logger(__name__)
@@ -60,25 +60,94 @@ MOST_TOKENS = 2**31 - 1  # in one row
 HOST_LENGTH = 64  # characters of a host's name that are kept as the provider's
 
 
-async def model_for(asker: Asker, *, offline: Model) -> Model:
-    """The model for one agent's step: the configured endpoint, journaled, else `offline`, which asks nobody."""
+Heard = Callable[[ModelResponse], None]
+
+
+async def ask(
+    asker: Asker,
+    messages: Sequence[ModelMessage],
+    parameters: ModelRequestParameters,
+    *,
+    offline: Model,
+    heard: Heard,
+) -> ModelResponse:
+    """The next answer in a conversation: the journaled one, else the configured endpoint's, journaled; without an
+    endpoint, `offline` is asked, and nobody else.
+
+    `heard(answer)` is called on a database thread, in the transaction that keeps the answer: what it writes is stored
+    with the answer or not at all. It raises a NetraError if whoever asks is stale.
+
+    Raises:
+        NetraError: as `heard`; the answer is not kept.
+        BreakerOpen: the endpoint keeps failing; it is not asked now.
+        ModelAPIError: the model did not answer.
+    """
     if settings.LLM_BASE_URL is None or settings.LLM_MODEL is None:
-        return offline
-    host = (urlsplit(settings.LLM_BASE_URL).hostname or "")[:HOST_LENGTH]
-    return JournaledModel(await _endpoint(), asker, host=host)
+        response = await model_request(offline, messages, model_request_parameters=parameters)
+        await in_database(heard, response)
+        return response
+    return await _ask_endpoint(asker, messages, parameters, heard)
+
+
+async def _ask_endpoint(
+    asker: Asker, messages: Sequence[ModelMessage], parameters: ModelRequestParameters, heard: Heard
+) -> ModelResponse:
+    model, host = _names()
+    key = _key(asker, transcript.digest(messages, parameters))
+    asked = await in_database(ledger.ask, asker, key=key, provider=host, model=model)
+    if asked.answer is not None:
+        response = transcript.load(asked.answer)
+        await in_database(heard, response)
+        return response
+    began = time.monotonic()
+    try:
+        async with breakers().named(f"model:{host}:{model}", _BREAKER).guard(ignore=_OUR_OWN_FAULT):
+            response = await model_request(await _endpoint(), messages, model_request_parameters=parameters)
+        answer = await in_database(_keep, asker, asked.call, response, heard, time.monotonic() - began)
+    except BreakerOpen:
+        await in_database(ledger.withdraw, asked.call)
+        raise
+    except BaseException:
+        with anyio.CancelScope(shield=True):  # what cancels the step must not cancel its booking
+            await in_database(ledger.cut, asked.call, seconds=time.monotonic() - began)
+        raise
+    # As a later attempt will read it, to the letter.
+    return transcript.load(answer)
+
+
+def _names() -> tuple[str, str]:
+    """The configured model, and the host that is asked for it: who really offers it is not known."""
+    return settings.LLM_MODEL or "", (urlsplit(settings.LLM_BASE_URL or "").hostname or "")[:HOST_LENGTH]
+
+
+def _key(asker: Asker, question: str) -> str:
+    """The question's name within the step: equal ones are numbered in the order in which they are asked."""
+    asker.asked[question] += 1
+    return hashlib.sha256(f"{question} {asker.asked[question]}".encode()).hexdigest()
+
+
+def _keep(asker: Asker, call: UUID, response: ModelResponse, heard: Heard, seconds: float) -> str:
+    point("model.answered")
+    answer = transcript.dump(response)
+    model, host = _names()
+    cost = _cost(response.usage, model=model, host=host, organization_id=asker.principal.organization_id)
+    known = {"seconds": seconds, "cost_usd": cost, **_counted(response.usage)}
+    ledger.answer(call, answer=answer, heard=partial(heard, response), **known)
+    return answer
+
+
+# --- The configured endpoint -----------------------------------------------------------------------------------------
 
 
 _BREAKER = BreakerSettings(slow_seconds=SLOW)
 
-# What the endpoint does not accept, and what breaks off here, says nothing about how it does.
+# What the endpoint does not accept says nothing about how it does.
 _OUR_OWN_FAULT = (
     ModelAuthenticationError,
     ModelNotFoundError,
     ModelContextWindowExceededError,
     ModelRequestRejectedError,
     ModelQuotaExceededError,
-    NetraError,
-    DatabaseError,
 )
 
 # A client works on the loop that opened it and on no other. One per step would open a connection for each.
@@ -110,9 +179,35 @@ async def _closing(loop: asyncio.AbstractEventLoop, http: httpx2.AsyncClient) ->
         await http.aclose()
 
 
+class _Completions(AsyncCompletions):
+    """The SDK's chat completions for a request that is JSON already, as the agent library's are: the SDK would look
+    through all of it for values to convert, which takes longer than asking."""
+
+    async def create(
+        self, *, extra_headers: Any = None, extra_body: Any = None, timeout: Any = NOT_GIVEN, **asked: Any
+    ) -> Any:
+        body = {name: value for name, value in asked.items() if not isinstance(value, Omit | NotGiven)}
+        options: RequestOptions = {"headers": extra_headers or {}, "extra_json": extra_body or {}}
+        if not isinstance(timeout, NotGiven):
+            options["timeout"] = timeout
+        return await self._client.post("/chat/completions", cast_to=ChatCompletion, body=body, options=options)
+
+
+class _Chat(AsyncChat):
+    @cached_property
+    def completions(self) -> _Completions:
+        return _Completions(self._client)
+
+
+class _Client(AsyncOpenAI):
+    @cached_property
+    def chat(self) -> _Chat:
+        return _Chat(self)
+
+
 def _model(http: httpx2.AsyncClient) -> Model:
     # No retry here: the step is the one layer that is tried again.
-    client = AsyncOpenAI(
+    client = _Client(
         base_url=settings.LLM_BASE_URL, api_key=settings.LLM_API_KEY or "none", http_client=http, max_retries=0
     )
     return OpenAIChatModel(
@@ -123,73 +218,6 @@ def _model(http: httpx2.AsyncClient) -> Model:
 @cache
 def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
-
-
-class JournaledModel(WrapperModel):
-    """A model that is asked each question of a step once: its answer is kept before it is handed on."""
-
-    def __init__(self, wrapped: Model, asker: Asker, *, host: str) -> None:
-        super().__init__(wrapped)
-        self._asker = asker
-        self._host = host  # who offers the model is not known, only where it was asked
-
-    async def request(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-    ) -> ModelResponse:
-        """The journaled answer, else the model's, journaled.
-
-        Raises:
-            NetraError: the attempt that asks is stale; its answer is not kept.
-            BreakerOpen: the endpoint keeps failing; it is not asked now.
-            ModelAPIError: the model did not answer.
-        """
-        async with self._breaker().guard(ignore=_OUR_OWN_FAULT) as permit:
-            return await self._ask(messages, model_settings, model_request_parameters, permit)
-
-    def _breaker(self) -> CircuitBreaker:
-        return breakers().named(f"model:{self._host}:{self.model_name}", _BREAKER)
-
-    async def _ask(
-        self,
-        messages: list[ModelMessage],
-        model_settings: ModelSettings | None,
-        model_request_parameters: ModelRequestParameters,
-        permit: Permit,
-    ) -> ModelResponse:
-        key = self._key(transcript.digest(messages, model_request_parameters, model_settings))
-        asked = await in_database(ledger.ask, self._asker, key=key, provider=self._host, model=self.model_name)
-        if asked.answer is not None:
-            permit.released()
-            return transcript.load(asked.answer)
-        began = time.monotonic()
-        try:
-            response = await super().request(messages, model_settings, model_request_parameters)
-            answer = await in_database(self._keep, asked.call, response, time.monotonic() - began)
-        except BaseException:
-            with anyio.CancelScope(shield=True):  # what cancels the step must not cancel its booking
-                await in_database(ledger.cut, asked.call, seconds=time.monotonic() - began)
-            raise
-        # As a later attempt will read it, to the letter.
-        return transcript.load(answer)
-
-    def _key(self, question: str) -> str:
-        """The question's name within the step: equal ones are numbered in the order in which they are asked."""
-        self._asker.asked[question] += 1
-        return hashlib.sha256(f"{question} {self._asker.asked[question]}".encode()).hexdigest()
-
-    def _keep(self, call: UUID, response: ModelResponse, seconds: float) -> str:
-        point("model.answered")
-        answer = transcript.dump(response)
-        usage, cost = _counted(response.usage), self._cost(response.usage)
-        ledger.answer(self._asker, call, answer=answer, seconds=seconds, cost_usd=cost, **usage)
-        return answer
-
-    def _cost(self, usage: RequestUsage) -> Decimal | None:
-        organization_id = self._asker.principal.organization_id
-        return _cost(usage, model=self.model_name, host=self._host, organization_id=organization_id)
 
 
 def _counted(usage: RequestUsage) -> dict[str, int | None]:

@@ -25,15 +25,13 @@ from apps.operations.database import Row, change, fetch
 class Asker:
     """On whose behalf a model is asked, and for which attempt of which step.
 
-    `hold` locks that attempt until the transaction ends, and raises a NetraError if it is stale. `asked` counts equal
-    questions of the attempt, so that the second gets an answer of its own.
+    `asked` counts equal questions of the attempt, so that the second gets an answer of its own.
     """
 
     principal: Principal
     run: UUID
     step: str
     attempt: int
-    hold: Callable[[], None]
     asked: Counter[str] = field(default_factory=Counter, compare=False)
 
 
@@ -81,19 +79,25 @@ def ask(asker: Asker, *, key: str, provider: str, model: str) -> Asked:
     return Asked(call=call, answer=answer)
 
 
-def answer(asker: Asker, call: UUID, *, answer: str, **known: Any) -> None:
-    """Keep an answer, with its `seconds`, tokens and `cost_usd` (None where the price is unknown).
+def answer(call: UUID, *, answer: str, heard: Callable[[], None], **known: Any) -> None:
+    """Keep an answer, with its `seconds`, tokens and `cost_usd` (None where the price is unknown), and with whatever
+    `heard` writes.
 
     Raises:
-        NetraError: what `asker.hold` raises; the call is booked as cut, with what it cost, and its answer is not kept.
+        NetraError: what `heard` raises; the call is booked as cut, with what it cost, and its answer is not kept.
     """
     try:
         with transaction.atomic():
-            asker.hold()
+            heard()
             change(_ANSWERED, {"id": call, "answer": answer, **_NOTHING_KNOWN, **known})
     except NetraError:
         cut(call, **known)
         raise
+
+
+def withdraw(call: UUID) -> None:
+    """Unbook a call that was never made."""
+    ModelCall.objects.filter(pk=call, state=ModelCall.State.ASKED).delete()
 
 
 def cut(call: UUID, **known: Any) -> None:

@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_ai.messages import ModelMessage, ModelMessagesTypeAdapter, ModelResponse
 from pydantic_ai.models import ModelRequestParameters
-from pydantic_ai.output import OutputObjectDefinition
-from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 # What the library stamps on messages and their parts, anew in each attempt.
@@ -17,18 +15,16 @@ _STAMPS = frozenset({"timestamp", "run_id", "conversation_id"})
 
 _RESPONSE = TypeAdapter(ModelResponse)
 _TOOLS = TypeAdapter(list[ToolDefinition])
-_OUTPUT = TypeAdapter(OutputObjectDefinition | None)
 
 
-def digest(
-    messages: list[ModelMessage], parameters: ModelRequestParameters, model_settings: ModelSettings | None
-) -> str:
-    """A name for what is asked (messages, tools, form of the output, settings): the same for the same question."""
+def digest(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> str:
+    """A name for what is asked (messages, tools, form of the output): the same for the same question."""
     asked = {
-        "messages": [_lasting(message) for message in ModelMessagesTypeAdapter.dump_python(messages, mode="json")],
+        "messages": [
+            _lasting(message) for message in ModelMessagesTypeAdapter.dump_python(list(messages), mode="json")
+        ],
         "tools": _TOOLS.dump_python([*parameters.function_tools, *parameters.output_tools], mode="json"),
-        "output": [parameters.output_mode, _OUTPUT.dump_python(parameters.output_object, mode="json")],
-        "settings": model_settings or {},
+        "output": parameters.output_mode,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -52,7 +52,7 @@ def _completion(message: dict) -> dict:
     said = {"role": "assistant", "content": message.get("content")}
     said |= {"reasoning_content": message["thought"]} if "thought" in message else {}
     said |= {"tool_calls": calls} if calls else {}
-    finish = "tool_calls" if calls else "stop"
+    finish = message.get("finish", "tool_calls" if calls else "stop")
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120} | message.get("usage", {})
     head = {"id": "c1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini"}
     return head | {"choices": [{"index": 0, "message": said, "finish_reason": finish}], "usage": usage}

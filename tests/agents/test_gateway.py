@@ -9,11 +9,13 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection
-from pydantic_ai import Agent
+from pydantic_ai.messages import ModelRequest
+from pydantic_ai.models import ModelRequestParameters
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
-from apps.llm.gateway import _cost, model_for
+from apps.llm import gateway
+from apps.llm.gateway import _cost
 from apps.llm.ledger import Asker
 from apps.llm.models import ModelCall, Price
 from tests.agents.model_server import model_server
@@ -23,12 +25,15 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def asker(alice, as_principal):
-    return Asker(principal=as_principal(alice), run=uuid4(), step="one", attempt=1, hold=lambda: None)
+    return Asker(principal=as_principal(alice), run=uuid4(), step="one", attempt=1)
 
 
 async def ask(asker):
-    model = await model_for(asker, offline=TestModel())
-    return (await Agent().run("?", model=model)).output
+    question = [ModelRequest.user_text_prompt("?")]
+    heard = []
+    answer = await gateway.ask(asker, question, ModelRequestParameters(), offline=TestModel(), heard=heard.append)
+    assert [said.text for said in heard] == [answer.text]
+    return answer.text
 
 
 def test_two_hundred_questions_from_eight_threads_are_all_answered_and_booked(asker, settings):

@@ -10,23 +10,20 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.db import connection, connections
-from pydantic import BaseModel
 from pydantic_ai.models.test import TestModel
 from uuid6 import uuid7
 
 from apps.agents.runtime import ModelRefused, ModelUnavailable, converse
-from apps.conversations import services as conversations
 from apps.conversations.journal import Fenced, read
 from apps.conversations.models import Run, Step
-from apps.execution import admission, claims, registry
-from apps.execution import services as execution
-from apps.execution.dispatcher import RequestScopedToolDispatcher
+from apps.execution import claims, registry
 from apps.execution.engine import ExecutionEngine
-from apps.execution.registry import Completed
-from apps.execution.scope import StepScope
+from apps.execution.registry import Completed, Interruption
 from apps.llm import gateway, ledger
 from apps.llm.models import ModelCall
-from tests.agents.model_server import model_server, tool_call
+from apps.operations.breakers import breakers
+from tests.agents.conftest import Note, claim
+from tests.agents.model_server import tool_call
 from tests.houses import ROOT, becomes
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,72 +36,6 @@ django.setup()
 from tests.agents.test_model_journal import attempt
 attempt(UUID(sys.argv[1]))
 """
-
-
-class Note(BaseModel):
-    text: str
-
-
-class Endpoint:
-    """A model that answers what it is told to, one question after the other, and remembers what it was asked."""
-
-    def __init__(self, *answers):
-        self.answers = list(answers)
-        self.asked = []
-
-    def __call__(self, body):
-        self.asked.append(body["messages"])
-        answer = self.answers.pop(0)
-        return answer() if callable(answer) else answer
-
-
-@pytest.fixture
-def serve(settings):
-    """Make an endpoint the configured one while a test runs."""
-    with_server = []
-
-    def start(*answers):
-        endpoint = Endpoint(*answers)
-        server = model_server(endpoint)
-        settings.LLM_BASE_URL, settings.LLM_MODEL = server.__enter__(), "gpt-4o-mini"
-        with_server.append(server)
-        return endpoint
-
-    yield start
-    for server in with_server:
-        server.__exit__(None, None, None)
-
-
-@pytest.fixture
-def run(as_principal, alice, monkeypatch):
-    """A live run whose first step is ready."""
-    monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
-    principal = as_principal(alice)
-    thread = conversations.create_thread(principal=principal)
-    started = execution.start_run(principal=principal, thread_id=thread.pk, text="Where can I save?")
-    assert admission.admit_one() == started.run
-    return started.run
-
-
-@pytest.fixture
-def shout(monkeypatch):
-    """A tool; answers what it was called with so far."""
-    heard = []
-
-    async def run(context, arguments):
-        heard.append(arguments.text)
-        return Note(text=arguments.text.upper())
-
-    tool = registry.Tool(name="shout", description="", arguments=Note, run=run, summarize=lambda note: note.text)
-    monkeypatch.setattr(registry.tools, "_items", {"shout": tool})
-    return heard
-
-
-def claim(run):
-    claimed = claims.claim_step(run, worker=uuid7())
-    assert claimed is not None
-    allowed = {"shout": registry.tools.get("shout")} if "shout" in registry.tools else {}
-    return StepScope(claimed.context, {}, RequestScopedToolDispatcher(claimed.context, allowed))
 
 
 def let_go(run):
@@ -192,7 +123,7 @@ def test_a_step_that_the_engine_tries_again_keeps_what_was_answered(run, serve, 
     asyncio.run(ExecutionEngine.for_user(claimed.context).run_step(claimed))
 
     assert heard == ["final"]
-    assert [len(messages) for messages in endpoint.asked] == [2, 5, 5]
+    assert [len(messages) for messages in endpoint.asked] == [2, 4, 4]
     assert calls(run) == [(1, "answered"), (1, "cut"), (1, "answered")]
 
 
@@ -287,7 +218,7 @@ def test_a_call_that_is_cancelled_is_booked_with_what_is_known(run, serve):
 
 
 def test_what_a_killed_process_left_open_is_cut_when_the_run_ends(run, as_principal, alice):
-    asker = ledger.Asker(principal=as_principal(alice), run=run, step="triage", attempt=1, hold=lambda: None)
+    asker = ledger.Asker(principal=as_principal(alice), run=run, step="triage", attempt=1)
     ledger.ask(asker, key="k", provider="p", model="m")
 
     ledger.close_run(run)
@@ -363,3 +294,18 @@ def test_the_endpoints_client_is_closed_with_its_loop(run, serve):
     attempt(run)
 
     assert not gateway._endpoints
+
+
+def test_a_breaker_that_is_open_stops_what_was_never_asked_and_nothing_else(run, serve):
+    endpoint = serve({"content": "draft"}, {"content": "final"})
+    assert attempt(run) == ["final"]
+    let_go(run)
+    breakers().force_open("model:127.0.0.1:gpt-4o-mini")
+
+    scope = claim(run)
+    assert attempt(run, scope) == ["final"]
+    with pytest.raises(Interruption):
+        attempt(run, scope, prompts=("Something new.",))
+
+    assert len(endpoint.asked) == 2
+    assert calls(run) == [(1, "answered")] * 2

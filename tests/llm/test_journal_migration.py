@@ -55,7 +55,7 @@ def test_calls_booked_earlier_are_answered_ones_that_answer_nobody(acme, alice, 
 
 
 def test_a_cut_call_can_be_taken_back_to_the_release_before(acme, alice, as_principal):
-    asker = ledger.Asker(principal=as_principal(alice), run=uuid4(), step="data", attempt=1, hold=lambda: None)
+    asker = ledger.Asker(principal=as_principal(alice), run=uuid4(), step="data", attempt=1)
     ledger.cut(ledger.ask(asker, key="k", provider="p", model="m").call)
 
     call_command("migrate", "llm", BEFORE, verbosity=0)
