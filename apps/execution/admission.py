@@ -52,7 +52,12 @@ from unnest(%(names)s::text[], %(agents)s::text[], %(depends_on)s::text[], %(pat
     with ordinality as step(name, agent, depends_on, patience, state, place)
 """
 _STARTED = """
-with served as (update accounts_user set served_at = clock_timestamp() where id = %(user)s)
+with served as (
+    update accounts_user set served_at = clock_timestamp(), runnable = exists (
+        select from conversations_run other
+        where other.user_id = %(user)s and other.state = 'queued' and other.id <> %(run)s)
+    where id = %(user)s
+)
 update conversations_run set state = 'running', not_before = null, started_at = coalesce(started_at, clock_timestamp()),
     deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
 where id = %(run)s and state = 'queued'
@@ -76,6 +81,12 @@ def admit_one() -> UUID | None:
     """Start the next admissible run, or let it go on if it had to wait, and answer its id; None when nobody has one."""
     with transaction.atomic():
         return _admit_next()
+
+
+def next_step(run_id: UUID | None, *, worker: UUID) -> Claim | None:
+    """Take a ready step of the run for `worker`, else the first one of the next admissible run; None without either."""
+    claim = claims.claim_step(run_id, worker=worker) if run_id is not None else None
+    return claim or admit_and_claim(worker=worker)
 
 
 def admit_and_claim(*, worker: UUID) -> Claim | None:

@@ -13,15 +13,23 @@ from apps.execution import claims, releases
 from apps.execution.calls import closing
 from apps.execution.registry import Effect, Failed
 from apps.llm import ledger
-from apps.operations.database import change
+from apps.operations.database import change, fetch
 
 UNSETTLED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.RUNNING, Step.State.WAITING})
 
-_LET_NEXT_START = "update accounts_user set runnable = true where id = %(user)s"
+_HOLD_USER = "select id from accounts_user where id = %(user)s for no key update"
+_LET_NEXT_START = """
+update accounts_user set runnable = true where id = %(user)s and exists (
+    select from conversations_run run where run.user_id = %(user)s and run.state = 'queued')
+"""
 
 
 def let_next_start(user: UUID) -> None:
-    """Have admission look at the user again: a place of theirs may be free."""
+    """Have admission look at the user again: a place of theirs may be free.
+
+    Whoever queues a run and whoever admits one changes the user's row, so that after the lock nothing is overlooked.
+    """
+    fetch(_HOLD_USER, {"user": user})
     change(_LET_NEXT_START, {"user": user})
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from uuid import UUID
 
 import structlog
+import uvloop
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 from uuid6 import uuid7
@@ -45,7 +46,7 @@ class WorkerLoop:
 
     def __init__(self) -> None:
         self.id = uuid7()
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._room = threading.BoundedSemaphore(IN_FLIGHT)
         self._work: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -108,16 +109,15 @@ class WorkerLoop:
         """Do this run's ready steps, one after the other, and then those of whatever run may start next."""
         if self._draining:
             return  # the sweep of another process takes it up
-        claim = await self._take(partial(claims.claim_step, run_id, worker=self.id))
-        while not self._draining:
-            claim = claim or await self._take(partial(admission.admit_and_claim, worker=self.id))
-            if claim is None:
+        last: UUID | None = run_id
+        while claim := await self._take(partial(admission.next_step, last, worker=self.id)):
+            if self._draining:
+                await self._hand_over(claim)
                 return
-            run_id = claim.context.run_id
             more = await ExecutionEngine.for_user(claim.context).run_step(claim)
-            claim = await self._take(partial(claims.claim_step, run_id, worker=self.id)) if more else None
-        if claim is not None:
-            await self._hand_over(claim)
+            if self._draining and not more:
+                return
+            last = claim.context.run_id if more else None
 
     async def _take(self, take: Callable[[], Claim | None]) -> Claim | None:
         """Take a step. A claim that commits while this is being cancelled is given back: nobody else knows of it."""

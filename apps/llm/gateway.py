@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 PATIENCE = 100.0  # seconds for one answer; below the deadline of a step
 CONNECT_PATIENCE = 5.0  # seconds
+KEPT = 20  # idle connections
 KEEP_ALIVE = 4.0  # seconds that an idle connection is kept; common servers hang up after 5
 SLOW = 60.0  # seconds for one answer; an endpoint that is never quicker is out of order
 PRICES_KEPT = 5.0  # seconds
@@ -161,8 +162,8 @@ async def _endpoint() -> Model:
         http = httpx2.AsyncClient(
             verify=_tls(),
             timeout=httpx2.Timeout(PATIENCE, connect=CONNECT_PATIENCE),
-            # As many calls at a time as there are steps.
-            limits=httpx2.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE),
+            # As many calls at a time as there are steps; each call looks at every connection that is kept.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT, keepalive_expiry=KEEP_ALIVE),
         )
         closing = _closing(loop, http)
         _endpoints[loop] = _model(http), closing

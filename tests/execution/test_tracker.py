@@ -41,7 +41,6 @@ def asker(context):
         run=context.run_id,
         step=context.step,
         attempt=context.attempt,
-        hold=lambda: journal.hold(context.fence),
     )
 
 
@@ -110,7 +109,8 @@ def test_a_killed_attempt_is_a_span_of_its_own_whose_end_nobody_knows(start, wor
     admission.admit_one()
     context = claims.claim_step(run, worker=worker).context
     answered = ledger.ask(asker(context), key="1", provider="host", model="gpt-4o-mini")
-    ledger.answer(asker(context), answered.call, answer="{}", seconds=0.1, input_tokens=7, cost_usd=Decimal("0.50"))
+    known = {"seconds": 0.1, "input_tokens": 7, "cost_usd": Decimal("0.50")}
+    ledger.answer(answered.call, answer="{}", heard=lambda: journal.hold(context.fence), **known)
     ledger.ask(asker(context), key="2", provider="host", model="gpt-4o-mini")
     lose(run)
 
