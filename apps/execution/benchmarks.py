@@ -5,7 +5,6 @@ the thread that does the work, without PostgreSQL and without commits; the rate 
 floor in other rows.
 """
 
-import asyncio
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from uuid import UUID
 
+import uvloop
 from django.db import transaction
 from pydantic import BaseModel
 from uuid6 import uuid7
@@ -169,7 +169,7 @@ def _engine(quick: bool) -> Cost:
             claim = claimed(principal, worker=me)
             claim = replace(claim, context=replace(claim.context, agent=_NOTING.name))
             began = time.perf_counter()
-            asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
+            uvloop.run(ExecutionEngine.for_user(claim.context).run_step(claim))
             return _begun.pop() - began
 
         start()
@@ -192,7 +192,7 @@ def _dispatched(quick: bool) -> tuple[Cost, float]:
     """Calls of a tool, each opened and closed in the journal: per second of the event loop's CPU, and of all CPU."""
     with worker() as me:
         claim = claimed(somebody(), worker=me)
-        found = asyncio.run(_calls(claim, quick))
+        found = uvloop.run(_calls(claim, quick))
         settle(claim)
     return found
 

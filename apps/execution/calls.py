@@ -45,11 +45,24 @@ select
     tool_calls_per_minute, tool_calls_per_day
 from accounts_plan where code = %(plan)s
 """
+_INSERT = """
+insert into conversations_toolcall (run_id, user_id, step, call, tool, effect, place, arguments, payload,
+    idempotency_key, state, attempt, worker, losses, rung_at, result, error_code, summary, created_at, started_at,
+    finished_at)
+values (%(run_id)s, %(user_id)s, %(step)s, %(call)s, %(tool)s, %(effect)s, %(place)s, %(arguments)s, %(payload)s,
+    %(idempotency_key)s, %(state)s, %(attempt)s, %(worker)s, 0, %(rung_at)s, null, %(error_code)s, %(summary)s,
+    %(created_at)s, %(started_at)s, %(finished_at)s)
+returning id
+"""
 _SETTLE = """
 update conversations_toolcall set state = %(state)s, result = %(result)s, error_code = %(error_code)s,
     summary = %(summary)s, finished_at = %(finished_at)s, payload = null
 where id = %(id)s and attempt = %(attempt)s and finished_at is null
 """
+_GIVEN = (
+    *("run_id", "user_id", "step", "call", "tool", "effect", "place", "idempotency_key", "state", "attempt", "worker"),
+    *("rung_at", "error_code", "summary", "created_at", "started_at", "finished_at"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +174,7 @@ def _begin(
     asked = {"call": call, "tool": tool.name, "arguments": row.arguments}
     with transaction.atomic():
         journal.append(context.fence, Fact("tool_executing", asked))
-        row.save(force_insert=True)
+        _insert(row)
         _ring(tool, row)
     return Opened(row=row)
 
@@ -248,6 +261,12 @@ def _row(context: UserExecutionContext, tool: str, arguments: dict[str, Any], ca
         attempt=context.attempt,
         worker=context.worker,
     )
+
+
+def _insert(row: ToolCall) -> None:
+    payload = None if row.payload is None else Json(row.payload)
+    given = {name: getattr(row, name) for name in _GIVEN} | {"arguments": Json(row.arguments), "payload": payload}
+    [(row.pk,)] = fetch(_INSERT, given)
 
 
 # --- Closing ---------------------------------------------------------------------------------------------------------
@@ -368,7 +387,7 @@ def refuse_call(
     with transaction.atomic():
         if find(context, call) is None:
             journal.append(context.fence, asked, Fact("tool_completed", told))
-            row.save(force_insert=True)
+            _insert(row)
     return stored_answer(row)
 
 
