@@ -220,7 +220,7 @@ class _Conversation(Generic[T]):
         ]
         facts = [Fact("agent_thinking", {"thought": piece, "progress": self._progress()}) for piece in pieces]
         fence = self.scope.context.fence
-        with transaction.atomic():
+        with transaction.atomic(savepoint=False):
             journal.append(fence, *facts) if facts else journal.hold(fence)
 
     def _progress(self) -> int:

@@ -17,7 +17,7 @@ from uuid import UUID
 import django
 import redis
 from django.conf import settings
-from django.db import connection
+from django.db import connection, transaction
 
 from apps.agents.benchmark.clients import PATIENCE, TERMINAL, BrokenRun, Taken
 
@@ -36,7 +36,8 @@ def closed_loop(users: list[str], runs: int) -> Taken:
 
     taken, wrong = Taken(), []
     people = [principal_for(user=User.objects.get(pk=user)) for user in users]
-    shares = [[create_thread(principal=person).pk for _ in range(runs // len(people))] for person in people]
+    with transaction.atomic():
+        shares = [[create_thread(principal=person).pk for _ in range(runs // len(people))] for person in people]
 
     def go_on(person: Principal, threads: Sequence[UUID]) -> None:
         hints = cast(Any, redis.Redis.from_url(settings.REDIS_URL, socket_timeout=PATIENCE)).pubsub()

@@ -94,8 +94,8 @@ where run_id = %s and name = 'read'
 _FINISH = """
 update benchmark.run set state = 'completed', finished_at = clock_timestamp(), usage = %s where id = %s
 """
-_SERVE = "update benchmark.person set served_at = clock_timestamp() where id = %s"
-_RUNNABLE = "update benchmark.person set runnable = %s where id = %s"
+_SERVE = "update benchmark.person set served_at = clock_timestamp(), runnable = %s where id = %s"
+_RUNNABLE = "update benchmark.person set runnable = true where id = %s"
 
 # No fixups: Django's would close connections around each task, which nobody writing this by hand would want.
 app = Celery("floor", fixups=[], set_as_current=False)
@@ -127,30 +127,25 @@ def recipe(run: str, thread: str, person: str) -> None:
 
 @app.task(name="benchmark.bare")
 def bare(run: str, thread: str, person: str) -> None:
-    """The writes of a run of one step that does nothing: four commits. The thread is there."""
+    """The writes of a run of one step that does nothing: three commits. The thread is there."""
     work = Work(run, thread, person)
     work.file()
     work.admit()
     work.settle()
-    work.rest()
 
 
 @app.task(name="benchmark.whole")
 def whole(run: str, thread: str, person: str) -> None:
-    """The writes of a run with a thread of its own, two answers of a model and a tool call: fourteen commits."""
+    """The writes of a run with a thread of its own, two answers of a model and a tool call: ten commits."""
     work = Work(run, thread, person)
     with work.commit() as connection:
         connection.execute(_THREAD, [thread, ORGANIZATION, person])
     work.file()
     work.admit()
-    work.ask("first")
-    work.think()
-    work.think()
+    work.ask("first", thoughts=2)
     work.call_tool("call")
-    work.ask("second")
-    work.think()
+    work.ask("second", thoughts=1)
     work.settle()
-    work.rest()
 
 
 @app.task(name="benchmark.tool")
@@ -225,25 +220,27 @@ class Work:
         with self.commit() as connection:
             connection.execute(_RUN, _run(self._run, self._thread, self._person))
             connection.execute(_MESSAGE, [uuid7(), "user", text, self._run, self._thread])
-            connection.execute(_RUNNABLE, [True, self._person])
+            connection.execute(_RUNNABLE, [self._person])
             self.append("message_created", {"message": self._run, "role": "user", "text": text})
             self.append("run_queued", {"position": 1})
 
     def admit(self) -> None:
         with self.commit() as connection:
             connection.execute(_CLAIM, [self._run])
-            connection.execute(_SERVE, [self._person])
+            connection.execute(_SERVE, [False, self._person])
             connection.execute(_STEP, [self._run])
             self.append(STARTED, {"agent": "benchmark", "workflow": "benchmark", "goal": "What is the margin?"})
             self.append("step_started", {"agent": "benchmark"})
 
-    def ask(self, key: str) -> None:
-        """Book a question, and keep its answer."""
+    def ask(self, key: str, *, thoughts: int) -> None:
+        """Book a question, and keep its answer with the thoughts in it."""
         call = uuid7()
         with self.commit() as connection:
             connection.execute(_ASK, [call, self._person, self._run, ORGANIZATION, key])
         with self.commit() as connection:
             connection.execute(_ANSWERED, [json.dumps({"parts": [{"content": THOUGHT * 4}], "usage": {}}), call])
+            for _ in range(thoughts):
+                self.think()
 
     def think(self) -> None:
         with self.commit():
@@ -264,14 +261,8 @@ class Work:
             connection.execute(_CLOSE_STEP, [Jsonb({"value": 6, "reason": "looked up"}), self._run])
             connection.execute(_MESSAGE, [uuid7(), "assistant", "The value is 6.", self._run, self._thread])
             connection.execute(_FINISH, [Jsonb(usage), self._run])
-            connection.execute(_RUNNABLE, [True, self._person])
             self.append("step_completed", {"agent": "benchmark", "status": "completed", "summary": "Done."})
             self.append(TERMINAL, {"text": "The value is 6.", "usage": usage})
-
-    def rest(self) -> None:
-        """The person has nothing more to do."""
-        with self.commit() as connection:
-            connection.execute(_RUNNABLE, [False, self._person])
 
 
 def channel_of(thread: str) -> str:
