@@ -140,6 +140,8 @@ class ApiKey(AbstractAuthToken):  # type: ignore[misc]  # knox has no types
 
     objects = ApiKeyManager()
 
+    principal: Any = None  # a `tenancy.Principal`, where authentication has found it with the key
+
     class Meta:
         verbose_name = "API key"
 

@@ -27,7 +27,8 @@ def principal_of(request: Request) -> Principal:
         if not isinstance(request.user, User):
             raise NotAuthenticated
         key = request.auth if isinstance(request.auth, ApiKey) else None
-        request.principal = principal_for(user=request.user, key=key)  # type: ignore[attr-defined]
+        known = key.principal if key else None
+        request.principal = known or principal_for(user=request.user, key=key)  # type: ignore[attr-defined]
     return request.principal  # type: ignore[attr-defined,no-any-return]
 
 

@@ -8,6 +8,7 @@ from django.db import models
 
 from apps.accounts.models import ApiKey, Membership, User
 from apps.errors import Forbidden
+from apps.statements import fetch
 
 RANK = {Membership.Role.VIEWER: 0, Membership.Role.MEMBER: 1, Membership.Role.OWNER: 2}
 
@@ -32,26 +33,39 @@ class Principal:
         return RANK[Membership.Role(self.role)] >= RANK[Membership.Role(role)]
 
 
-def principal_for(*, user: User, key: ApiKey | None = None) -> Principal:
-    """The principal that `user` acts as: in the key's organization, else in the one chosen last.
+_PLACE = """
+select membership.organization_id, membership.role, organization.plan_id
+from accounts_membership membership
+join accounts_organization organization on organization.id = membership.organization_id
+where membership.user_id = %(user)s
+    and (%(organization)s::uuid is null or membership.organization_id = %(organization)s)
+order by membership.chosen_at desc, membership.id limit 1
+"""
 
-    A read-only key never acts above viewer. One query.
+
+def principal_for(*, user: User, key: ApiKey | None = None) -> Principal:
+    """The principal that `user` acts as: in the key's organization, else in the one chosen last. One query.
 
     Raises:
         NoOrganization: the user is in no organization, or no longer in the key's.
     """
-    memberships = Membership.objects.in_order_of_choice(user).select_related("organization")
-    if key is not None:
-        memberships = memberships.filter(organization_id=key.organization_id)
-    membership = memberships.first()
-    if membership is None:
+    places = fetch(_PLACE, {"user": user.pk, "organization": key.organization_id if key else None})
+    if not places:
         raise NoOrganization("You are in no organization; ask an owner to invite you.")
-    read_only = key is not None and key.scope == ApiKey.Scope.READ
+    organization_id, role, plan = places[0]
+    if key is not None:
+        return principal_by_key(key, role=role, plan=plan)
+    return Principal(user_id=user.pk, organization_id=organization_id, role=role, plan=plan)
+
+
+def principal_by_key(key: ApiKey, *, role: str, plan: str) -> Principal:
+    """Whoever acts with `key`, whose user has `role` in its organization. A read-only key never acts above viewer."""
+    reads_only = key.scope == ApiKey.Scope.READ
     return Principal(
-        user_id=user.pk,
-        organization_id=membership.organization_id,
-        role=Membership.Role.VIEWER if read_only else membership.role,
-        plan=str(membership.organization.plan_id),
+        user_id=key.user_id,
+        organization_id=key.organization_id,
+        role=Membership.Role.VIEWER if reads_only else role,
+        plan=plan,
     )
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from uuid6 import uuid7
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -14,6 +15,14 @@ from apps.conversations.models import Event, Message, Run, Thread
 from apps.conversations.source import ThreadNotFound
 from apps.errors import Forbidden, NetraError, NotFound
 from apps.llm import ledger
+from apps.statements import fetch, loaded
+
+_COLUMNS = [field.attname for field in Thread._meta.concrete_fields]
+_CREATE = f"""
+insert into conversations_thread (id, organization_id, user_id, title, created_at, updated_at)
+values (%(id)s, %(organization_id)s, %(user_id)s, %(title)s, statement_timestamp(), statement_timestamp())
+returning {", ".join(_COLUMNS)}
+"""  # noqa: S608  # fixed parts only
 
 
 class RunNotFound(NotFound):
@@ -38,10 +47,9 @@ def create_thread(*, principal: Principal, title: str = "") -> Thread:
     """
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot start conversations; ask an owner for the member role.")
-    thread: Thread = Thread.objects.create(
-        organization_id=principal.organization_id, user_id=principal.user_id, title=title.strip()
-    )
-    return thread
+    owner = {"organization_id": principal.organization_id, "user_id": principal.user_id}
+    row = fetch(_CREATE, {**owner, "id": uuid7(), "title": title.strip()})[0]
+    return loaded(Thread, dict(zip(_COLUMNS, row, strict=True)))
 
 
 def threads(*, principal: Principal, archived: bool = False) -> QuerySet[Thread]:

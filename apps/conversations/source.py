@@ -8,8 +8,14 @@ from django.db import connection
 
 from apps.accounts.tenancy import Principal
 from apps.conversations import journal
-from apps.conversations.models import Thread
 from apps.errors import NotFound
+from apps.statements import fetch
+
+_LAST_SEQ = """
+select last_seq from conversations_thread
+where id = %(thread)s and user_id = %(user)s and organization_id = %(organization)s
+"""
+_POSITIONS = "select id, last_seq from conversations_thread where id = any(%(threads)s)"
 
 
 class ThreadNotFound(NotFound):
@@ -22,18 +28,18 @@ class JournalSource:
     """`realtime.source.EventSource` over the tables of this app."""
 
     def authorize(self, principal: Principal, thread: UUID) -> int:
-        last_seq: int | None = (
-            Thread.objects.for_creator(principal).filter(pk=thread).values_list("last_seq", flat=True).first()
-        )
-        if last_seq is None:
+        wanted = {"thread": thread, "user": principal.user_id, "organization": principal.organization_id}
+        found = fetch(_LAST_SEQ, wanted)
+        if not found:
             raise ThreadNotFound(f"There is no thread {thread}.")
+        last_seq: int = found[0][0]
         return last_seq
 
     def read(self, thread: UUID, after: int, limit: int) -> Sequence[Mapping[str, Any]]:
         return journal.read(thread=thread, after=after, limit=limit)
 
     def positions(self, threads: Sequence[UUID]) -> Mapping[UUID, int]:
-        return dict(Thread.objects.filter(pk__in=threads).values_list("pk", "last_seq"))
+        return dict(fetch(_POSITIONS, {"threads": list(threads)}))
 
     def live(self, thread: UUID) -> Mapping[str, Any] | None:
         with connection.cursor() as cursor:
