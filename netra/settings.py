@@ -1,5 +1,6 @@
 """Every setting, in one file, in sections. Values from outside come through `netra.env` only."""
 
+import logging
 import secrets
 from datetime import timedelta
 from typing import Any
@@ -49,7 +50,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "apps.operations.middleware.RequestLog",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
@@ -257,6 +258,8 @@ SAMPLE_DATA = ENV.netra_sample_data
 # --- What is said in the log -----------------------------------------------------------------------------------------
 
 CONFIGURATION = ENV.declared()
+# Whoever follows a thread leaves at some time; that is no warning.
+DJANGO_STRUCTLOG_REQUEST_CANCELLED_LOG_LEVEL = logging.INFO
 _SHARED_PROCESSORS: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -273,6 +276,7 @@ def _without_request(logger: Any, name: str, event: Any) -> Any:
 
 structlog.configure(
     processors=[
+        structlog.stdlib.filter_by_level,
         *_SHARED_PROCESSORS,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ProcessorFormatter.wrap_for_formatter,

@@ -23,6 +23,10 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
     _limit = OTHER_BYTES
     _refused = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Twisted would take forms and uploads to pieces, in memory, before Django does so for the view that wants them.
+        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+
     def gotLength(self, length: int | None) -> None:  # Twisted's name
         # The request line is only the channel's until the body is there.
         is_upload = self.channel._path == UPLOADS

@@ -4,14 +4,18 @@ from typing import Any
 
 from rest_framework import serializers
 
-from apps.conversations.models import Message, Run, Thread
+from apps.conversations.models import Message, Run
 
 
-class ThreadSerializer(serializers.ModelSerializer[Thread]):
-    class Meta:
-        model = Thread
-        fields = ["id", "title", "created_at", "updated_at", "archived_at", "last_seq", "live_run"]
-        read_only_fields = ["id", "created_at", "updated_at", "archived_at", "last_seq", "live_run"]
+class ThreadSerializer(serializers.Serializer[Any]):
+    # Declared one by one: a ModelSerializer would derive them from the model anew for each request.
+    id = serializers.UUIDField(read_only=True)
+    title = serializers.CharField(max_length=200, required=False, allow_blank=True)
+    created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
+    archived_at = serializers.DateTimeField(read_only=True, allow_null=True)
+    last_seq = serializers.IntegerField(read_only=True)
+    live_run = serializers.UUIDField(read_only=True, allow_null=True)
 
 
 class ThreadChangeSerializer(serializers.Serializer[Any]):

@@ -57,7 +57,7 @@ async def event_stream(
     try:
         await hub.join(channel, listener)
         # The head of an answer travels with its first words: a client that waits for events is to know that it may.
-        yield b": here\n\n"
+        said = b": here\n\n"
         while True:
             listener.news.clear()
             events = listener.take_heard()
@@ -65,14 +65,16 @@ async def event_stream(
                 events = await in_database(source.read, thread, listener.after, READ_AT_ONCE)
                 if len(events) == READ_AT_ONCE:
                     listener.fell_behind(thread)
-            for event in events:
-                yield f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
-                listener.after = event["seq"]
+            if said := said + b"".join(_frame(event) for event in events):
+                yield said
+            said = b""
+            if events:
+                listener.after = events[-1]["seq"]
             if time.monotonic() - checked_at > RECHECK:
                 checked_at = time.monotonic()
                 await in_database(recheck)
             if not events and not await listener.wait(KEEP_ALIVE):
-                yield b": still here\n\n"
+                said = b": still here\n\n"
     except NetraError as error:
         log.info("Stream ended", reason=error.code)
     finally:
@@ -80,6 +82,10 @@ async def event_stream(
         if not _open[user]:
             del _open[user]
         await hub.leave(channel, listener)
+
+
+def _frame(event: Mapping[str, Any]) -> bytes:
+    return f"id: {event['seq']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
 
 
 class _Waiter:
