@@ -1,6 +1,7 @@
 """HTTP and sockets enter here."""
 
 import asyncio
+import gc
 import os
 from typing import Any
 
@@ -11,21 +12,24 @@ django.setup(set_prefix=False)
 
 # Models can be imported only once Django is set up.
 from channels.routing import ProtocolTypeRouter  # noqa: E402
+from django.conf import settings  # noqa: E402
 from django.core.exceptions import RequestAborted  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest  # noqa: E402
 from django.core.handlers.base import BaseHandler  # noqa: E402
 from django.core.signals import request_finished, request_started  # noqa: E402
-from django.db import close_old_connections  # noqa: E402
+from django.db import close_old_connections, reset_queries  # noqa: E402
 from django.http import FileResponse  # noqa: E402
 from django.http.response import HttpResponseBase  # noqa: E402
-from django.urls import set_script_prefix  # noqa: E402
+from django.urls import get_resolver, set_script_prefix  # noqa: E402
 
 from apps.operations.database import in_request  # noqa: E402
 from netra.routing import socket_application  # noqa: E402
 
 # A request's thread keeps its connection for the next request: `in_request` says when it goes back.
-for signal in (request_started, request_finished):
-    signal.disconnect(close_old_connections)
+request_started.disconnect(close_old_connections)
+request_finished.disconnect(close_old_connections)
+if not settings.DEBUG:
+    request_started.disconnect(reset_queries)  # nothing is written down
 
 
 class RequestThreads(ASGIHandler):
@@ -83,3 +87,10 @@ class RequestThreads(ASGIHandler):
 
 
 application = ProtocolTypeRouter({"http": RequestThreads(), "websocket": socket_application})
+
+# What is loaded now stays until the end: the collector need not look through it again and again.
+get_resolver().url_patterns  # noqa: B018  # loads the views
+gc.collect()
+gc.freeze()
+# A request leaves little that refers to itself; each look at what is young costs 0.3 ms.
+gc.set_threshold(10_000, 10, 10)

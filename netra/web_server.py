@@ -73,6 +73,8 @@ def _refusal(limit: int) -> bytes:
 def main() -> None:
     """Run Daphne with requests that keep the limit."""
     daphne.http_protocol.WebRequest = LimitedRequest
+    # Twisted would put a line together for each answer, for a log that nobody keeps.
+    daphne.http_protocol.HTTPFactory.log = lambda factory, request: None
     CommandLineInterface.entrypoint()
 
 

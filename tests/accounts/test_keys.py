@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import pytest
 from django.utils import timezone
+from knox.crypto import hash_token
 from rest_framework.test import APIClient
 
 from apps.accounts import services
-from apps.accounts.models import ApiKey, Membership
+from apps.accounts.authentication import ApiKeyAuthentication
+from apps.accounts.models import ApiKey, Membership, Organization
+from apps.accounts.tenancy import principal_for
 from apps.errors import Invalid
 
 THREADS = "/api/threads/"
@@ -116,6 +119,51 @@ def test_the_key_of_somebody_locked_out_stops_working(make_key, bob):
     bob.save()
 
     assert with_key(text).get(THREADS).status_code == 401
+
+
+def test_a_key_revoked_between_two_requests_is_refused_at_once(make_key, bob, as_principal):
+    key, text = make_key(bob)
+    client = with_key(text)
+    assert client.get(THREADS).status_code == 200
+
+    services.revoke_api_key(as_principal(bob), prefix=key.token_key)
+
+    refused = client.get(THREADS)
+    assert (refused.status_code, refused.data["code"]) == (401, "authentication.failed")
+
+
+def test_keys_that_begin_alike_are_told_apart(make_key, bob, charlie):
+    key, text = make_key(bob)
+    other, _ = make_key(charlie)
+    twin = text[:15] + "f" * (len(text) - 15)
+    ApiKey.objects.filter(pk=other.pk).update(token_key=key.token_key, digest=hash_token(twin))
+
+    with_key(text).post(THREADS, {"title": "Bob's"})
+    with_key(twin).post(THREADS, {"title": "Charlie's"})
+
+    assert [thread["title"] for thread in with_key(text).get(THREADS).data["results"]] == ["Bob's"]
+    assert [thread["title"] for thread in with_key(twin).get(THREADS).data["results"]] == ["Charlie's"]
+
+
+def test_a_key_acts_in_its_own_organization_under_its_plan_whatever_was_chosen_since(make_key, charlie, acme):
+    Organization.objects.exclude(pk=acme.pk).update(plan="mid")
+    _, text = make_key(charlie)
+    services.join(user=charlie, invitation=services.Invitation(organization=acme, role="member"))
+
+    _, key = ApiKeyAuthentication().authenticate_credentials(text.encode())
+
+    assert key.principal == principal_for(user=charlie, key=key)
+    assert (key.principal.plan, key.principal.role) == ("mid", "owner")
+    assert principal_for(user=charlie).organization_id == acme.pk
+
+
+def test_what_was_not_read_with_a_key_is_read_when_somebody_asks(make_key, bob):
+    key, text = make_key(bob)
+
+    user, found = ApiKeyAuthentication().authenticate_credentials(text.encode())
+
+    assert (user, found, found.user) == (bob, key, bob)
+    assert (user.password, found.created, found.name) == (bob.password, key.created, key.name)
 
 
 def test_use_of_a_key_is_noted_once_a_minute(make_key, bob, django_assert_num_queries):
