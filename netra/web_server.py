@@ -1,14 +1,20 @@
 """`python -m netra.web_server`: Daphne by its own command line, except that a body above the limit is refused when it
 is announced. Daphne alone would take all of it to disk before any code of ours is asked."""
 
+import asyncio
 import json
 from typing import Any
 
-import daphne.http_protocol
-from daphne.cli import CommandLineInterface
-from twisted.internet import reactor
+import uvloop
 
-from netra.env import ENV
+# Daphne makes its event loop when it is imported.
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+import daphne.http_protocol  # noqa: E402
+from daphne.cli import CommandLineInterface  # noqa: E402
+from twisted.internet import reactor  # noqa: E402
+
+from netra.env import ENV  # noqa: E402
 
 FORM_BYTES = 16 * 1024  # of a multipart body beside the file
 OTHER_BYTES = 2 * 1024 * 1024  # of a body that is no upload
