@@ -55,6 +55,13 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
         self.requestHeaders.removeHeader(b"daphne-root-path")
         return None if self._refused else super().process()
 
+    def handle_exception(self, exception: BaseException) -> None:  # Daphne's name
+        # Daphne would begin a second answer, fail at that, and never again clear away what has ended.
+        if not self._response_started:
+            super().handle_exception(exception)
+        elif self.channel is not None:
+            self.channel.loseConnection()
+
     def _refuse(self) -> None:
         if self._refused:
             return

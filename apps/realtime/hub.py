@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Mapping
+from contextvars import Context
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -52,7 +53,9 @@ class Hub:
         self._joined: dict[str, asyncio.Event] = {}
         self._connected = asyncio.Event()
         self._down: list[str] = []
-        self._tasks = [asyncio.create_task(self._read_forever()), asyncio.create_task(self._check_positions_forever())]
+        # In a context of their own: their lines in the log do not belong to the request that happened to come first.
+        work = (self._read_forever(), self._check_positions_forever())
+        self._tasks = [asyncio.create_task(coroutine, context=Context()) for coroutine in work]
 
     async def join(self, channel: str, listener: Listener) -> None:
         """Hear `channel` from now on; returns once Redis confirmed, or after `JOIN_PATIENCE` when it is away."""

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db import InterfaceError, OperationalError
 
 from apps.errors import NetraError
 from apps.operations.database import in_database
@@ -48,7 +49,8 @@ async def event_stream(
 ) -> AsyncIterator[bytes]:
     """Events above `after`, then new ones as they come, until `user` leaves. `id` is the event's number.
 
-    `recheck` blocks, and raises a NetraError once the client may not listen any more; the stream then ends.
+    `recheck` blocks, and raises a NetraError once the client may not listen any more; the stream then ends, as it does
+    when the database is away for long.
     """
     listener = _Waiter(thread, after)
     hub, channel = hub_for(source), thread_channel(thread)
@@ -77,6 +79,9 @@ async def event_stream(
                 said = b": still here\n\n"
     except NetraError as error:
         log.info("Stream ended", reason=error.code)
+    except (OperationalError, InterfaceError) as error:
+        # The client comes back with the last number it knows.
+        log.warning("Stream ended: the database is away", reason=str(error))
     finally:
         _open[user] -= 1
         if not _open[user]:
