@@ -41,7 +41,7 @@ _USER_FIELDS = ("id", "email", "name", "is_active", "is_staff", "is_superuser")
 class ApiKeyAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox has no types
     """Knox's authentication, except that an expired key is kept, so that its owner can see why it fails.
 
-    One statement finds the key, its user and what they may do.
+    One statement finds the key, its user and what they may do. Use renews no key.
     """
 
     def authenticate_credentials(self, token: bytes) -> tuple[User, ApiKey]:
