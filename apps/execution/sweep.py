@@ -83,9 +83,10 @@ update conversations_run set rung_at = clock_timestamp() where id in (
 """  # noqa: S608
 _CALLS = f"""
 update conversations_toolcall set rung_at = clock_timestamp() where id in (
-    select id from conversations_toolcall
-    where place = 'worker' and state = 'intended' and rung_at < clock_timestamp() - interval '{PATIENCE}'
-    order by rung_at limit 200 for no key update skip locked
+    select call.id from conversations_toolcall call join conversations_run run on run.id = call.run_id
+    where call.place = 'worker' and call.state = 'intended' and run.state = 'running'
+      and call.rung_at < clock_timestamp() - interval '{PATIENCE}'
+    order by call.rung_at limit 200 for no key update of call skip locked
 ) returning id, tool
 """  # noqa: S608
 _LOST_CALLS = f"""

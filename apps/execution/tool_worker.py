@@ -8,7 +8,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -25,15 +25,16 @@ from apps.resilience.breaker import BreakerOpen, Permit
 
 log = structlog.get_logger(__name__)
 
+# A run that waits works on nothing: its calls are made when it goes on.
 # A call that this process holds already, under the attempt that it is about to take, is a claim of which it heard no
 # more. Under an earlier one it could not be closed: it may have taken effect, and is not this ring's to make.
 _CLAIM = """
 with claimed as (
     update conversations_toolcall call set state = 'started', attempt = %(seen)s + 1, worker = %(worker)s,
-        started_at = coalesce(call.started_at, clock_timestamp()),
+        started_at = coalesce(call.started_at, clock_timestamp()), error_code = '', summary = '',
         deadline_at = least(clock_timestamp() + %(seconds)s * interval '1 second', run.deadline_at)
     from conversations_run run join conversations_thread thread on thread.live_run = run.id
-    where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id
+    where call.id = %(call)s and call.place = 'worker' and run.id = call.run_id and run.state = 'running'
         and ((call.state = 'intended' and call.attempt = %(seen)s)
             or (call.state = 'started' and call.attempt = %(seen)s + 1 and call.worker = %(worker)s))
     returning call.attempt, call.started_at, call.losses, call.step, call.payload, call.idempotency_key,
@@ -104,9 +105,11 @@ def run_call(call_id: int, *, worker: UUID) -> None:
 
 
 def _postpone(call_id: int, refusal: BreakerOpen) -> None:
-    """Have the call rung for again when its breaker may let it through."""
-    later = timezone.now() + timedelta(seconds=postponed(refusal).seconds)
-    ToolCall.objects.filter(pk=call_id, state=ToolCall.State.INTENDED).update(rung_at=later)
+    """Have the call rung for again when its breaker may let it through, and the step that waits for it put off."""
+    put_off = postponed(refusal)
+    ToolCall.objects.filter(pk=call_id, state=ToolCall.State.INTENDED).update(
+        rung_at=Now() + timedelta(seconds=put_off.seconds), error_code=refusal.code, summary=put_off.reason
+    )
 
 
 def _run_claimed(call: ToolCall, tool: Tool, worker: UUID, permit: Permit) -> None:

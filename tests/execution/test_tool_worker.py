@@ -19,8 +19,12 @@ from apps.accounts.models import Membership, User
 from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.execution import admission, calls, claims, doorbell, services, tool_worker
 from apps.execution.calls import DEADLY
+from apps.execution.mailbox import mailbox
 from apps.execution.registry import Agent, Effect, Interruption, Place, Postponed, Tool, agents, tools
 from apps.execution.sweep import sweep
+from apps.execution.tool_runs import breaker_of
+from apps.operations.breakers import breakers
+from apps.resilience.circuit import State
 from tests.execution.conftest import (
     LONG_AGO,
     Note,
@@ -154,6 +158,13 @@ def claim(row, process):
 
 def look(row):
     return ToolCall.objects.get(pk=row.pk)
+
+
+def time_passes(run):
+    for rows in (Run.objects.filter(pk=run), Step.objects.filter(run=run), ToolCall.objects.filter(run=run)):
+        rows.update(rung_at=LONG_AGO)
+    Run.objects.filter(pk=run).update(not_before=LONG_AGO)
+    Step.objects.filter(run=run, state="ready").update(not_before=LONG_AGO)
 
 
 # --- From one process to the other -----------------------------------------------------------------------------------
@@ -612,3 +623,78 @@ def test_a_call_is_refused_when_its_user_lost_the_right_before_it_began(process,
 )
 def test_whatever_is_named_like_a_secret_is_masked(name):
     assert calls.masked({"headers": [{name: "hunter2", "kept": 1}]}) == {"headers": [{name: "***", "kept": 1}]}
+
+
+# --- Out of order ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def break_down(process):
+    """The breaker opens when the call has been handed over, and before its process can begin."""
+
+    def ring(call_id, *, time_limit):
+        process.rung.append(call_id)
+        if len(process.rung) == 1:
+            breakers().force_open("tool:far")
+            wait_until(lambda: breaker_of(tools.get("far")).state == State.FORCED_OPEN)
+        process.begin(call_id)
+
+    process.ring = ring
+
+
+def test_a_breaker_that_opens_after_the_hand_over_puts_the_step_off_and_frees_its_place(
+    break_down, process, outcomes, start, work_on, thread
+):
+    run = start()
+
+    work_on(run)
+
+    step = step_of(run, "one")
+    assert (state_of(run), step.state) == (Run.State.QUEUED, Step.State.READY)
+    assert timedelta(seconds=50) < step.not_before - timezone.now() < timedelta(seconds=61)
+    assert "far" in step.reason
+    assert outcomes == process.seen == []
+
+
+def test_a_call_that_was_put_off_is_made_when_its_run_goes_on_and_not_before(
+    break_down, process, outcomes, start, work_on, thread
+):
+    run = start()
+    work_on(run)
+    breakers().reset("tool:far")
+    wait_until(lambda: breaker_of(tools.get("far")).state == State.CLOSED)
+
+    time_passes(run)
+    sweep()
+    process.begin(ToolCall.objects.get().pk)
+    process.join()
+    assert (process.seen, len(process.rung)) == ([], 1)
+
+    working = threading.Thread(target=lambda: (work_on(run), connection.close()))
+    working.start()
+    wait_until(lambda: state_of(run) == Run.State.RUNNING)
+    sweep()
+    working.join(20)
+
+    assert (state_of(run), outcomes[0].result) == (Run.State.COMPLETED, {"text": "HEY"})
+    assert len(process.seen) == 1
+    assert_well_told(thread)
+
+
+def test_two_attempts_that_wait_for_one_call_both_hear_of_its_end(begun):
+    """The earlier one may not have been called off when the later one begins to wait, in the same process."""
+    _, row = begun("far")
+
+    async def wait():
+        earlier, later = (asyncio.create_task(mailbox().settled(row.pk)) for _ in range(2))
+        await asyncio.sleep(0)
+        earlier.cancel()
+        await asyncio.to_thread(finish)
+        await asyncio.wait_for(later, 10)
+        return earlier.cancelled()
+
+    def finish():
+        ToolCall.objects.filter(pk=row.pk).update(finished_at=timezone.now())
+        connection.close()
+
+    assert asyncio.run(wait())
