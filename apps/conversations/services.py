@@ -11,7 +11,7 @@ from uuid6 import uuid7
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.conversations.lifecycle import UNFINISHED
-from apps.conversations.models import Event, Message, Run, Thread
+from apps.conversations.models import Event, Message, Run, Step, Thread
 from apps.conversations.source import ThreadNotFound
 from apps.errors import Forbidden, NetraError, NotFound
 from apps.llm import ledger
@@ -102,7 +102,12 @@ def delete_thread(*, principal: Principal, thread_id: UUID) -> None:
     """
     thread = get_thread(principal=principal, thread_id=thread_id)
     with transaction.atomic():
-        Thread.objects.select_for_update().get(pk=thread.pk)
+        # First the steps that somebody may hold or take, as their workers do; then the thread, at once as strongly as
+        # deleting it needs.
+        held = Step.objects.filter(run__thread=thread, state__in=[Step.State.READY, Step.State.RUNNING]).order_by("pk")
+        list(held.select_for_update(no_key=True, of=["self"]).values_list("pk"))
+        if not Thread.objects.select_for_update().filter(pk=thread.pk).exists():
+            raise thread_not_found(thread.pk)
         if thread.runs.filter(state__in=UNFINISHED).exists():
             raise ThreadBusy("An answer is being made in this thread; stop it first.")
         Event.objects.filter(thread_id=thread.pk).delete()

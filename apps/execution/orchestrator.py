@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 from uuid import UUID
 
 import structlog
@@ -31,7 +31,7 @@ from apps.execution.registry import (
     agents,
     workflows,
 )
-from apps.execution.releases import Changes, Fallback
+from apps.execution.releases import Changes, Fallback, Planned
 from apps.llm import ledger
 from apps.operations import flags
 from apps.operations.database import fetch, storable
@@ -253,20 +253,11 @@ class WorkflowOrchestrator:
         # A step being claimed at this moment is passed over: it has begun.
         idle = Step.objects.filter(run_id=run, state__in=[Step.State.BLOCKED, Step.State.READY, Step.State.WAITING])
         free = {step.name: step for step in idle.select_for_update(no_key=True, skip_locked=True)}
-        for planned in (*changes.swapped, *changes.added):
-            if planned not in changes.added and planned.spec.name not in free:
-                continue
-            Step.objects.update_or_create(
-                run_id=run,
-                name=planned.spec.name,
-                defaults={
-                    "agent": planned.spec.agent,
-                    "position": planned.position,
-                    "depends_on": list(planned.spec.depends_on),
-                    "patience": patience(planned.spec),
-                    "state": Step.State.BLOCKED,
-                },
-            )
+        for planned in changes.swapped:
+            if planned.spec.name in free:
+                Step.objects.filter(pk=free[planned.spec.name].pk).update(**_as_planned(planned))
+        for planned in changes.added:
+            Step.objects.create(run_id=run, name=planned.spec.name, **_as_planned(planned))
         for step in (free[name] for name in changes.skipped if name in free):
             if step.attempt:
                 self._close_skipped(step)
@@ -345,6 +336,13 @@ class WorkflowOrchestrator:
             run_id=context.run_id, user_id=context.principal.user_id, workflow=self._workflow, succeeded=True
         )
         let_next_start(context.principal.user_id)
+
+
+def _as_planned(planned: Planned) -> dict[str, Any]:
+    """The columns of a step that is to be begun as `planned`."""
+    spec = planned.spec
+    place = {"position": planned.position, "depends_on": list(spec.depends_on)}
+    return {"agent": spec.agent, "patience": patience(spec), "state": Step.State.BLOCKED, **place}
 
 
 def _put_off(outcome: Postponed) -> Failed:

@@ -1,11 +1,14 @@
 """A release that fails in the middle of a run: the former version brings the run to its end."""
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from apps.conversations import journal
 from apps.conversations.models import Message, Run, Step
-from apps.execution import registry, services
-from apps.execution.registry import Agent, Answer, Completed, StepSpec, Workflow
+from apps.execution import admission, claims, registry, services
+from apps.execution.orchestrator import WorkflowOrchestrator
+from apps.execution.registry import Agent, Answer, Completed, Failed, StepSpec, Workflow
 from apps.execution.releases import Release, releases, validate_releases
 from apps.operations import flags
 from apps.operations.models import FeatureFlag, FlagOutcome
@@ -86,6 +89,20 @@ def test_a_new_workflow_that_fails_gives_the_rest_of_the_run_to_the_former_one(a
     assert states == {"one": "completed", "check": "failed", "three": "skipped", "two": "completed"}
     assert Message.objects.get(run=run, role="assistant").text == "The answer."
     assert outcomes() == {"flow-2": False}
+
+
+def test_no_step_is_locked_more_strongly_than_its_holder_locks_it(broken, as_principal, alice, thread, worker):
+    FeatureFlag.objects.create(name="flow-2", stage=flags.Stage.FULL)
+    run = services.start_run(principal=as_principal(alice), thread_id=thread.pk, text="Hello").run
+    admission.admit_one()
+    WorkflowOrchestrator(claims.claim_step(run, worker=worker)).settle(Completed(artifact=Note(), summary="noted"))
+    failing = claims.claim_step(run, worker=worker)
+
+    with CaptureQueriesContext(connection) as asked:
+        WorkflowOrchestrator(failing).settle(Failed(code="new.broken", detail="It does not work.", retryable=False))
+
+    assert Step.objects.get(run=run, name="two").state == Step.State.READY
+    assert [query["sql"] for query in asked if "FOR UPDATE" in query["sql"]] == []
 
 
 def test_both_may_give_way_one_after_the_other(ask):

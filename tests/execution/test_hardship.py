@@ -4,13 +4,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, transaction
 from uuid6 import uuid7
 
 from apps.accounts.models import User
 from apps.conversations import journal
+from apps.conversations.journal import Fact
 from apps.conversations.models import Message, Run, Step, Thread, ToolCall
-from apps.conversations.services import ThreadNotFound, create_thread
+from apps.conversations.services import ThreadNotFound, create_thread, delete_thread
 from apps.execution import admission, calls, claims, services, worker
 from apps.execution.engine import MOST_LOSSES
 from apps.execution.orchestrator import WorkflowOrchestrator
@@ -323,3 +324,42 @@ def test_a_worker_goes_on_with_its_run_when_admission_fails(start, monkeypatch):
 
     assert done.wait(10)
     loop.stop()
+
+
+def test_a_thread_is_stopped_deleted_and_written_to_at_once_without_a_deadlock(start, as_principal, alice, thread):
+    run = start()
+    admission.admit_one()
+    claim = claims.claim_step(run, worker=uuid7())
+
+    def delete():
+        try:
+            delete_thread(principal=as_principal(alice), thread_id=thread.pk)
+        finally:
+            connection.close()
+
+    def write():
+        try:
+            with pytest.raises(journal.Fenced):
+                journal.append(claim.context.fence, Fact("agent_thinking", {"thought": "hm", "progress": 1}))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as rivals:
+        with transaction.atomic():
+            journal.lock_thread(thread.pk)
+            deleted = rivals.submit(delete)
+            wait_until(lambda: waiting_for_locks() == 1)
+            written = rivals.submit(write)
+            wait_until(lambda: waiting_for_locks() == 2)
+            services.cancel_run(principal=as_principal(alice), run_id=run)
+        written.result(20)
+        deleted.result(20)
+
+    assert not Thread.objects.filter(pk=thread.pk).exists()
+    assert not Step.objects.filter(run=run).exists()
+
+
+def waiting_for_locks() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("select count(distinct pid) from pg_locks where not granted")
+        return cursor.fetchone()[0]
