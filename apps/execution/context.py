@@ -1,6 +1,7 @@
 """Who a request acts for, on what, and until when; and the scope in which everything it opened is closed again."""
 
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -134,19 +135,24 @@ class UserExecutionContext:
 
 @dataclass(kw_only=True)
 class ScopeCounts:
-    """What became of the scopes of this process."""
+    """What became of the scopes of this process.
 
-    created: int = 0
-    active: int = 0
-    cleaned: int = 0
-    refused: int = 0
-    creation_seconds: float = 0.0  # of all that were created
+    A request that was made and never came to work, such as one for a step that is not given another try, has no part in
+    `active` and `cleaned`.
+    """
+
+    created: int = 0  # requests made by `context_for`
+    refused: int = 0  # requests that it did not make
+    creation_seconds: float = 0.0  # for all that were created
+    active: int = 0  # open at this moment
+    cleaned: int = 0  # closed, with all that was opened in them
 
     def as_json(self) -> dict[str, float]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 scopes = ScopeCounts()
+_counting = threading.Lock()  # requests are made on several threads; their scopes are opened and closed on one
 
 
 def context_for(
@@ -166,9 +172,13 @@ def context_for(
             raise ForeignContext(f"A row of the run is not {principal.user_id}'s.")
         context = UserExecutionContext(principal=principal, **identity)  # type: ignore[arg-type]
     except NetraError:
-        scopes.refused += 1
+        with _counting:
+            scopes.refused += 1
         raise
-    scopes.creation_seconds += time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    with _counting:
+        scopes.created += 1
+        scopes.creation_seconds += seconds
     return context
 
 
@@ -176,7 +186,6 @@ def context_for(
 async def user_execution_scope(context: UserExecutionContext) -> AsyncIterator[UserExecutionContext]:
     """The one scope of a request: whatever registered with `context.resources` is closed at its end, the last first,
     also after an error."""
-    scopes.created += 1
     scopes.active += 1
     try:
         async with context.resources:

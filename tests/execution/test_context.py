@@ -88,11 +88,11 @@ def test_a_context_cannot_be_changed():
         context().principal = principal()
 
 
-def test_a_context_of_rows_that_belong_to_somebody_else_is_refused_and_counted():
+def test_a_context_of_rows_that_belong_to_somebody_else_is_refused_and_all_are_counted():
     mine = principal()
     identity = {name: getattr(context(), name) for name in ("thread_id", "run_id", "step_id", "step", "attempt")}
     identity |= {"worker": uuid7(), "agent": "first", "goal": "", "dataset_id": None, "deadline_at": datetime.now(UTC)}
-    refused = scopes.refused
+    before = scopes.as_json()
 
     assert context_for(mine, owners=[(mine.user_id, mine.organization_id)] * 2, **identity).principal == mine
     for stranger in ((uuid7(), mine.organization_id), (mine.user_id, uuid7())):
@@ -101,7 +101,9 @@ def test_a_context_of_rows_that_belong_to_somebody_else_is_refused_and_counted()
     with pytest.raises(InvalidContext):
         context_for(mine, owners=[], **identity | {"attempt": 0})
 
-    assert scopes.refused == refused + 3
+    assert (scopes.created, scopes.refused) == (before["created"] + 1, before["refused"] + 3)
+    assert scopes.creation_seconds > before["creation_seconds"]
+    assert (scopes.active, scopes.cleaned) == (before["active"], before["cleaned"])
 
 
 # --- Requests within requests ----------------------------------------------------------------------------------------
@@ -195,8 +197,8 @@ async def test_what_was_opened_is_closed_the_last_first_also_after_an_error(fail
         assert not (await work()).exists()
 
     assert closed == [True, "second", "first"]
-    assert (scopes.created, scopes.cleaned) == (before["created"] + 1, before["cleaned"] + 1)
-    assert scopes.active == before["active"]
+    assert (scopes.active, scopes.cleaned) == (before["active"], before["cleaned"] + 1)
+    assert (scopes.created, scopes.creation_seconds) == (before["created"], before["creation_seconds"])
 
 
 async def test_what_cannot_be_closed_keeps_nothing_else_open():
