@@ -63,6 +63,7 @@ class Run(models.Model):
     queued_seq = models.BigIntegerField(default=0, editable=False)  # number of its run_queued: FIFO within the thread
     not_before = models.DateTimeField(null=True, blank=True)
     deadline_at = models.DateTimeField(null=True, blank=True)
+    seconds_left = models.FloatField(null=True, editable=False)  # of work, when it was paused last
     rung_at = models.DateTimeField(default=timezone.now, db_default=Now(), editable=False)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, editable=False)

@@ -59,7 +59,7 @@ with served as (
     where id = %(user)s
 )
 update conversations_run set state = 'running', not_before = null, started_at = coalesce(started_at, clock_timestamp()),
-    deadline_at = clock_timestamp() + %(seconds)s * interval '1 second'
+    deadline_at = clock_timestamp() + least(seconds_left, %(seconds)s) * interval '1 second'
 where id = %(run)s and state = 'queued'
 """
 

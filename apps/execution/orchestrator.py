@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, assert_never
 from uuid import UUID
 
@@ -34,7 +34,7 @@ from apps.execution.registry import (
 from apps.execution.releases import Changes, Fallback, Planned
 from apps.llm import ledger
 from apps.operations import flags
-from apps.operations.database import fetch, storable
+from apps.operations.database import change, fetch, storable
 from apps.operations.debug_points import point
 from apps.operations.problems import new_support_id
 
@@ -42,7 +42,6 @@ log = structlog.get_logger(__name__)
 
 FORMER_TAKES_OVER = "the new version failed; the former one takes over"
 PUT_OFF_AT_MOST = timedelta(hours=1)
-_ACTIVE = frozenset({Step.State.READY, Step.State.RUNNING})
 
 
 _STEPS = """
@@ -56,6 +55,26 @@ values (%(id)s, %(thread)s, %(run)s, 'assistant', coalesce(%(text)s, ''), %(repo
 on conflict (run_id, role) where role = 'assistant' do update set
     text = coalesce(%(text)s, conversations_message.text), report = coalesce(%(report)s, conversations_message.report)
 returning id, text, report
+"""
+
+
+# Whoever pauses a run keeps what is left of its time: waiting does not count, and gives no new time either.
+_PAUSE = """
+with active as (
+    select not_before, state = 'ready' and not_before > clock_timestamp() as is_put_off
+    from conversations_step where run_id = %(run)s and state in ('ready', 'running')
+)
+update conversations_run set state = case when exists (select from active) then 'queued' else 'waiting' end,
+    not_before = (select min(not_before) from active),
+    seconds_left = greatest(extract(epoch from deadline_at - clock_timestamp()), 0)
+where id = %(run)s and state = 'running' and not exists (select from active where is_put_off is not true)
+"""
+# A step begins anew when it is answered: the time that a person took is not its own.
+_SINCE = """
+select clock_timestamp(), greatest(step.started_at, (
+    select max(asked.answered_at) from conversations_question asked
+    where asked.run_id = step.run_id and asked.step = step.name))
+from conversations_step step where step.id = %(step)s
 """
 
 
@@ -284,8 +303,8 @@ class WorkflowOrchestrator:
 
     def _postpone(self, outcome: Postponed) -> None:
         """Give the step back until later; one that has been put off for long enough fails."""
-        now = timezone.now()
-        if now - self._begun_at() > PUT_OFF_AT_MOST:
+        now, begun_at = fetch(_SINCE, {"step": self._context.step_id})[0]
+        if now - begun_at > PUT_OFF_AT_MOST:
             self._fail(_put_off(outcome))
             return
         later = now + timedelta(seconds=outcome.seconds)
@@ -294,26 +313,10 @@ class WorkflowOrchestrator:
         self._move(Step.State.READY, worker=None, not_before=later, reason=outcome.reason[:200])
         self._pause()
 
-    def _begun_at(self) -> datetime:
-        """When the step began, or was last answered: the time that a person took is not its own."""
-        context = self._context
-        asked = Question.objects.filter(run_id=context.run_id, step=context.step)
-        begun = Step.objects.values_list("started_at", flat=True).get(pk=context.step_id)
-        answered = [at for at in asked.values_list("answered_at", flat=True) if at is not None]
-        return max([begun or timezone.now(), *answered])
-
     def _pause(self) -> None:
         """Where nobody can go on with the run now, its owner's place is free, its thread's line is kept."""
-        run, now = self._context.run_id, timezone.now()
-        active = Step.objects.filter(run_id=run, state__in=_ACTIVE).values_list("state", "not_before")
-        postponed = [until for state, until in active if state == Step.State.READY and until and until > now]
-        if len(postponed) < len(active):
-            return
-        if postponed:
-            lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.QUEUED, not_before=min(postponed))
-        else:
-            lifecycle.move_run(run, source=Run.State.RUNNING, to=Run.State.WAITING)
-        let_next_start(self._context.principal.user_id)
+        if change(_PAUSE, {"run": self._context.run_id}):
+            let_next_start(self._context.principal.user_id)
 
     # --- The run has ended -------------------------------------------------------------------------------------------
 

@@ -96,7 +96,8 @@ where place = 'worker' and state = 'started' and finished_at is null
 limit 200
 """  # noqa: S608
 _EXPIRED = """
-select distinct run.id from conversations_run run join conversations_question question on question.run_id = run.id
+select distinct run.id, run.thread_id, run.user_id
+from conversations_run run join conversations_question question on question.run_id = run.id
 where run.state = 'waiting' and question.answered_at is null and question.expires_at < clock_timestamp() limit 200
 """
 _IS_EXPIRED = """
@@ -119,8 +120,8 @@ def sweep(*, ring: Callable[[UUID], None] = doorbell.ring) -> int:
     # These wait for a thread's lock, and whoever holds it may stand still: that holds up neither the rescue nor others.
     for call_id, attempt in fetch(_LOST_CALLS, {}):
         _unless_locked(partial(calls.take_back, call_id, attempt=attempt))
-    for (run_id,) in fetch(_EXPIRED, {}):
-        _unless_locked(partial(_expire, run_id))
+    for run, thread, user in fetch(_EXPIRED, {}):
+        _unless_locked(partial(_expire, run, thread, user))
     return len(waiting)
 
 
@@ -155,9 +156,8 @@ def _seconds_of(tool: str) -> float:
     return (tools.get(tool).deadline if tool in tools else TOOL_DEADLINE) + GRACE
 
 
-def _expire(run_id: UUID) -> None:
-    """End a run that waited too long for a person."""
-    run = Run.objects.get(pk=run_id)
+def _expire(run: UUID, thread: UUID, user: UUID) -> None:
+    """End a run that waited too long for a person; does nothing where it goes on, or is gone with its thread."""
     expired = Failed(
         code="run.expired",
         detail="The run waited for an answer that did not come in time.",
@@ -167,9 +167,9 @@ def _expire(run_id: UUID) -> None:
     )
     try:
         with transaction.atomic():
-            lock_thread(run.thread_id)
-            if not fetch(_IS_EXPIRED, {"run": run_id}):
+            lock_thread(thread)
+            if not fetch(_IS_EXPIRED, {"run": run}):
                 return  # it was answered just in time, and asks something else by now
-            fail_run(run=run.pk, thread=run.thread_id, user=run.user_id, failure=expired, source=Run.State.WAITING)
+            fail_run(run=run, thread=thread, user=user, failure=expired, source=Run.State.WAITING)
     except Fenced as error:
-        log.info("A run went on just before it expired", run=str(run.pk), reason=error.detail)
+        log.info("A run went on just before it expired", run=str(run), reason=error.detail)

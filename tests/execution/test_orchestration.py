@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 import stamina
 from django.db import connection, transaction
+from django.utils import timezone
 from pydantic import BaseModel
 from uuid6 import uuid7
 
@@ -454,6 +456,20 @@ def test_a_run_is_rung_for_as_soon_as_its_time_has_come(postpone, finish, rings)
     sweep()
 
     assert rings == [run]
+
+
+def test_a_worker_whose_clock_is_wrong_postpones_by_that_of_the_database(postpone, start, work_on, monkeypatch):
+    postpone("one", seconds=60.0)
+    now = timezone.now
+    monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(days=1))
+    run = start()
+
+    work_on(run)
+
+    postponed, step = Run.objects.get(pk=run), step_of(run, "one")
+    assert (postponed.state, step.state) == (Run.State.QUEUED, Step.State.READY)
+    assert step.not_before == postponed.not_before
+    assert timedelta(seconds=0) < step.not_before - now() <= timedelta(seconds=60)
 
 
 def test_a_run_that_is_postponed_again_and_again_ends_with_its_own_time(script, finish, work_on):

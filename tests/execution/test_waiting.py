@@ -2,9 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.models import F
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan, User
@@ -177,6 +179,29 @@ def test_the_time_that_a_person_takes_is_not_the_runs(waiting, heard, say, work_
     work_on(run)
 
     assert state_of(run) == Run.State.COMPLETED
+
+
+def test_the_time_of_work_adds_up_however_often_a_run_waits(start, work_on, script, say):
+    """Each attempt works for 25 s of the 60 s that the run has, and asks for something else."""
+    Plan.objects.update(max_run_seconds=60)
+
+    async def ask(scope):
+        await in_database(Run.objects.update, deadline_at=F("deadline_at") - timedelta(seconds=25))
+        for call in ("a", "b", "c"):
+            await scope.ask_for_data(ITEM, call=call)
+
+    script.first = ask
+    run = start()
+    left = []
+    for _ in range(3):
+        work_on(run)
+        left.append(Run.objects.get(pk=run).seconds_left)
+        say(run, "yes")
+    work_on(run)
+
+    assert [25 < left[0] <= 35, 0 < left[1] <= 10, left[2]] == [True, True, 0]
+    ended = Run.objects.get(pk=run)
+    assert (ended.state, ended.error_code) == (Run.State.FAILED, "step.deadline")
 
 
 def test_a_worker_that_is_rung_for_the_answer_brings_the_run_to_its_end(start, heard, say, monkeypatch, settings):
@@ -677,12 +702,21 @@ def test_nothing_expires_before_its_time_nor_after_its_answer(waiting, heard, sa
     assert state_of(run) == Run.State.COMPLETED
 
 
-def test_a_run_that_asks_something_else_by_now_does_not_expire_for_what_it_asked_before(waiting, heard):
+def test_a_run_that_asks_something_else_by_now_does_not_expire_for_what_it_asked_before(waiting, heard, thread, alice):
     run = waiting()
 
-    _expire(run)  # found expired before it was answered, and asks anew
+    _expire(run, thread.pk, alice.pk)  # found expired before it was answered, and asks anew
 
     assert state_of(run) == Run.State.WAITING
+
+
+def test_a_run_that_is_deleted_before_it_expires_disturbs_nobody(waiting, heard, thread, alice):
+    run = waiting()
+    thread.delete()
+
+    _expire(run, thread.pk, alice.pk)
+
+    assert not Run.objects.exists()
 
 
 def test_a_waiting_run_that_is_cancelled_closes_what_it_opened(waiting, heard, as_principal, alice, say, thread):
