@@ -24,9 +24,9 @@ class MembershipInline(TabularInline):  # type: ignore[misc]  # unfold has no ty
 
 @admin.register(Plan)
 class PlanAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]
-    list_display = ["code", "max_running_runs", "max_datasets"]
-    list_editable = ["max_running_runs", "max_datasets"]
-    history_list_display = ["max_running_runs", "max_datasets"]
+    list_display = ["code", "max_running_runs", "max_queued_runs", "max_datasets"]
+    list_editable = ["max_running_runs", "max_queued_runs", "max_datasets"]
+    history_list_display = ["max_running_runs", "max_queued_runs", "max_datasets"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
         return ["code"] if obj else []

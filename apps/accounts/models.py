@@ -22,6 +22,9 @@ class Plan(models.Model):
 
     code = models.CharField(primary_key=True, max_length=16, choices=Code.choices)
     max_running_runs = models.PositiveSmallIntegerField(default=5, help_text="Runs of one user at the same time.")
+    max_queued_runs = models.PositiveIntegerField(
+        default=100, help_text="Runs of one user that wait for a place; answers to what a run asks are always taken."
+    )
     max_run_seconds = models.PositiveIntegerField(
         default=600, help_text="How long a run may work, waiting not counted."
     )

@@ -76,7 +76,7 @@ TOOL = Tool(
 
 def somebody() -> Principal:
     """A new person with an organization of their own, whom no plan holds back."""
-    Plan.objects.update(tool_calls_per_minute=10**9, tool_calls_per_day=10**9)
+    Plan.objects.update(tool_calls_per_minute=10**9, tool_calls_per_day=10**9, max_queued_runs=10**9)
     user = User.objects.create_user(f"{uuid7().hex}@example.com")
     organization = Organization.objects.create(name="Benchmark")
     Membership.objects.create(user=user, organization=organization, role=Membership.Role.OWNER)

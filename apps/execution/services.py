@@ -23,6 +23,7 @@ from apps.execution.registry import Workflow, workflows
 from apps.operations.database import change, fetch, storable
 from apps.realtime.schema import TEXT_LIMIT
 
+SOON = 30.0  # seconds, after which one of many queued runs is likely to have started
 TITLE_LENGTH = 80  # characters of the first message that name a thread
 
 
@@ -42,7 +43,8 @@ insert into conversations_run (id, thread_id, organization_id, user_id, state, w
 values (%(run)s, %(thread)s, %(organization)s, %(user)s, 'queued', %(workflow)s, %(goal)s, %(dataset)s, %(key)s,
     %(digest)s, 0, clock_timestamp(), '{}', '', '', '')
 on conflict (user_id, key) do nothing
-returning (select 1 + count(*) from conversations_run where user_id = %(user)s and state = 'queued')
+returning (select 1 + count(*) from conversations_run where user_id = %(user)s and state = 'queued'),
+    (select max_queued_runs from accounts_plan where code = %(plan)s)
 """
 _FILE = """
 with message as (
@@ -78,6 +80,14 @@ class RunWaiting(NetraError):
     status = 409
 
 
+class TooManyQueued(NetraError):
+    """As many runs of the user wait for a place as their plan allows."""
+
+    code = "run.too_many_queued"
+    status = 429
+    retryable = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Started:
     """What a sent message became."""
@@ -98,6 +108,7 @@ def start_run(
         ThreadNotFound, Forbidden, Invalid: the request cannot be made.
         RunWaiting: the thread's run waits for somebody's leave; that comes first.
         IdempotencyMismatch: the key belongs to another request.
+        TooManyQueued: other runs have to start or be stopped first. Messages sent at the same moment may pass together.
     """
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot ask; an owner can give you the member role.")
@@ -155,7 +166,11 @@ def _digest(thread_id: UUID, text: str, dataset: UUID | None) -> str:
 
 
 def _insert_run(run: UUID, asked: _Asked, workflow: Workflow) -> int | None:
-    """How many runs of the user go first, plus one; None where the key belongs to an earlier call."""
+    """How many runs of the user go first, plus one; None where the key belongs to an earlier call.
+
+    Raises:
+        TooManyQueued: too many would go first.
+    """
     principal = asked.principal
     row: dict[str, Any] = {
         "run": run,
@@ -164,8 +179,17 @@ def _insert_run(run: UUID, asked: _Asked, workflow: Workflow) -> int | None:
         "user": principal.user_id,
     }
     row |= {"workflow": workflow.name, "goal": asked.text, "dataset": asked.dataset}
-    rows = fetch(_QUEUE, {**row, "key": asked.key, "digest": asked.digest})
-    return rows[0][0] if rows else None
+    rows = fetch(_QUEUE, {**row, "key": asked.key, "digest": asked.digest, "plan": principal.plan})
+    if not rows:
+        return None
+    position, most = rows[0]
+    if position > most:
+        raise TooManyQueued(
+            f"{most} of your messages wait for an answer to be begun, as many as your plan allows. "
+            "Wait for some of them, or stop those that you do not need.",
+            retry_after=SOON,
+        )
+    return int(position)
 
 
 def _begin(run: UUID, asked: _Asked, position: int) -> Started:

@@ -119,7 +119,10 @@ class Scene:
         variables = Path(f"/proc/{own}/environ").read_text().split("\0")
         self._environment = dict(variable.split("=", 1) for variable in variables if variable)
         # Cases make in minutes what people make in hours.
-        self.execute("update accounts_plan set tool_calls_per_minute = 1000000, tool_calls_per_day = 1000000")
+        self.execute(
+            "update accounts_plan set tool_calls_per_minute = 1000000, tool_calls_per_day = 1000000, "
+            "max_queued_runs = 1000000"
+        )
         self._extra: dict[str, subprocess.Popen[bytes]] = {}
         self._spawned = 0
         self._people: dict[str, Person] = {}
