@@ -1,5 +1,6 @@
 """Who a request acts for, on what, and until when; and the scope in which everything it opened is closed again."""
 
+import hashlib
 import tempfile
 import threading
 import time
@@ -15,8 +16,10 @@ from uuid6 import uuid7
 from apps.accounts.tenancy import RANK, Principal
 from apps.conversations.journal import Fence
 from apps.errors import NetraError
+from apps.operations.database import storable
 
 DEEPEST = 10  # children of children
+CALL_LENGTH = 100  # characters of the name of a call or question in the journal
 PLACEHOLDERS = frozenset({"", "none", "null", "undefined", "placeholder"})
 _NOBODY = frozenset({UUID(int=0), UUID(int=2**128 - 1)})
 
@@ -131,6 +134,16 @@ class UserExecutionContext:
     def workspace(self) -> Path:
         """A new directory that is gone when the scope ends."""
         return Path(self.resources.enter_context(tempfile.TemporaryDirectory(prefix="netra-")))
+
+
+def call_name(given: str) -> str:
+    """The name of a call or question in the journal: as given or, where that is too long or cannot be stored, its
+    beginning and a digest of all of it, so that different names stay different."""
+    kept = storable(given)
+    if kept == given and len(given) <= CALL_LENGTH:
+        return given
+    digest = hashlib.sha256(given.encode(errors="surrogatepass")).hexdigest()
+    return f"{kept[: CALL_LENGTH - len(digest) - 1]}-{digest}"
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from uuid6 import uuid7
 from apps.conversations import journal
 from apps.conversations.journal import Fact, Fenced
 from apps.conversations.source import delta
-from apps.execution.context import UserExecutionContext
+from apps.execution.context import UserExecutionContext, call_name
 from apps.execution.dispatcher import RequestScopedToolDispatcher
 from apps.execution.questions import ask_for_data
 from apps.execution.registry import Interruption, Waiting
@@ -134,6 +134,7 @@ class StepScope:
             Interruption: the step waits now; let it through.
             Fenced: the step is not held any more.
         """
+        call = call_name(call)
         answered = await in_database(ask_for_data, self.context, call=call, items=items)
         if answered.value is None:
             raise Interruption(Waiting(call=call))

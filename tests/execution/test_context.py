@@ -14,10 +14,12 @@ from apps.conversations.models import Run, Thread, ToolCall
 from apps.conversations.services import create_thread
 from apps.execution import admission, calls, claims
 from apps.execution.context import (
+    CALL_LENGTH,
     DEEPEST,
     ForeignContext,
     InvalidContext,
     UserExecutionContext,
+    call_name,
     context_for,
     scopes,
     user_execution_scope,
@@ -26,6 +28,7 @@ from apps.execution.dispatcher import Disposed, ToolExecutorFactory
 from apps.execution.engine import ExecutionEngine
 from apps.execution.permissions import Spent, Verdict, may_call, may_use
 from apps.execution.registry import Agent, AlreadyRegistered, Effect, NotRegistered, Place, Tool, agents, tools
+from apps.operations.database import storable
 from tests.execution.conftest import Note, events_of, told
 
 NOBODY, EVERYBODY = UUID(int=0), UUID(int=2**128 - 1)
@@ -104,6 +107,22 @@ def test_a_context_of_rows_that_belong_to_somebody_else_is_refused_and_all_are_c
     assert (scopes.created, scopes.refused) == (before["created"] + 1, before["refused"] + 3)
     assert scopes.creation_seconds > before["creation_seconds"]
     assert (scopes.active, scopes.cleaned) == (before["active"], before["cleaned"])
+
+
+# --- Names of calls --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["c1", "é" * CALL_LENGTH])
+def test_a_name_that_fits_is_kept(name):
+    assert call_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["x" * (CALL_LENGTH + 1), "null \0 character", "half a pair \ud800"])
+def test_a_name_that_cannot_be_stored_becomes_another_that_can_and_always_the_same(name):
+    assert call_name(name) == call_name(name) != call_name(name + "y")
+    assert call_name(name).startswith(name[:5])
+    assert len(call_name(name)) <= CALL_LENGTH
+    assert storable(call_name(name)) == call_name(name)
 
 
 # --- Requests within requests ----------------------------------------------------------------------------------------

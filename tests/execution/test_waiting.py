@@ -14,6 +14,7 @@ from apps.conversations.models import Message, Question, Run, Step, Thread, Tool
 from apps.conversations.services import RunNotFound, create_thread
 from apps.errors import Forbidden, Invalid
 from apps.execution import admission, claims, questions, services, worker
+from apps.execution.context import CALL_LENGTH
 from apps.execution.questions import NotWaiting
 from apps.execution.registry import Interruption, StepSpec, Waiting
 from apps.execution.services import IdempotencyMismatch, RunWaiting
@@ -406,6 +407,29 @@ def test_several_things_are_answered_one_by_one(start, define_workflow, script, 
     assert heard == {"right": "R", "left": "L"}
     assert state_of(run) == Run.State.COMPLETED
     assert told(thread).count("data_requested") == told(thread).count("answer_received") == 2
+
+
+def test_questions_with_long_names_are_told_apart_and_answered_by_the_names_that_were_told(
+    waiting, script, say, work_on, thread
+):
+    heard = []
+
+    async def ask(scope):
+        for end in ("a", "b"):
+            heard.append(await scope.ask_for_data(ITEM, call="x" * 300 + end))
+        return await script._note(scope)
+
+    script.first = ask
+    run = waiting()
+    for value in ("first", "second"):
+        asked = [event["data"]["call"] for event in events_of(thread) if event["type"] == "data_requested"]
+        assert len(asked[-1]) == CALL_LENGTH
+        say(run, value, call=asked[-1])
+        work_on(run)
+
+    assert heard == ["first", "first", "second"]
+    assert len(set(asked)) == 2
+    assert state_of(run) == Run.State.COMPLETED
 
 
 def test_an_answer_to_a_step_that_is_over_does_not_start_a_run_that_waits_for_another(
