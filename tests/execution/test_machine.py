@@ -98,6 +98,11 @@ class Life:
         """Whether it has begun and not ended: it alone may write in its thread."""
         return bool(self.nodes) and self.state not in ENDED
 
+    @property
+    def has_asked(self) -> list[str]:
+        """Steps that have asked something, whatever became of it."""
+        return [node.name for node in self.nodes.values() if node.question != "none"]
+
     def begin(self) -> None:
         if not self.nodes:
             for spec in WORKFLOWS[self.workflow]:
@@ -243,10 +248,15 @@ class Machine(RuleBasedStateMachine):
             self.asked.pop(life.id, None)
 
     @precondition(lambda self: self.asked)
-    @rule(which=some, step=st.sampled_from(["only", "left", "right", "join"]))
-    def answer(self, which: int, step: str) -> None:
-        life = pick(list(self.lives.values()), which // 4) if which % 4 == 3 else self.asking(which // 4)
-        step = pick(self.asked.get(life.id) or [step], which)
+    @rule(which=some)
+    def answer(self, which: int) -> None:
+        life = self.asking(which // 4)
+        if which % 4 == 3:
+            # Whatever was asked once may have been answered, withdrawn or expired by now.
+            life = pick([each for each in self.lives.values() if each.has_asked], which // 4)
+            step = pick(life.has_asked, which)
+        else:
+            step = pick(self.asked[life.id], which)
         self.reply(life, step)
 
     def reply(self, life: Life, step: str) -> None:
@@ -415,6 +425,7 @@ class Machine(RuleBasedStateMachine):
             for node in life.nodes.values():
                 node.postponed = False
         sweep()
+        assert sorted(self.rings) == sorted(self.waiting_for_a_ring())
         self.swept()
 
     def expire(self, which: int) -> None:
@@ -431,6 +442,14 @@ class Machine(RuleBasedStateMachine):
                 expires_at=timezone.now() + questions.DATA_WITHIN
             )
         self.swept()
+
+    def waiting_for_a_ring(self) -> Iterator[UUID]:
+        """Of a running run, once for each step that is ready; of a queued one, where no other has its thread's line."""
+        for life in self.lives.values():
+            if life.state == "running":
+                yield from (life.id for node in life.nodes.values() if node.state == "ready")
+            elif life.state == "queued" and self.live(life.thread) in (None, life):
+                yield life.id
 
     # --- What the model concludes ------------------------------------------------------------------------------------
 
@@ -529,6 +548,11 @@ class Machine(RuleBasedStateMachine):
     def nobody_has_more_running_than_the_plan_allows(self) -> None:
         for user in self.principals:
             assert Run.objects.filter(user=user, state="running").count() <= CAP
+
+    @invariant()
+    def admission_looks_at_everybody_who_has_something_to_start(self) -> None:
+        able = {life.user for life in self.lives.values() if self.may_start(life)}
+        assert able <= set(User.objects.filter(runnable=True).values_list("pk", flat=True))
 
     def teardown(self) -> None:
         """Whatever has happened, each run still comes to its end, by nothing but sweeps and what they ring for."""
