@@ -1,6 +1,7 @@
 """Statements that are prepared, for every floor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -16,11 +17,23 @@ def fetch(statement: str, parameters: Mapping[str, Any]) -> list[Row]:
 
     JSON comes as text.
     """
+    with _executed(statement, parameters) as cursor:
+        return cursor.fetchall()
+
+
+def change(statement: str, parameters: Mapping[str, Any]) -> int:
+    """Execute `statement`, prepared; answers how many rows it changed."""
+    with _executed(statement, parameters) as cursor:
+        return cursor.rowcount
+
+
+@contextmanager
+def _executed(statement: str, parameters: Mapping[str, Any]) -> "Iterator[psycopg.Cursor[Row]]":
     here = connections[DEFAULT_DB_ALIAS]
     here.ensure_connection()
     # Django's own cursor does not bind on the server; errors come as Django's all the same.
     with here.wrap_database_errors, psycopg.Cursor(here.connection) as cursor:
-        return cursor.execute(statement, parameters, prepare=True).fetchall()
+        yield cursor.execute(statement, parameters, prepare=True)
 
 
 def loaded(model: type[M], values: Mapping[str, Any]) -> M:

@@ -1,7 +1,6 @@
 """HTTP and sockets enter here."""
 
 import asyncio
-import gc
 import os
 from typing import Any
 
@@ -23,6 +22,7 @@ from django.http.response import HttpResponseBase  # noqa: E402
 from django.urls import get_resolver, set_script_prefix  # noqa: E402
 
 from apps.operations.database import in_request  # noqa: E402
+from apps.operations.memory import keep_what_is_loaded  # noqa: E402
 from netra.routing import socket_application  # noqa: E402
 
 # A request's thread keeps its connection for the next request: `in_request` says when it goes back.
@@ -88,9 +88,5 @@ class RequestThreads(ASGIHandler):
 
 application = ProtocolTypeRouter({"http": RequestThreads(), "websocket": socket_application})
 
-# What is loaded now stays until the end: the collector need not look through it again and again.
 get_resolver().url_patterns  # noqa: B018  # loads the views
-gc.collect()
-gc.freeze()
-# A request leaves little that refers to itself; each look at what is young costs 0.3 ms.
-gc.set_threshold(10_000, 10, 10)
+keep_what_is_loaded()

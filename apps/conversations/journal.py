@@ -14,10 +14,11 @@ from uuid import UUID
 from django.db import transaction
 
 from apps.errors import NetraError
-from apps.operations.database import fetch, storable
+from apps.operations.database import storable
 from apps.operations.debug_points import point
 from apps.realtime import notifier
 from apps.realtime.schema import TERMINAL, event_data
+from apps.statements import fetch
 
 Envelope = dict[str, Any]
 

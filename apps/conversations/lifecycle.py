@@ -7,7 +7,8 @@ from uuid import UUID
 from psycopg.types.json import Json
 
 from apps.conversations.models import Run, Step
-from apps.operations.database import change, storable
+from apps.operations.database import storable
+from apps.statements import change
 
 RUN_ARROWS: Mapping[str, frozenset[str]] = {
     Run.State.QUEUED: frozenset({Run.State.RUNNING, Run.State.CANCELLED}),

@@ -18,8 +18,8 @@ from apps.execution import claims, doorbell, releases
 from apps.execution.claims import Claim
 from apps.execution.endings import fail_run
 from apps.execution.registry import STEP_DEADLINE, Failed, StepSpec, agents, workflows
-from apps.operations.database import change, fetch
 from apps.operations.problems import new_support_id
+from apps.statements import change, fetch
 
 _NEXT_USER = """
 select id from accounts_user where runnable order by served_at limit 1 for no key update skip locked

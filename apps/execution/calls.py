@@ -22,8 +22,9 @@ from apps.execution import doorbell, questions
 from apps.execution.context import UserExecutionContext
 from apps.execution.permissions import Spent, Verdict, may_call
 from apps.execution.registry import Effect, Interruption, Place, Tool, Waiting
-from apps.operations.database import change, fetch, storable
+from apps.operations.database import storable
 from apps.operations.debug_points import point
+from apps.statements import change, fetch
 
 log = structlog.get_logger(__name__)
 

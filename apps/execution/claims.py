@@ -15,7 +15,7 @@ from apps.conversations import journal
 from apps.conversations.journal import Fact
 from apps.execution import doorbell
 from apps.execution.context import UserExecutionContext, context_for
-from apps.operations.database import change, fetch
+from apps.statements import change, fetch
 
 # A run that is queued again, after waiting, has ready steps: they are for whoever admits it, within its user's limit.
 # The role is the one that the run's owner has *now*: who was removed or deactivated meanwhile acts as a viewer, who may

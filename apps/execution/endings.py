@@ -13,7 +13,7 @@ from apps.execution import claims, releases
 from apps.execution.calls import closing
 from apps.execution.registry import Effect, Failed
 from apps.llm import ledger
-from apps.operations.database import change, fetch
+from apps.statements import change, fetch
 
 UNSETTLED = frozenset({Step.State.BLOCKED, Step.State.READY, Step.State.RUNNING, Step.State.WAITING})
 

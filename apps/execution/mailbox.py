@@ -7,7 +7,8 @@ import structlog
 from django.db import DatabaseError, InterfaceError
 
 from apps.execution.registry import Interruption, Postponed
-from apps.operations.database import fetch, in_database
+from apps.operations.database import in_database
+from apps.statements import fetch
 
 log = structlog.get_logger(__name__)
 

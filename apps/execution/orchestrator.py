@@ -34,9 +34,10 @@ from apps.execution.registry import (
 from apps.execution.releases import Changes, Fallback, Planned
 from apps.llm import ledger
 from apps.operations import flags
-from apps.operations.database import change, fetch, storable
+from apps.operations.database import storable
 from apps.operations.debug_points import point
 from apps.operations.problems import new_support_id
+from apps.statements import change, fetch
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,9 @@ from apps.conversations.services import get_run, thread_not_found
 from apps.errors import Forbidden, Invalid, NetraError
 from apps.execution import doorbell, endings, questions, releases
 from apps.execution.registry import Workflow, workflows
-from apps.operations.database import change, fetch, storable
+from apps.operations.database import storable
 from apps.realtime.schema import TEXT_LIMIT
+from apps.statements import change, fetch
 
 SOON = 30.0  # seconds, after which one of many queued runs is likely to have started
 TITLE_LENGTH = 80  # characters of the first message that name a thread

@@ -18,8 +18,8 @@ from apps.execution import calls, doorbell
 from apps.execution.calls import GRACE
 from apps.execution.endings import fail_run
 from apps.execution.registry import TOOL_DEADLINE, Failed, tools
-from apps.operations.database import fetch
 from apps.operations.problems import new_support_id
+from apps.statements import fetch
 
 log = structlog.get_logger(__name__)
 

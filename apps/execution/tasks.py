@@ -14,6 +14,7 @@ from apps.execution.heartbeat import Heartbeat
 from apps.execution.models import WorkerProcess
 from apps.execution.worker import stop_worker_loop, worker_loop
 from apps.operations.breakers import breakers
+from apps.operations.memory import keep_what_is_loaded
 
 
 @shared_task(name=WAKE)
@@ -35,6 +36,7 @@ def run_tool(call_id: int) -> None:
 def look_after_runs(sender: Any, **_: Any) -> None:
     """Start the loop at once: it rescues runs even before it is rung for one."""
     if any(queue.name == "agents" for queue in sender.task_consumer.queues):
+        keep_what_is_loaded()
         worker_loop()
 
 

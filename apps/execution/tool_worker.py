@@ -20,8 +20,9 @@ from apps.execution.context import UserExecutionContext, context_for, user_execu
 from apps.execution.permissions import Verdict, may_use
 from apps.execution.registry import Interruption, Tool, postponed, tools
 from apps.execution.tool_runs import breaker_of, run_tool
-from apps.operations.database import fetch, through_outage_here
+from apps.operations.database import through_outage_here
 from apps.resilience.breaker import BreakerOpen, Permit
+from apps.statements import fetch
 
 log = structlog.get_logger(__name__)
 

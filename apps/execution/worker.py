@@ -25,7 +25,8 @@ from apps.execution.models import WorkerProcess
 from apps.execution.sweep import sweep
 from apps.operations import periodic
 from apps.operations.breakers import breakers
-from apps.operations.database import fetch, in_database
+from apps.operations.database import in_database
+from apps.statements import fetch
 
 log = structlog.get_logger(__name__)
 

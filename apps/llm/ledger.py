@@ -18,7 +18,7 @@ from uuid6 import uuid7
 from apps.accounts.tenancy import Principal
 from apps.errors import NetraError
 from apps.llm.models import ModelCall
-from apps.operations.database import Row, change, fetch
+from apps.statements import Row, change, fetch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The ways to PostgreSQL: from an event loop to threads that keep a connection, and statements that are prepared."""
+"""The ways to PostgreSQL: from an event loop to threads that keep a connection; and what can be stored there."""
 
 import asyncio
 import contextvars
@@ -6,20 +6,17 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-import psycopg
 import stamina
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from psycopg_pool.base import AttemptWithBackoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Row = tuple[Any, ...]
 
 KEPT_FOR = 0.5  # seconds that a thread keeps an idle connection without asking whether it still works
 OUTAGE = 20.0  # seconds that PostgreSQL may be away before work in hand is given up
@@ -135,29 +132,3 @@ def storable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [storable(inner) for inner in value]
     return value
-
-
-# --- Statements on the hot path --------------------------------------------------------------------------------------
-
-
-def fetch(statement: str, parameters: Mapping[str, Any]) -> list[Row]:
-    """The rows that `statement` returns. It is prepared, so that it is planned once per connection.
-
-    JSON comes as text.
-    """
-    with _cursor() as cursor:
-        return cursor.execute(statement, parameters, prepare=True).fetchall()
-
-
-def change(statement: str, parameters: Mapping[str, Any]) -> int:
-    """Execute `statement`, prepared; answers how many rows it changed."""
-    with _cursor() as cursor:
-        return cursor.execute(statement, parameters, prepare=True).rowcount
-
-
-@contextmanager
-def _cursor() -> "Iterator[psycopg.Cursor[Row]]":
-    """A cursor that binds on the server, which Django's own does not; errors come as Django's."""
-    connection.ensure_connection()
-    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
-        yield cursor

@@ -37,7 +37,7 @@ from apps.execution.registry import (
     workflows,
 )
 from apps.execution.sweep import sweep
-from apps.operations.database import fetch
+from apps.statements import fetch
 from tests.execution.conftest import (
     LONG_AGO,
     Note,
