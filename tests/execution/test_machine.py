@@ -61,7 +61,18 @@ WORKFLOWS = {
     ),
 }
 DEEDS = ["append", "ask", "open_call", "open_call", "close_call", "give_back"]
-DEEDS += ["complete", "complete", "complete", "wait", "wait", "postpone", "postpone", "hear_at_once", "fail"]
+DEEDS += [
+    "complete",
+    "complete",
+    "complete",
+    "wait",
+    "wait",
+    "postpone",
+    "postpone",
+    "hear_at_once",
+    "hear_late",
+    "fail",
+]
 
 
 # --- The model -------------------------------------------------------------------------------------------------------
@@ -97,11 +108,6 @@ class Life:
     def is_live(self) -> bool:
         """Whether it has begun and not ended: it alone may write in its thread."""
         return bool(self.nodes) and self.state not in ENDED
-
-    @property
-    def has_asked(self) -> list[str]:
-        """Steps that have asked something, whatever became of it."""
-        return [node.name for node in self.nodes.values() if node.question != "none"]
 
     def begin(self) -> None:
         if not self.nodes:
@@ -208,10 +214,12 @@ class Machine(RuleBasedStateMachine):
 
     # --- People ------------------------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(lines=st.integers(1, CAP + 1))
+    def begin(self, lines: int) -> None:
+        """Each user has runs in so many of their threads: more than they have places, or fewer."""
         for number, _ in enumerate(self.threads):
-            self.send(number, "wide" if number % 2 else "narrow")
+            if number % (CAP + 1) < lines:
+                self.send(number, "wide" if number % 2 else "narrow")
         for number in range(CAP * len(self.principals)):
             self.work(number)
 
@@ -245,19 +253,22 @@ class Machine(RuleBasedStateMachine):
         else:
             services.cancel_run(**cancel)
             life.end("cancelled")
-            self.asked.pop(life.id, None)
+            self.too_late(life)
 
-    @precondition(lambda self: self.asked)
-    @rule(which=some)
-    def answer(self, which: int) -> None:
-        life = self.asking(which // 4)
-        if which % 4 == 3:
-            # Whatever was asked once may have been answered, withdrawn or expired by now.
-            life = pick([each for each in self.lives.values() if each.has_asked], which // 4)
-            step = pick(life.has_asked, which)
+    @precondition(lambda self: self.asked or self.asked_before())
+    @rule(which=some, again=st.booleans())
+    def answer(self, which: int, again: bool) -> None:
+        if self.asked_before() and (again or not self.asked):
+            life, step = pick(self.asked_before(), which)
         else:
+            life = self.asking(which)
             step = pick(self.asked[life.id], which)
         self.reply(life, step)
+
+    def too_late(self, life: Life) -> None:
+        """What an ended run has asked, nobody can answer any more."""
+        for step in self.asked.pop(life.id, []):
+            self.reply(life, step)
 
     def reply(self, life: Life, step: str) -> None:
         reply = {"principal": self.principals[life.user], "run_id": life.id, "call": step, "value": "yes"}
@@ -369,6 +380,15 @@ class Machine(RuleBasedStateMachine):
             self.reply(held.life, held.node.name)
         self.rest(held)
 
+    def hear_late(self, held: Held) -> None:
+        """Somebody answers when whatever else could start has started."""
+        self.wait(held)
+        while self.next_one():
+            self.admit(0)
+        self.admit(0)
+        if held.node.question == "open":
+            self.reply(held.life, held.node.name)
+
     def rest(self, held: Held) -> None:
         self.settle(held, "rest", Waiting(call=held.claim.context.step))
 
@@ -378,7 +398,7 @@ class Machine(RuleBasedStateMachine):
         if counted:
             held.life.settle(held.node, how)
         if held.life.state in ENDED:
-            self.asked.pop(held.life.id, None)
+            self.too_late(held.life)
 
     def give_back(self, held: Held) -> None:
         mine = held.is_its_own
@@ -436,7 +456,7 @@ class Machine(RuleBasedStateMachine):
         sweep()
         if life.state == "waiting":
             life.end("failed")
-            self.asked.pop(life.id)
+            self.too_late(life)
         else:
             Question.objects.filter(run=life.id, answered_at=None).update(
                 expires_at=timezone.now() + questions.DATA_WITHIN
@@ -463,6 +483,15 @@ class Machine(RuleBasedStateMachine):
 
     def live(self, thread: UUID) -> Life | None:
         return next((life for life in self.lives.values() if life.thread == thread and life.is_live), None)
+
+    def asked_before(self) -> list[tuple[Life, str]]:
+        """What is asked no more: it was answered or withdrawn, or has expired."""
+        return [
+            (life, node.name)
+            for life in self.lives.values()
+            for node in life.nodes.values()
+            if node.question != "none" and node.name not in self.asked.get(life.id, [])
+        ]
 
     def asking(self, which: int) -> Life:
         return pick([self.lives[run] for run in self.asked], which)
@@ -491,8 +520,9 @@ class Machine(RuleBasedStateMachine):
             del self.asked[life.id]
         node = life.nodes[step]
         node.question = "answered"
-        if node.state == "waiting":
-            node.state = "ready"
+        if node.state != "waiting":
+            return  # it finds the answer when it asks again
+        node.state = "ready"
         if life.state in ("waiting", "queued"):
             life.state, life.postponed = "queued", False
 

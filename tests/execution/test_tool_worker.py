@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, User
+from apps.conversations.journal import Fenced
 from apps.conversations.models import Question, Run, Step, ToolCall
 from apps.execution import admission, calls, claims, doorbell, services, tool_worker
 from apps.execution.calls import DEADLY
@@ -623,6 +624,22 @@ def test_a_call_is_refused_when_its_user_lost_the_right_before_it_began(process,
 )
 def test_whatever_is_named_like_a_secret_is_masked(name):
     assert calls.masked({"headers": [{name: "hunter2", "kept": 1}]}) == {"headers": [{name: "***", "kept": 1}]}
+
+
+def test_a_process_that_has_lost_its_call_cannot_close_it_for_the_one_that_has_it_now(begun, process, thread):
+    process.asleep = True
+    _, row = begun("far")
+    claim(row, process.id)
+    lost = look(row)
+    calls.take_back(row.pk, attempt=lost.attempt)
+    claim(row, beat(uuid7()))
+    late = calls.Result(status="succeeded", result={"text": "HEY"}, summary="HEY")
+
+    with pytest.raises(Fenced):
+        calls.close_call_at_worker(lost, late, thread=thread.pk, step_attempt=1)
+
+    assert (look(row).state, look(row).attempt) == ("started", 2)
+    assert "tool_completed" not in told(thread)
 
 
 # --- Out of order ----------------------------------------------------------------------------------------------------

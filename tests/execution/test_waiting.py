@@ -172,6 +172,15 @@ def test_a_run_that_was_answered_goes_on_only_when_its_user_has_a_free_place(
     assert state_of(run) == Run.State.COMPLETED
 
 
+def test_an_answer_is_heard_by_admission_though_it_had_found_nothing_to_start(waiting, heard, say):
+    run = waiting()
+    assert admission.admit_one() is None
+
+    say(run, "yes")
+
+    assert admission.admit_one() == run
+
+
 def test_the_time_that_a_person_takes_is_not_the_runs(waiting, heard, say, work_on):
     run = waiting()
     Run.objects.filter(pk=run).update(deadline_at=LONG_AGO)
