@@ -698,8 +698,9 @@ def test_a_call_that_was_put_off_is_made_when_its_run_goes_on_and_not_before(
     assert_well_told(thread)
 
 
-def test_two_attempts_that_wait_for_one_call_both_hear_of_its_end(begun):
+def test_an_attempt_that_is_called_off_keeps_no_news_from_the_next_that_waits_for_the_same_call(begun, process):
     """The earlier one may not have been called off when the later one begins to wait, in the same process."""
+    process.asleep = True
     _, row = begun("far")
 
     async def wait():
@@ -711,7 +712,7 @@ def test_two_attempts_that_wait_for_one_call_both_hear_of_its_end(begun):
         return earlier.cancelled()
 
     def finish():
-        ToolCall.objects.filter(pk=row.pk).update(finished_at=timezone.now())
+        ToolCall.objects.filter(pk=row.pk).update(state="succeeded", finished_at=timezone.now())
         connection.close()
 
     assert asyncio.run(wait())
