@@ -136,6 +136,8 @@ def open_call(context: UserExecutionContext, tool: Tool, arguments: dict[str, An
     if made is None:
         return _begin(context, tool, arguments, call, key, spent)
     row = ToolCall.objects.get(pk=made)
+    if row.state == ToolCall.State.REFUSED:
+        return Opened(row=row)  # under its arguments as they came, which nobody had checked
     if row.idempotency_key != key:
         raise _mismatch(call)
     if row.finished_at is not None or (row.place == Place.WORKER and row.state != ToolCall.State.UNKNOWN):

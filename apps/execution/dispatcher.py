@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from apps.errors import NetraError
 from apps.execution import calls
 from apps.execution.calls import ToolAnswer, ToolRefused
-from apps.execution.context import UserExecutionContext
+from apps.execution.context import UserExecutionContext, call_name
 from apps.execution.mailbox import mailbox
 from apps.execution.permissions import Verdict, may_use
 from apps.execution.registry import Agent, AlreadyRegistered, Interruption, Place, Tool, postponed, tools
@@ -75,6 +75,8 @@ class RequestScopedToolDispatcher:
     ) -> ToolAnswer:
         """Run one tool; `call` names the call, so that a later attempt of the step finds its result again.
 
+        A name that is too long for the journal is shortened, the same each time.
+
         `context` is that of a request within the step, whose rights and time count then.
 
         Raises:
@@ -83,7 +85,7 @@ class RequestScopedToolDispatcher:
             ToolCallMismatch: `call` was used for something else.
             Disposed, ForeignContext: the dispatcher is not for this, or not any more.
         """
-        context = context or self._context
+        context, call = context or self._context, call_name(call)
         self._require_open(context)
         try:
             tool = self._permitted(name, context)

@@ -447,6 +447,21 @@ class TestDispatcher:
         with pytest.raises(calls.ToolCallMismatch):
             call("hazard")
 
+    def test_a_call_that_was_refused_stays_refused_though_it_could_be_made_now(self, call, script):
+        Plan.objects.update(tool_calls_per_minute=0)
+        refused = call("shout", {"text": "hey", "unknown": 1})
+        Plan.objects.update(tool_calls_per_minute=9)
+
+        assert call("shout", {"text": "hey", "unknown": 1}) == refused
+        assert script.tool_runs == []
+
+    def test_a_name_that_is_too_long_for_the_journal_is_found_again_all_the_same(self, call, script):
+        names = ["n" * 500 + "1", "n" * 500 + "2"]
+
+        assert call("shout", id_=names[0]) == call("shout", id_=names[0])
+        assert call("shout", id_=names[1]).status == "succeeded"
+        assert script.tool_runs == ["hey"] * 2
+
     def test_secrets_are_told_and_kept_by_nobody(self, call, dispatcher, thread):
         from pydantic import BaseModel
 

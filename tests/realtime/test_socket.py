@@ -14,6 +14,7 @@ from apps.conversations import services as conversations
 from apps.conversations.journal import Fact
 from apps.operations.database import in_database
 from apps.realtime import consumers, hub, tickets
+from apps.realtime.schema import FRAME_LIMIT
 from netra.routing import socket_application
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -132,6 +133,17 @@ async def test_a_client_that_acknowledges_gets_everything(ticket, thread):
     await tab.leave()
 
     assert numbers == list(range(1, total + 1))
+
+
+async def test_a_frame_is_as_long_as_its_bytes(ticket):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+    wide = "ü" * (FRAME_LIMIT // 2)
+
+    await tab.wire.send_input({"type": "websocket.receive", "text": json.dumps({"type": wide}, ensure_ascii=False)})
+
+    assert f"{FRAME_LIMIT} bytes" in (await tab.frame())["detail"]
+    await tab.leave()
 
 
 async def test_a_client_that_does_not_say_hello_is_closed(monkeypatch):
