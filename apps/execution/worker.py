@@ -145,7 +145,8 @@ class WorkerLoop:
             await asyncio.wait(self._work, timeout=settings.DRAIN_SECONDS)
         for duty in self._duties:
             duty.cancel()
-        for task in self._work:
+        await ExecutionEngine.shutdown()
+        for task in self._work:  # who is about to take a step
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
         await self._loop.shutdown_asyncgens()  # closes the connections to models
