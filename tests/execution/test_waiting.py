@@ -743,6 +743,25 @@ def test_a_run_that_asks_something_else_by_now_does_not_expire_for_what_it_asked
     assert state_of(run) == Run.State.WAITING
 
 
+def test_a_run_does_not_expire_for_what_was_answered_in_time_while_it_waits_for_something_else(
+    start, work_on, script, say
+):
+    async def ask(scope):
+        for call in ("first", "second"):
+            await scope.ask_for_data(ITEM, call=call)
+
+    script.first = ask
+    run = start()
+    work_on(run)
+    say(run, "yes")
+    work_on(run)
+    Question.objects.filter(call="first").update(expires_at=LONG_AGO)
+
+    sweep()
+
+    assert state_of(run) == Run.State.WAITING
+
+
 def test_a_run_that_is_deleted_before_it_expires_disturbs_nobody(waiting, heard, thread, alice):
     run = waiting()
     thread.delete()
