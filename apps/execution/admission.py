@@ -61,6 +61,9 @@ with served as (
 update conversations_run set state = 'running', not_before = null, started_at = coalesce(started_at, clock_timestamp()),
     deadline_at = clock_timestamp() + least(seconds_left, %(seconds)s) * interval '1 second'
 where id = %(run)s and state = 'queued'
+returning (select exists (select from accounts_user where runnable and id <> %(user)s)
+    or exists (select from conversations_run other
+        where other.user_id = %(user)s and other.state = 'queued' and other.id <> %(run)s))
 """
 
 
@@ -80,7 +83,7 @@ class _Queued:
 def admit_one() -> UUID | None:
     """Start the next admissible run, or let it go on if it had to wait, and answer its id; None when nobody has one."""
     with transaction.atomic():
-        return _admit_next()
+        return admitted.run if (admitted := _admit_next()) else None
 
 
 def next_step(run_id: UUID | None, *, worker: UUID) -> Claim | None:
@@ -93,34 +96,39 @@ def admit_and_claim(*, worker: UUID) -> Claim | None:
     """Start the next admissible run and take its first step for `worker`, in one transaction; None without one."""
     while True:
         with transaction.atomic():
-            run = _admit_next()
-            if run is None:
+            admitted = _admit_next()
+            if admitted is None:
                 return None
-            if claim := claims.take_step(run, worker=worker):
-                return claim
+            if claim := claims.take_step(admitted.run, worker=worker):
+                return replace(claim, others_wait=admitted.others_wait)
 
 
-def _admit_next() -> UUID | None:
+@dataclass(frozen=True)
+class _Admitted:
+    run: UUID
+    others_wait: bool
+
+
+def _admit_next() -> _Admitted | None:
     while users := fetch(_NEXT_USER, {}):
         user = users[0][0]
         if found := fetch(_NEXT_RUN, {"user": user}):
             queued = _Queued(*found[0])
-            _admit(queued, user)
-            return queued.run
+            return _Admitted(queued.run, others_wait=_admit(queued, user))
         change(_REST, {"user": user})
     return None
 
 
-def _admit(queued: _Queued, user: UUID) -> None:
+def _admit(queued: _Queued, user: UUID) -> bool:
+    """Start the run; answers whether another one may be waiting for its start."""
     if queued.workflow not in workflows:
-        _refuse(queued, user)
-        return
+        return _refuse(queued, user)
     workflow = workflows.get(queued.workflow)
     if queued.started_at is None:
         lead = {"agent": workflow.lead, "workflow": workflow.name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
         _create_steps(queued.run, [_chosen(spec, user, queued.is_staff) for spec in workflow.steps])
-    _set_running(queued, user, min(workflow.deadline, queued.most_seconds))
+    return _set_running(queued, user, min(workflow.deadline, queued.most_seconds))
 
 
 def _chosen(spec: StepSpec, user: UUID, is_staff: bool) -> StepSpec:
@@ -149,17 +157,18 @@ def patience(spec: StepSpec) -> float:
     return spec.deadline or (agents.get(spec.agent).deadline if spec.agent in agents else STEP_DEADLINE)
 
 
-def _set_running(queued: _Queued, user: UUID, seconds: float) -> None:
-    change(_STARTED, {"run": queued.run, "user": user, "seconds": seconds})
+def _set_running(queued: _Queued, user: UUID, seconds: float) -> bool:
+    [(others_wait,)] = fetch(_STARTED, {"run": queued.run, "user": user, "seconds": seconds})
+    return bool(others_wait)
 
 
-def _refuse(queued: _Queued, user: UUID) -> None:
+def _refuse(queued: _Queued, user: UUID) -> bool:
     """End a run whose workflow this release does not have; it would stand in everybody's way otherwise."""
     name = queued.workflow
     if queued.started_at is None:
         lead = {"agent": name, "workflow": name, "goal": queued.goal}
         journal.begin_run(thread=queued.thread, run=queued.run, started=Fact("agent_started", lead))
-    _set_running(queued, user, 0.0)
+    others_wait = _set_running(queued, user, 0.0)
     gone = Failed(
         code="workflow.unknown",
         detail=f"This release has no workflow {name!r}.",
@@ -168,3 +177,4 @@ def _refuse(queued: _Queued, user: UUID) -> None:
         support_id=new_support_id(),
     )
     fail_run(run=queued.run, thread=queued.thread, user=user, failure=gone)
+    return others_wait

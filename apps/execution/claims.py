@@ -89,6 +89,7 @@ class Claim:
     losses: int = 0
     barren_losses: int = 0  # since its journal last grew
     artifacts: Mapping[str, Artifact]
+    others_wait: bool = False  # when its run was started, another one may have been startable
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from apps.conversations import services as conversations
 from apps.conversations.journal import Fact
 from apps.operations.database import in_database
 from apps.realtime import consumers, hub, tickets
-from apps.realtime.schema import FRAME_LIMIT
+from apps.realtime.schema import FRAME_LIMIT, TEXT_LIMIT
 from netra.routing import socket_application
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -143,6 +143,17 @@ async def test_a_frame_is_as_long_as_its_bytes(ticket):
     await tab.wire.send_input({"type": "websocket.receive", "text": json.dumps({"type": wide}, ensure_ascii=False)})
 
     assert f"{FRAME_LIMIT} bytes" in (await tab.frame())["detail"]
+    await tab.leave()
+
+
+async def test_the_longest_message_fits_in_a_frame_in_any_script(ticket):
+    tab = Tab()
+    await tab.open(ticket=ticket)
+    message = {"type": "message.send", "id": "m1", "thread": str(uuid4()), "text": "🎉" * TEXT_LIMIT, "key": "k"}
+
+    await tab.wire.send_input({"type": "websocket.receive", "text": json.dumps(message, ensure_ascii=False)})
+
+    assert (await tab.frame())["code"] == "thread.not_found"
     await tab.leave()
 
 
