@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+from kombu import Queue
 from psycopg.conninfo import conninfo_to_dict
 
 from netra.env import ENV
@@ -213,6 +214,8 @@ CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "agents"
+# A ring that is lost is rung again by the sweep. To write down in Redis which ring was heard takes longer than hearing.
+CELERY_TASK_QUEUES = [Queue("agents", no_ack=True), Queue("tools", no_ack=True)]
 CELERY_TASK_ROUTES = {
     "execution.wake": {"queue": "agents"},
     "execution.run_tool": {"queue": "tools"},
