@@ -1,5 +1,6 @@
 """The tools of one step: who may use which, and one journaled call of one, from asked to answered."""
 
+import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -102,7 +103,7 @@ class RequestScopedToolDispatcher:
         """
         try:
             if tool.place == Place.WORKER:
-                breaker_of(tool).check()  # the tool worker takes the permit
+                await asyncio.to_thread(breaker_of(tool).check)  # the tool worker takes the permit
                 return await self._call_elsewhere(tool, arguments, call)
             permit = await breaker_of(tool).acquire_async()
         except BreakerOpen as refusal:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 from pydantic import BaseModel
 from uuid6 import uuid7
 
@@ -18,6 +18,7 @@ from apps.execution.questions import ask_for_data
 from apps.execution.registry import Interruption, Waiting
 from apps.operations.database import in_database, storable
 from apps.realtime import notifier
+from apps.statements import fetch
 
 SAVE_EVERY = 0.25  # seconds between two saves of the text being written
 TELL_EVERY = 0.05  # seconds between two live frames of it
@@ -33,6 +34,11 @@ select %(message)s, thread.id, fence.run_id, 'assistant', %(text)s, %(attempt)s,
 from fence join conversations_thread thread on thread.live_run = fence.run_id
 on conflict (run_id, role) where role = 'assistant' do update set text = excluded.text, attempt = excluded.attempt
 returning id
+"""
+
+
+_ABOUT = """
+update conversations_run set dataset = coalesce(dataset, %(dataset)s) where id = %(run)s returning dataset
 """
 
 
@@ -108,6 +114,19 @@ def save_answer(context: UserExecutionContext, text: str) -> UUID:
     if row is None:
         raise Fenced(f"Run {context.run_id} is not ours any more.")
     return UUID(str(row[0]))
+
+
+def be_about(context: UserExecutionContext, dataset: UUID) -> UUID:
+    """Fix what the run is about, unless that is fixed already, and answer what it is: whatever is uploaded meanwhile,
+    a later attempt works on the same.
+
+    Raises:
+        Fenced: the step is not held any more.
+    """
+    with transaction.atomic():
+        journal.hold(context.fence)
+        [(fixed,)] = fetch(_ABOUT, {"run": context.run_id, "dataset": dataset})
+    return UUID(str(fixed))
 
 
 class StepScope:

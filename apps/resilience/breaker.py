@@ -66,6 +66,9 @@ class Cluster(Protocol):
     def now(self) -> int:
         """The time in Redis, as far as this process can tell, in milliseconds."""
 
+    def introduce(self, breaker: "CircuitBreaker") -> None:
+        """Have the breaker know what the cluster knows, if that can be asked."""
+
     def ask(self, breaker: "CircuitBreaker", request: Request) -> tuple[Circuit, bool]:
         """The circuit after `request`, and whether the trial call may begin. May take a round trip."""
 
@@ -151,6 +154,7 @@ class CircuitBreaker:
         self.settings = settings
         self.circuit = Circuit()  # replaced as a whole, never changed
         self.seen = 0  # version that Redis had last
+        self.met = False  # whether the cluster has been asked, or could not be
         self.calls_ended: deque[tuple[int, bool, bool]] = deque()  # version, failed, slow
         self.trials_ended: deque[tuple[str, Outcome]] = deque()
         self._cluster = cluster
@@ -184,14 +188,17 @@ class CircuitBreaker:
         Raises:
             BreakerOpen: the call need not be handed on.
         """
+        self._meet()
         self._from_memory()
 
     def acquire(self) -> Permit:
-        """A permit to make one call now. In half-open state it asks Redis, else it only looks into memory.
+        """A permit to make one call now. At first use and in half-open state it asks Redis, else it only looks into
+        memory.
 
         Raises:
             BreakerOpen: the call must not be made.
         """
+        self._meet()
         return self._from_memory() or self._trial()
 
     async def acquire_async(self) -> Permit:
@@ -200,6 +207,8 @@ class CircuitBreaker:
         Raises:
             BreakerOpen: the call must not be made.
         """
+        if not self.met:
+            await asyncio.get_running_loop().run_in_executor(None, self._meet)
         permit = self._from_memory()
         if permit is not None:
             return permit
@@ -220,6 +229,11 @@ class CircuitBreaker:
                 calls, failures, slow = calls + 1, failures + failed, slow + was_slow
         settled = dict(self.trials_ended.popleft() for _ in range(len(self.trials_ended)))
         return Request(version=version, counts=Counts(calls, failures, slow) if calls else None, settled=settled)
+
+    def _meet(self) -> None:
+        """Learn what the others know already: one that has just begun must let through nothing that is switched off."""
+        if not self.met:
+            self._cluster.introduce(self)
 
     def _from_memory(self) -> Permit | None:
         """A permit or a refusal without asking; None where only a trial call could be made."""

@@ -66,7 +66,7 @@ class Breakers:
     def named(self, name: str, settings: BreakerSettings | None = None) -> CircuitBreaker:
         """The breaker of that name, made at first use with `settings` or else those of all.
 
-        It knows the state of the cluster a moment after its first use; until then it passes.
+        Its first use asks Redis for the state of the cluster.
 
         Raises:
             BreakerMisconfigured: it was named before with other settings.
@@ -149,6 +149,16 @@ class Breakers:
             thread.join()
         self._store.close()
 
+    def introduce(self, breaker: CircuitBreaker) -> None:
+        """Have the breaker know what the cluster knows; while Redis is away, it goes by itself."""
+        self.ensure_running()
+        circuit, _ = self.ask(breaker, Request())
+        with self._lock:
+            # The thread may have been quicker, and know more by now.
+            if not breaker.met:
+                breaker.met = True
+                self._replace(breaker, circuit)
+
     def ask(self, breaker: CircuitBreaker, request: Request) -> tuple[Circuit, bool]:
         """The circuit after `request`, and whether the trial call may begin: by Redis, or alone while it is away."""
         if self.shared:
@@ -200,7 +210,7 @@ class Breakers:
             self.shared = True
         with self._lock:
             for breaker, circuit in zip(breakers, circuits, strict=True):
-                breaker.seen = circuit.version
+                breaker.seen, breaker.met = circuit.version, True
                 self._replace(breaker, circuit)
 
     def _decide_alone(self, breaker: CircuitBreaker, request: Request) -> tuple[Circuit, bool]:

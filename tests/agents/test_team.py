@@ -9,14 +9,16 @@ from uuid6 import uuid7
 
 from apps.agents.models import Report
 from apps.agents.services import as_markdown
+from apps.agents.team.data import pick_dataset
 from apps.conversations import journal
 from apps.conversations import services as conversations
-from apps.conversations.models import Message, Run, ToolCall
+from apps.conversations.models import Message, Run, Step, ToolCall
 from apps.execution import admission, claims
 from apps.execution import services as execution
 from apps.execution.engine import ExecutionEngine
 from apps.optimization import imports
 from apps.optimization import services as optimization
+from tests.agents.conftest import claim
 from tests.agents.model_server import model_server, tool_call
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,8 +56,8 @@ def ask(as_principal, alice):
         started = execution.start_run(principal=principal, thread_id=thread, text=text, dataset=dataset)
         while admission.admit_one():
             pass
-        while claim := claims.claim_step(started.run, worker=uuid7()):
-            asyncio.run(ExecutionEngine.for_user(claim.context).run_step(claim))
+        while claimed := claims.claim_step(started.run, worker=uuid7()):
+            asyncio.run(ExecutionEngine.for_user(claimed.context).run_step(claimed))
         return Run.objects.get(pk=started.run)
 
     return ask
@@ -132,6 +134,20 @@ def test_a_follow_up_stays_with_the_dataset_of_its_thread(ask, dataset, as_princ
 
     assert "$5.15" in answer_of(ask("And now?", thread=first.thread_id))
     assert "$5.15" not in answer_of(ask("What do I spend?"))
+
+
+def test_whatever_is_uploaded_meanwhile_a_later_attempt_works_on_the_same_dataset(
+    run, dataset, as_principal, alice, tmp_path
+):
+    picked = pick_dataset(claim(run))
+    newer = tmp_path / "newer.csv"
+    newer.write_text(CALLS.replace("1000000", "7000000"))
+    made = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(newer))
+    imports.run_import(made.pk)
+    assert Step.objects.filter(run=run, state="running").update(state="ready", worker=None) == 1
+
+    assert pick_dataset(claim(run)) == picked == dataset
+    assert Run.objects.get(pk=run).dataset == dataset.pk
 
 
 def test_another_organizations_dataset_cannot_be_asked_about(ask, dataset, charlie):

@@ -279,6 +279,22 @@ def test_an_operator_refuses_all_calls_everywhere(process, name):
     assert refused(breaker).retry_after is None
 
 
+def test_a_process_that_has_just_begun_lets_through_no_call_that_is_switched_off(process, name):
+    process().force_open(name)
+
+    for first_use in (CircuitBreaker.acquire, CircuitBreaker.check):
+        with pytest.raises(BreakerOpen):
+            first_use(process().named(name))
+
+
+async def test_nor_does_its_event_loop(process, name):
+    process().force_open(name)
+
+    with pytest.raises(BreakerOpen):
+        async with process().named(name).guard():
+            pass
+
+
 def test_an_operator_lets_all_calls_through_uncounted(process, name):
     breakers, operator = process(), process()
     breaker = breakers.named(name)
@@ -403,9 +419,7 @@ def test_a_wiped_redis_is_told_what_processes_know(process, own_redis, wipe):
         for told in ("state", "version", "open_until", "failures"):
             assert after[name][told] == before[name][told]
     refused(theirs.named("sick"))
-    newcomer = process(own_redis.url).named("forbidden")
-    newcomer.acquire().released()
-    becomes_state(newcomer, State.FORCED_OPEN)
+    refused(process(own_redis.url).named("forbidden"))
 
 
 def test_a_redis_that_has_fallen_behind_is_told_what_processes_know(process, own_redis):

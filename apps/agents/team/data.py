@@ -11,7 +11,7 @@ from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Tri
 from apps.conversations import services as conversations
 from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
-from apps.execution.scope import StepScope
+from apps.execution.scope import StepScope, be_about
 from apps.operations.database import in_database
 from apps.optimization import services
 from apps.optimization.models import Dataset
@@ -42,14 +42,20 @@ class Measured(BaseModel):
 
 
 def pick_dataset(scope: StepScope) -> Dataset | None:
-    """The dataset that the question names, else the one that its thread is about, else the newest that is ready."""
+    """The dataset that the question names, else the one that its thread is about, else the newest that is ready.
+
+    The run is about that one from then on.
+    """
     principal, ready = scope.context.principal, Dataset.State.READY
-    if scope.context.dataset_id is not None:
-        return services.get_dataset(principal=principal, dataset_id=scope.context.dataset_id)
-    datasets = services.list_datasets(principal=principal).filter(state=ready)
-    earlier = conversations.latest_dataset(thread_id=scope.context.thread_id)
-    found: Dataset | None = datasets.filter(pk=earlier).first() if earlier else None
-    return found or datasets.first()
+    named = scope.context.dataset_id
+    if named is None:
+        datasets = services.list_datasets(principal=principal).filter(state=ready)
+        earlier = conversations.latest_dataset(thread_id=scope.context.thread_id)
+        found = (datasets.filter(pk=earlier).first() if earlier else None) or datasets.first()
+        if found is None:
+            return None
+        named = be_about(scope.context, found.pk)
+    return services.get_dataset(principal=principal, dataset_id=named)
 
 
 async def run(scope: StepScope) -> Completed:
