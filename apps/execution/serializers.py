@@ -45,6 +45,6 @@ class TraceSerializer(serializers.Serializer[Any]):
     thread = serializers.UUIDField()
     status = serializers.CharField()
     queued_seconds = serializers.FloatField(allow_null=True, help_text="Until the run was first admitted.")
-    waiting_seconds = serializers.FloatField(allow_null=True, help_text="While a question to a person was open.")
-    working_seconds = serializers.FloatField(allow_null=True, help_text="The rest.")
+    waiting_seconds = serializers.FloatField(allow_null=True, help_text="For a person, a dependency or another worker.")
+    working_seconds = serializers.FloatField(allow_null=True, help_text="While an attempt of a step was at it.")
     spans = SpanSerializer(many=True, help_text="Each after its parent; the first one is the run.")

@@ -54,8 +54,9 @@ class Span:
 class Trace:
     """The spans of one run, each after its parent; the first one is the run.
 
-    Each moment of a finished run is one of three: `queued_seconds` until it was first admitted, `waiting_seconds` while
-    a question to a person was open, `working_seconds` the rest. None where an end is not known yet.
+    Each moment of a finished run is one of three: `queued_seconds` until it was first admitted, `working_seconds` while
+    an attempt of a step is known to have been at it, `waiting_seconds` the rest: for a person's answer, for something
+    that was out of order, for another worker. None where an end is not known yet.
     """
 
     id: str  # 32 hexadecimal digits

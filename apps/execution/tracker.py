@@ -55,11 +55,12 @@ class AgentExecutionTracker:
         run = self._run
         # A run that was stopped in the queue was never admitted.
         queued = _seconds(run.created_at, run.started_at or run.finished_at)
+        within = tuple(self._within())
         waiting = working = None
         if run.finished_at and queued is not None:
-            waiting = _seconds_in_any(self._open_times())
+            working = _seconds_in_any((span.first_seen, span.last_seen) for span in within if span.kind is Kind.STEP)
             # Two clocks may have written the times; no rest is less than nothing.
-            working = max(0.0, (run.finished_at - run.created_at).total_seconds() - queued - waiting)
+            waiting = max(0.0, (run.finished_at - run.created_at).total_seconds() - queued - working)
         return Trace(
             id=trace_id(run.pk),
             run=run.pk,
@@ -68,7 +69,7 @@ class AgentExecutionTracker:
             queued_seconds=queued,
             waiting_seconds=waiting,
             working_seconds=working,
-            spans=(self._run_span(), *self._within()),
+            spans=(self._run_span(), *within),
         )
 
     def _within(self) -> Iterator[Span]:
@@ -80,13 +81,6 @@ class AgentExecutionTracker:
                 groups.append([self._attempt_span(step, 0, ())])
         for group in sorted(groups, key=lambda spans: _by_time(spans[0])):
             yield from group
-
-    def _open_times(self) -> Iterator[tuple[datetime, datetime]]:
-        """From when until when each question was open; the end of the run closes what nobody answered."""
-        for question in self._questions:
-            closed_at = question.answered_at or self._run.finished_at
-            if closed_at is not None:
-                yield question.asked_at, closed_at
 
     # --- The run -----------------------------------------------------------------------------------------------------
 
@@ -287,10 +281,10 @@ def _seconds(start: datetime | None, end: datetime | None) -> float | None:
     return (end - start).total_seconds() if start and end else None
 
 
-def _seconds_in_any(spans: Iterable[tuple[datetime, datetime]]) -> float:
-    """The length of what the given times cover together."""
+def _seconds_in_any(spans: Iterable[tuple[datetime | None, datetime | None]]) -> float:
+    """The length of what the given times cover together; what never began covers nothing."""
     covered, until = 0.0, None
-    for start, end in sorted(spans):
+    for start, end in sorted((start, end) for start, end in spans if start and end):
         begin = start if until is None else max(start, until)
         covered += max(0.0, (end - begin).total_seconds())
         until = end if until is None else max(until, end)

@@ -1,15 +1,18 @@
 """A run's trace says where its time went, and does not say what nobody knows."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
+from apps.accounts.models import User
 from apps.conversations import journal
 from apps.conversations.models import Event, Question, Run, Step, ToolCall
 from apps.execution import admission, claims, services
-from apps.execution.tracker import AgentExecutionTracker
+from apps.execution.registry import Interruption, Postponed
+from apps.execution.tracker import AgentExecutionTracker, _seconds_in_any
 from apps.llm import ledger
 from apps.llm.models import ModelCall
 from apps.operations.database import in_database
@@ -89,7 +92,7 @@ def test_queued_waiting_and_working_make_up_the_whole_time(start, work_on):
     total = (row.finished_at - row.created_at).total_seconds()
     assert trace.queued_seconds == (row.started_at - row.created_at).total_seconds()
     assert trace.queued_seconds + trace.waiting_seconds + trace.working_seconds == pytest.approx(total)
-    assert trace.waiting_seconds == 0
+    assert trace.waiting_seconds < trace.working_seconds
 
 
 def test_the_same_rows_have_the_same_ids_each_time(start, work_on):
@@ -170,16 +173,18 @@ def test_the_time_a_person_took_is_waiting(start, work_on, script, as_principal,
     run = start()
     work_on(run)
     services.answer_run(principal=as_principal(alice), run_id=run, call=None, value="here")
-    asked_at = Run.objects.get(pk=run).started_at
-    Question.objects.update(asked_at=asked_at, answered_at=asked_at + timedelta(seconds=40))
     Run.objects.filter(pk=run).update(deadline_at=timezone.now() + timedelta(hours=1))
+    answered = Event.objects.filter(run=run).latest("seq").seq
     work_on(run)
-    Run.objects.filter(pk=run).update(finished_at=asked_at + timedelta(seconds=60))
+    took = timedelta(seconds=40)
+    Question.objects.update(asked_at=F("answered_at") - took)
+    Event.objects.filter(run=run, seq__lte=answered).update(at=F("at") - took)
+    Run.objects.filter(pk=run).update(created_at=F("created_at") - took, started_at=F("started_at") - took)
 
     trace = trace_of(run)
 
-    assert trace.waiting_seconds == 40
-    assert trace.working_seconds == pytest.approx(20)
+    assert trace.waiting_seconds == pytest.approx(40, abs=5)
+    assert trace.working_seconds < 10
     (question,) = spans_of(run, "question")
     assert (question.status, question.seconds, question.attributes["netra.question.reason"]) == ("answered", 40, "data")
     first_try, second_try, _ = spans_of(run, "step")
@@ -189,24 +194,36 @@ def test_the_time_a_person_took_is_waiting(start, work_on, script, as_principal,
     assert second_try.first_seen is not None
 
 
-def test_questions_that_were_open_at_once_are_waited_for_once(start, work_on):
+def test_the_time_that_a_step_was_put_off_is_not_worked(start, work_on, script):
+    async def first(scope):
+        if scope.context.attempt == 1:
+            raise Interruption(Postponed(seconds=1.0, reason="out of order"))
+        return await script._note(scope)
+
+    script.first = first
     run = start()
     work_on(run)
-    row = Run.objects.get(pk=run)
-    Run.objects.filter(pk=run).update(finished_at=row.started_at + timedelta(seconds=100))
-    for since, until in ((10, 30), (20, 40), (50, 60), (95, None)):
-        Question.objects.create(
-            run=row,
-            step="one",
-            call=f"c{since}",
-            reason="unsafe",
-            expires_at=timezone.now(),
-            asked_at=row.started_at + timedelta(seconds=since),
-            answered_at=until and row.started_at + timedelta(seconds=until),
-        )
+    took = timedelta(seconds=3600)
+    Event.objects.filter(run=run).update(at=F("at") - took)
+    earlier = {"created_at": F("created_at") - took, "started_at": F("started_at") - took}
+    Run.objects.filter(pk=run).update(**earlier, not_before=None)
+    User.objects.update(runnable=True)
+    Step.objects.filter(run=run).update(not_before=None)
+    work_on(run)
 
-    assert trace_of(run).waiting_seconds == 30 + 10 + 5
-    assert spans_of(run, "question")[-1].status == "unanswered"
+    trace = trace_of(run)
+
+    assert trace.status == "completed"
+    assert trace.waiting_seconds == pytest.approx(3600, abs=30)
+    assert trace.working_seconds < 10
+
+
+def test_steps_that_work_at_once_are_counted_once():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    times = [(10, 30), (20, 40), (50, 60), (95, None), (None, None)]
+    spans = [tuple(None if second is None else at + timedelta(seconds=second) for second in span) for span in times]
+
+    assert _seconds_in_any(spans) == 30 + 10
 
 
 def test_a_tool_call_belongs_to_the_attempt_that_made_it_whoever_finished_it(start, work_on, script, worker):
