@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections
 from django.db.models import Model
 
 M = TypeVar("M", bound=Model)
@@ -33,7 +33,14 @@ def _executed(statement: str, parameters: Mapping[str, Any]) -> "Iterator[psycop
     here.ensure_connection()
     # Django's own cursor does not bind on the server; errors come as Django's all the same.
     with here.wrap_database_errors, psycopg.Cursor(here.connection) as cursor:
-        yield cursor.execute(statement, parameters, prepare=True)
+        try:
+            cursor.execute(statement, parameters, prepare=True)
+        except psycopg.errors.FeatureNotSupported as error:
+            # A migration has changed a column since the statement was prepared here: the next connection plans it anew.
+            here.connection.close()
+            here.errors_occurred = True
+            raise OperationalError("The connection was older than the last migration; it is replaced.") from error
+        yield cursor
 
 
 def loaded(model: type[M], values: Mapping[str, Any]) -> M:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import closing
 from typing import Any
 
 import django
@@ -49,12 +50,11 @@ class RequestThreads(ASGIHandler):
             body = await self.read_body(receive)
         except RequestAborted:
             return
-        request, refusal = self.create_request(scope, body)
-        if request is None:
-            body.close()
-            await self.send_response(refusal, send)  # type: ignore[arg-type]  # one of the two is there
-            return
-        response = await in_request(self._answer, request)
+        with closing(body):
+            request, response = self.create_request(scope, body)
+            if request is not None:
+                response = await in_request(self._answer, request)
+        assert response is not None  # noqa: S101  # one of the two is there
         if response.streaming:
             await self._stream(response, receive, send)
         else:

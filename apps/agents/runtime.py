@@ -60,7 +60,8 @@ Refuse = Callable[[Mapping[str, Any]], str | None]
 TURNS = 12  # answers of the model in one conversation
 MENDS = 2  # outputs of one conversation that may be mended
 OUTPUT_TOOL = "final_result"  # what a model calls to hand in a typed output
-THOUGHT_LENGTH = 280  # characters; shorter thoughts are joined
+THOUGHT_LENGTH = 280  # characters of one event
+THOUGHTS = 20  # events of one answer; what a model thinks beyond is not told
 
 
 class ModelUnavailable(NetraError):
@@ -218,7 +219,8 @@ class _Conversation(Generic[T]):
         pieces = [
             thought[at : at + THOUGHT_LENGTH] for thought in thoughts for at in range(0, len(thought), THOUGHT_LENGTH)
         ]
-        facts = [Fact("agent_thinking", {"thought": piece, "progress": self._progress()}) for piece in pieces]
+        told = [{"thought": piece, "progress": self._progress()} for piece in pieces[:THOUGHTS]]
+        facts = [Fact("agent_thinking", said) for said in told]
         fence = self.scope.context.fence
         with transaction.atomic(savepoint=False):
             journal.append(fence, *facts) if facts else journal.hold(fence)
@@ -248,9 +250,10 @@ class _Conversation(Generic[T]):
             ModelRefused, ModelConfused: there is nothing to say to that.
         """
         calls = response.tool_calls
-        if final := next((call for call in calls if call.tool_name == OUTPUT_TOOL), None):
+        typed = not issubclass(self.output, str)
+        if typed and (final := next((call for call in calls if call.tool_name == OUTPUT_TOOL), None)):
             complaint = self._finish(final.args)
-            rest = {call.tool_call_id: "Not called: the result ends the conversation." for call in calls}
+            rest = {call.tool_call_id: "Not called: hand in the result by itself, last of all." for call in calls}
             said = rest | {final.tool_call_id: complaint}
             return [ToolReturnPart(call.tool_name, said[call.tool_call_id], call.tool_call_id) for call in calls]
         if calls:
@@ -267,9 +270,10 @@ class _Conversation(Generic[T]):
         """
         try:
             said = _output_in(self.output, given)
+        except _Unusable as error:
+            complaint: str | None = str(error)
+        else:
             complaint = self.check(said) if self.check else None
-        except ValueError as error:
-            complaint = str(error)
         if complaint is None:
             self.said = said
             return ""
@@ -281,11 +285,15 @@ class _Conversation(Generic[T]):
     # --- Tools -------------------------------------------------------------------------------------------------------
 
     async def _call_all(self, calls: Sequence[ToolCallPart]) -> list[ModelRequestPart]:
-        """Results in the order of the calls. When one cannot go on, the others are not cut off for it."""
+        """Results in the order of the calls. When one cannot go on, the others are not cut off for it.
+
+        Raises:
+            Exception: what stopped a call; one that waits is told only where nothing worse has happened.
+        """
         settled = await asyncio.gather(*(self._call(call) for call in calls), return_exceptions=True)
-        for result in settled:
-            if isinstance(result, BaseException):
-                raise result
+        errors = [result for result in settled if isinstance(result, BaseException)]
+        if errors:
+            raise min(errors, key=lambda error: isinstance(error, Interruption))
         return [
             ToolReturnPart(call.tool_name, result, call.tool_call_id)
             for call, result in zip(calls, settled, strict=True)
@@ -331,27 +339,31 @@ def _output_tool(output: type[BaseModel]) -> ToolDefinition:
     return ToolDefinition(name=OUTPUT_TOOL, description=said, parameters_json_schema=output.model_json_schema())
 
 
+class _Unusable(Exception):
+    """What was handed in is no output; says why."""
+
+
 def _output_in(output: type[Any], given: Any) -> Any:
     """What was given, as the output.
 
     Raises:
-        ValueError: it is none; says why.
+        _Unusable: it is none.
     """
     if given is None or given == "":
-        raise ValueError("Answer in words." if issubclass(output, str) else f"Answer by calling {OUTPUT_TOOL}.")
+        raise _Unusable("Answer in words." if issubclass(output, str) else f"Answer by calling {OUTPUT_TOOL}.")
     if issubclass(output, str):
         return given
     try:
         return output.model_validate_json(given) if isinstance(given, str) else output.model_validate(given)
     except ValidationError as error:
-        raise ValueError(error.json(include_url=False, include_context=False)) from error
+        raise _Unusable(error.json(include_url=False, include_context=False, include_input=False)) from error
 
 
 def _arguments(given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The arguments of a call; None where they are no JSON object."""
     try:
         found = json.loads(given or "{}") if isinstance(given, str) else dict(given or {})
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

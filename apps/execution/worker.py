@@ -122,7 +122,9 @@ class WorkerLoop:
             if claim.others_wait:
                 self._look_around()
             more = await ExecutionEngine.for_user(claim.context).run_step(claim)
-            if self._draining and not more:
+            if self._draining:
+                if more:
+                    doorbell.ring(claim.context.run_id)
                 return
             run_id = claim.context.run_id if more else None
 

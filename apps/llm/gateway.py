@@ -76,7 +76,7 @@ async def ask(
     endpoint, `offline` is asked, and nobody else.
 
     `heard(answer)` is called on a database thread, in the transaction that keeps the answer: what it writes is stored
-    with the answer or not at all. It raises a NetraError if whoever asks is stale.
+    with the answer or not at all, and once. It raises a NetraError if whoever asks is stale.
 
     Raises:
         NetraError: as `heard`; the answer is not kept.
@@ -97,9 +97,7 @@ async def _ask_endpoint(
     key = _key(asker, transcript.digest(messages, parameters))
     asked = await in_database(ledger.ask, asker, key=key, provider=host, model=model)
     if asked.answer is not None:
-        response = transcript.load(asked.answer)
-        await in_database(heard, response)
-        return response
+        return transcript.load(asked.answer)
     began = time.monotonic()
     try:
         async with breakers().named(f"model:{host}:{model}", _BREAKER).guard(ignore=_OUR_OWN_FAULT):

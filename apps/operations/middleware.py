@@ -1,5 +1,6 @@
 """What every line of the log says about the request it belongs to."""
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 from django_structlog.middlewares import RequestMiddleware
@@ -24,6 +25,7 @@ class RequestLog(RequestMiddleware):
     @staticmethod
     def bind_user_id(request: HttpRequest) -> None:
         # REST puts the key's user in the place of the session's once the key is known.
-        if isinstance(request.user, SimpleLazyObject) and "HTTP_AUTHORIZATION" in request.META:
+        keyed = "HTTP_AUTHORIZATION" in request.META and settings.SESSION_COOKIE_NAME not in request.COOKIES
+        if keyed and isinstance(request.user, SimpleLazyObject):
             return
         RequestMiddleware.bind_user_id(request)

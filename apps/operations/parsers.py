@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, TooManyFieldsSent, TooManyFilesSent
 from rest_framework import parsers
 from rest_framework.exceptions import ParseError
@@ -15,6 +16,8 @@ class JSONParser(parsers.JSONParser):
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
             raise ParseError("JSON: it is nested too deeply.") from None
+        except RequestDataTooBig:
+            raise ParseError(f"JSON: send at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.") from None
 
 
 class UploadParser(parsers.MultiPartParser):

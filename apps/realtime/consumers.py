@@ -209,7 +209,7 @@ class Connection:
             raise Closed(None)
         self._count_message()
         text = frame.get("text")
-        if text is None or len(text.encode()) > schema.FRAME_LIMIT:
+        if text is None or len(text) > schema.FRAME_LIMIT or len(text.encode()) > schema.FRAME_LIMIT:
             raise schema.InvalidMessage(f"Send text frames of at most {schema.FRAME_LIMIT} bytes.")
         try:
             decoded = json.loads(text)

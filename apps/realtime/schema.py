@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from apps.errors import NetraError
 
 TEXT_LIMIT = 32_000  # characters of one message of a person
-FRAME_LIMIT = 256 * 1024  # bytes of one inbound frame: the longest message fits in any script
+FRAME_LIMIT = 512 * 1024  # bytes of one inbound frame: the longest message fits, in any script, even escaped
 
 
 class Wire(BaseModel):

@@ -72,6 +72,28 @@ def test_a_model_that_never_hands_in_its_output_is_given_up(run, serve, poor):
     assert len(endpoint.asked) == MENDS + 1
 
 
+def test_a_complaint_does_not_repeat_what_it_is_about(run, serve):
+    endpoint = serve(final(total="x" * 20_000), final(total=3))
+
+    talk(run)
+
+    assert len(json.dumps(told(endpoint, 1))) < 1000
+
+
+def test_a_check_that_breaks_is_no_complaint(run, serve):
+    serve(final(total=3))
+
+    with pytest.raises(ValueError, match="nonsense"):
+        talk(run, check=lambda said: int("nonsense"))
+
+
+def test_a_result_that_nobody_offered_is_no_answer_in_words(run, serve):
+    endpoint = serve(tool_call("final_result", {"junk": 1}), {"content": "Three."})
+
+    assert talk(run, output=str).output == "Three."
+    assert told(endpoint, 1)[0]["status"] == "refused"
+
+
 def test_what_a_check_complains_about_can_be_mended(run, serve):
     serve(final(total=4), final(total=3))
 
@@ -96,7 +118,7 @@ def test_a_tool_that_is_not_offered_is_answered_and_not_journaled(run, serve, sh
     assert not ToolCall.objects.exists()
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "null and void"])
+@pytest.mark.parametrize("arguments", ["{", "[1]", "null and void", '{"text":' + "[" * 100_000])
 def test_arguments_that_are_no_object_are_answered(run, serve, shout, arguments):
     call = {"id": "c", "type": "function", "function": {"name": "shout", "arguments": arguments}}
     endpoint = serve({"tool_calls": [call]}, final(total=3))

@@ -13,7 +13,7 @@ from django.db import connection, connections
 from pydantic_ai.models.test import TestModel
 from uuid6 import uuid7
 
-from apps.agents.runtime import ModelRefused, ModelUnavailable, converse
+from apps.agents.runtime import THOUGHTS, ModelRefused, ModelUnavailable, converse
 from apps.conversations.journal import Fenced, read
 from apps.conversations.models import Run, Step
 from apps.execution import claims, registry
@@ -245,7 +245,7 @@ def test_an_answer_of_odd_characters_is_the_same_in_both_attempts(run, serve, od
     assert attempt(run) == first
 
 
-def test_a_models_thoughts_are_told_in_each_attempt(run, serve):
+def test_what_a_model_thought_is_told_once(run, serve):
     serve({"thought": "Hm, saving.", "content": "final"})
     attempt(run)
     let_go(run)
@@ -253,7 +253,18 @@ def test_a_models_thoughts_are_told_in_each_attempt(run, serve):
 
     thread = Run.objects.get(pk=run).thread_id
     thoughts = [e["data"]["thought"] for e in read(thread=thread, after=0, limit=99) if e["type"] == "agent_thinking"]
-    assert thoughts == ["Hm, saving."] * 2
+    assert thoughts == ["Hm, saving."]
+
+
+def test_of_endless_thoughts_the_beginning_is_told(run, serve):
+    serve({"thought": "Hm, saving. " * 10_000, "content": "final"})
+    attempt(run)
+
+    told = [
+        e for e in read(thread=Run.objects.get(pk=run).thread_id, after=0, limit=99) if e["type"] == "agent_thinking"
+    ]
+    assert len(told) == THOUGHTS
+    assert told[0]["data"]["thought"].startswith("Hm, saving. Hm")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])

@@ -45,3 +45,7 @@ def test_a_request_with_a_key_is_not_asked_whose_session_it_has(said_of):
         raise AssertionError("the session was asked for")
 
     assert "user_id" not in said_of(nobody, HTTP_AUTHORIZATION="Bearer ntr_x")
+
+
+def test_nobody_hides_a_session_behind_a_header(said_of, bob):
+    assert said_of(lambda: bob, HTTP_AUTHORIZATION="Basic x", HTTP_COOKIE="sessionid=s")["user_id"] == str(bob.pk)

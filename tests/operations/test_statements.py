@@ -1,7 +1,11 @@
 """Statements of our own are planned once per connection."""
 
+import os
+from uuid import uuid4
+
+import psycopg
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 
 from apps.statements import change, fetch
 
@@ -35,6 +39,23 @@ def test_a_change_tells_how_many_rows_it_changed_and_is_prepared():
     )
 
     assert prepared("update accounts_plan set max_running_runs%") == [(2, 0)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_column_that_another_process_has_changed_costs_one_try():
+    statement = "select name from accounts_organization where id = %(id)s"
+    fetch(statement, {"id": uuid4()})
+    with psycopg.connect(os.environ["DATABASE_URL"], dbname=connection.settings_dict["NAME"]) as other:
+        other.execute("alter table accounts_organization alter column name type varchar(201)")
+    try:
+        with pytest.raises(OperationalError):
+            fetch(statement, {"id": uuid4()})
+        connection.close()
+
+        assert fetch(statement, {"id": uuid4()}) == []
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("alter table accounts_organization alter column name type varchar(200)")
 
 
 def test_an_error_comes_as_djangos():

@@ -151,9 +151,10 @@ async def test_the_longest_message_fits_in_a_frame_in_any_script(ticket):
     await tab.open(ticket=ticket)
     message = {"type": "message.send", "id": "m1", "thread": str(uuid4()), "text": "🎉" * TEXT_LIMIT, "key": "k"}
 
-    await tab.wire.send_input({"type": "websocket.receive", "text": json.dumps(message, ensure_ascii=False)})
-
-    assert (await tab.frame())["code"] == "thread.not_found"
+    for is_escaped in (True, False):
+        text = json.dumps(message, ensure_ascii=is_escaped)
+        await tab.wire.send_input({"type": "websocket.receive", "text": text})
+        assert (await tab.frame())["code"] == "thread.not_found"
     await tab.leave()
 
 
