@@ -9,6 +9,8 @@ from apps.operations.read_only import ReadOnlyAdmin, ReadOnlyInline
 class MessageInline(ReadOnlyInline):
     model = Message
     fields = ["role", "text", "created_at"]
+    readonly_fields = fields
+    ordering = ["id"]
 
 
 @admin.register(Thread)

@@ -49,6 +49,14 @@ def _mover(stage: FeatureFlag.Stage) -> Callable[..., None]:
     return move
 
 
+WHERE_STAGES_MOVE = (
+    "A new flag is off. To move it, go to the list of feature flags, choose it there, and run one of the actions "
+    "“Move to …”."
+)
+_SETTINGS = ["name", "description", "fallback_enabled", "error_limit", "minimum_runs", "window_runs"]
+_STATE = ["stage", "error_rate", "stopped_at", "stopped_reason", "updated_at"]
+
+
 @admin.register(FeatureFlag)
 class FeatureFlagAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]  # unfold has no types
     """Settings are a form; stages are moved by actions, so that a form left open undoes no automatic stop."""
@@ -56,13 +64,20 @@ class FeatureFlagAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]  #
     list_display = ["name", "stage", "error_rate", "fallback_enabled", "stopped_at", "stopped_reason", "updated_at"]
     list_filter = ["stage"]
     search_fields = ["name", "description"]
-    readonly_fields = ["stage", "error_rate", "stopped_at", "stopped_reason", "updated_at"]
+    fieldsets = [
+        (None, {"fields": _SETTINGS}),
+        ("Stage", {"description": WHERE_STAGES_MOVE, "fields": _STATE}),
+    ]
+    add_fieldsets = [
+        (None, {"fields": _SETTINGS}),
+        ("Stage", {"description": WHERE_STAGES_MOVE, "fields": ["stage"]}),
+    ]
     history_list_display = ["stage", "stopped_reason"]
     actions = [_mover(stage) for stage in FeatureFlag.Stage]
     actions_list = ["disable_all", "enable_all"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: FeatureFlag | None = None) -> list[str]:
-        return ["name", *self.readonly_fields] if obj else self.readonly_fields
+        return ["name", *_STATE] if obj else ["stage"]
 
     def save_model(self, request: HttpRequest, obj: FeatureFlag, form: Form, change: bool) -> None:
         """Save the settings beside the state that the flag has now, not the one it had when it was read."""

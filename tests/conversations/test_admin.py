@@ -3,6 +3,7 @@
 import pytest
 
 from apps.conversations.journal import Fact, append
+from apps.conversations.models import Message
 from tests.conversations.test_journal import live_step
 
 
@@ -22,6 +23,15 @@ def test_a_run_is_shown_with_its_steps_and_events(operator, alice, acme):
 
     assert "agent_thinking" in page
     assert "<script>hm" not in page
+
+
+def test_a_thread_is_shown_with_what_was_said_in_it(operator, alice, acme):
+    fence = live_step(alice, acme)
+    Message.objects.create(thread_id=fence.thread, run_id=fence.run, role="user", text="Where can I <b>save</b>?")
+
+    page = operator.get(f"/admin/conversations/thread/{fence.thread}/change/").content.decode()
+
+    assert "Where can I &lt;b&gt;save&lt;/b&gt;?" in page
 
 
 @pytest.mark.parametrize("path", ["thread", "run"])

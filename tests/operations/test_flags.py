@@ -410,6 +410,13 @@ def test_the_list_shows_how_each_release_goes(desk, make_flag, record):
     assert desk.get(f"{PAGE}savings-2/history/").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["add/", "savings-2/change/"])
+def test_a_flags_page_says_where_its_stage_is_moved(desk, make_flag, path):
+    make_flag()
+
+    assert "go to the list of feature flags, choose it there" in desk.get(PAGE + path).content.decode()
+
+
 @pytest.mark.parametrize("model", ["flagoutcome", "releasestop"])
 def test_what_happened_can_be_read_and_not_changed(desk, make_flag, record, operator, model):
     make_flag()
