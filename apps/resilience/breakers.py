@@ -120,6 +120,17 @@ class Breakers:
         """
         self._move(name, State.CLOSED)
 
+    def forget(self, name: str) -> None:
+        """Remove it from Redis; a process that still uses it puts it back.
+
+        Raises:
+            BreakersAway: Redis does not answer; nothing has changed.
+        """
+        try:
+            self._store.remove(name)
+        except redis.RedisError as error:
+            raise BreakersAway(f"The breaker {name} cannot be removed: Redis does not answer.") from error
+
     def _move(self, name: str, state: State) -> None:
         breaker = self._breakers.get(name) or CircuitBreaker(self, name, self._settings)
         try:

@@ -204,6 +204,10 @@ class Store:
         circuits = {key.removeprefix(PREFIX): _circuit(text) for key, text in zip(keys, texts, strict=True) if text}
         return seconds * 1000 + microseconds // 1000, circuits
 
+    def remove(self, name: str) -> None:
+        """Forget the circuit `name`."""
+        self._redis.delete(PREFIX + name)
+
     def close(self) -> None:
         self._pubsub.close()
         self._redis.close()

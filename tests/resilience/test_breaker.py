@@ -390,7 +390,7 @@ def test_without_redis_operators_are_told_so(process, own_redis):
     own_redis.stop()
     for attempt in (
         breakers.statuses,
-        *(lambda do=do: do("a") for do in (breakers.force_open, breakers.disable, breakers.reset)),
+        *(lambda do=do: do("a") for do in (breakers.force_open, breakers.disable, breakers.reset, breakers.forget)),
     ):
         with pytest.raises(BreakersAway) as problem:
             attempt()
