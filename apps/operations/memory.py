@@ -1,5 +1,6 @@
 """What the collector need not look at."""
 
+import atexit
 import gc
 
 
@@ -11,4 +12,5 @@ def keep_what_is_loaded() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # at the end, libraries look whether all of theirs is given back, and complain
     gc.set_threshold(10_000, 10, 10)
