@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from apps.operations.processes import is_alive
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -78,11 +80,13 @@ class Environment(BaseSettings):
 
     @property
     def running_house(self) -> dict[str, Any]:
-        """What the house started from this home says of itself; empty when none has been started."""
+        """What the house started from this home says of itself; empty when none runs."""
         try:
-            return dict(json.loads((self.netra_home / "house.json").read_text()))
+            house = dict(json.loads((self.netra_home / "house.json").read_text()))
         except (FileNotFoundError, NotADirectoryError, PermissionError, json.JSONDecodeError):
             return {}
+        # One that was killed could not take its word back.
+        return house if is_alive(house["pid"]) else {}
 
     @property
     def secret_key(self) -> str | None:
