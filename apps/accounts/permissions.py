@@ -32,6 +32,10 @@ def principal_of(request: Request) -> Principal:
     return request.principal  # type: ignore[attr-defined,no-any-return]
 
 
+READ_ONLY_KEY = "This API key is read-only. Create one that may write, on the settings page."
+VIEWER = "Viewers cannot do this; an owner can give you the member role."
+
+
 class ReadOrAct(BasePermission):
     """Viewers read, members act."""
 
@@ -39,4 +43,6 @@ class ReadOrAct(BasePermission):
         if not (request.user and request.user.is_authenticated):
             return False
         role = Membership.Role.VIEWER if request.method in SAFE_METHODS else Membership.Role.MEMBER
+        reads_only = isinstance(request.auth, ApiKey) and request.auth.scope == ApiKey.Scope.READ
+        self.message = READ_ONLY_KEY if reads_only else VIEWER  # of a refusal
         return principal_of(request).may(role)

@@ -20,6 +20,7 @@ from apps.operations.problems import UnexpectedError, database_away, new_support
 log = structlog.get_logger(__name__)
 Path = ParamSpec("Path")
 
+API = "/api/"
 TITLES = {
     400: "That request does not work",
     403: "This is not yours to do",
@@ -55,7 +56,7 @@ def refusal(
     request: HttpRequest, *, status: int, code: str, detail: str, support_id: str | None = None
 ) -> HttpResponse:
     """A failure as a page, or as a problem document below /api/."""
-    if request.path.startswith("/api/"):
+    if request.path.startswith(API):
         body = problem(code=code, detail=detail, status=status, support_id=support_id)
         return JsonResponse(body, status=status, content_type="application/problem+json")
     context = {"title": TITLES.get(status, TITLES[400]), "detail": detail, "status": status, "support_id": support_id}
@@ -83,6 +84,8 @@ def csrf_refused(request: HttpRequest, reason: str = "") -> HttpResponse:
 
 def not_found(request: HttpRequest, exception: Any = None) -> HttpResponse:
     detail = "It was deleted or moved, it never existed, or it belongs to somebody else."
+    if request.path.startswith(API) and request.resolver_match is None:
+        detail = "There is no such path; /api/docs/ names those that there are."
     return refusal(request, status=404, code="object.not_found", detail=detail)
 
 

@@ -52,6 +52,13 @@ def test_a_reading_key_cannot_write(make_key, alice):
     assert with_key(text).get(THREADS).status_code == 200
     refused = with_key(text).post(THREADS, {})
     assert (refused.status_code, refused.data["code"]) == (403, "permission.denied")
+    assert refused.data["detail"] == "This API key is read-only. Create one that may write, on the settings page."
+
+
+def test_a_viewer_who_writes_is_told_who_can_change_that(client_for, vera):
+    refused = client_for(vera).post(THREADS, {})
+
+    assert refused.data["detail"] == "Viewers cannot do this; an owner can give you the member role."
 
 
 def test_an_expired_key_says_that_it_has_expired(make_key, bob):

@@ -306,6 +306,12 @@ class TestFailures:
         assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
         assert answer.json()["code"] == "object.not_found"
 
+    def test_a_path_below_api_that_there_is_not_is_told_where_to_look(self, client_for, alice):
+        client = client_for(alice)
+
+        assert "/api/docs/" in client.get("/api/thread/").json()["detail"]
+        assert "/api/docs/" not in client.get(f"/api/threads/{alice.pk}/").json()["detail"]
+
     def test_a_bug_shows_a_support_id_and_no_trace(self, client_for, alice, monkeypatch, caplog):
         def bug(*_, **__):
             raise ZeroDivisionError("secret detail")
