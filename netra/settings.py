@@ -23,7 +23,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "axes",
+    "apps.accounts.apps.SignInsConfig",
     "csp",
     "django_filters",
     "django_structlog",
@@ -177,6 +177,10 @@ REST_KNOX = {
     "TOKEN_TTL": timedelta(days=90),
     "AUTH_HEADER_PREFIX": "Bearer",
 }
+
+# --- The admin -------------------------------------------------------------------------------------------------------
+
+UNFOLD = {"SITE_TITLE": "Netra", "SITE_HEADER": "Netra"}
 
 # --- REST ------------------------------------------------------------------------------------------------------------
 

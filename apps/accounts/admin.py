@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.db.models import Case, When
 from django.http import HttpRequest
 from simple_history.admin import SimpleHistoryAdmin
 from unfold.admin import ModelAdmin, TabularInline
@@ -26,6 +27,7 @@ class MembershipInline(TabularInline):  # type: ignore[misc]  # unfold has no ty
 class PlanAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]
     list_display = ["code", "max_running_runs", "max_queued_runs", "max_datasets"]
     list_editable = ["max_running_runs", "max_queued_runs", "max_datasets"]
+    ordering = [Case(*(When(code=code, then=place) for place, code in enumerate(Plan.Code.values)))]
     history_list_display = ["max_running_runs", "max_queued_runs", "max_datasets"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:

@@ -31,6 +31,8 @@ from apps.resilience.circuit import State
 
 log = structlog.get_logger(__name__)
 
+admin.site.login_template = "operations/admin_sign_in.html"
+
 
 # --- Releases --------------------------------------------------------------------------------------------------------
 

@@ -52,3 +52,11 @@ def test_a_changed_plan_keeps_its_history(operator):
     assert (free.max_running_runs, free.max_queued_runs, free.max_datasets) == (2, 3, 7)
     assert free.history.first().max_datasets == 7
     assert operator.get("/admin/accounts/plan/free/history/").status_code == 200
+
+
+def test_plans_are_listed_and_offered_from_the_least_to_the_most(operator, acme):
+    listed = operator.get("/admin/accounts/plan/").context["cl"].result_list
+    offered = operator.get(f"/admin/accounts/organization/{acme.pk}/change/").context["adminform"].form.fields["plan"]
+
+    assert [plan.code for plan in listed] == ["free", "early", "mid", "enterprise"]
+    assert [plan.code for plan in offered.queryset] == ["free", "early", "mid", "enterprise"]

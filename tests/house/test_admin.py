@@ -5,6 +5,7 @@ from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.contrib import admin
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import strip_tags
 
 from apps.accounts import services as accounts
 from apps.accounts.models import User
@@ -96,3 +97,30 @@ def test_every_row_opens_with_its_history(desk, rows, model):
 
 def test_the_index_opens(desk):
     assert desk.get("/admin/").status_code == 200
+
+
+# --- What it says ----------------------------------------------------------------------------------------------------
+
+
+def words(answer):
+    return " ".join(strip_tags(answer.content.decode()).split())
+
+
+def test_the_admin_is_called_netra_and_names_its_sections_in_words(desk, client):
+    for answer in (desk.get("/admin/"), client.get("/admin/login/")):
+        assert "Netra" in words(answer)
+        assert "Django" not in words(answer)
+
+    sections = [section["name"] for section in desk.get("/admin/").context["available_apps"]]
+    assert {"Models", "Sign-ins"} <= set(sections)
+    assert not {"Llm", "Axes"} & set(sections)
+
+
+def test_who_is_signed_in_and_no_operator_is_told_why_the_admin_stays_closed(client_for, alice):
+    shown = words(client_for(alice).get("/admin/", follow=True))
+
+    assert "You are signed in as alice@example.com, who is not an operator." in shown
+
+
+def test_who_is_not_signed_in_is_just_asked_to(client):
+    assert "You are signed in" not in words(client.get("/admin/login/"))
