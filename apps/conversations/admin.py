@@ -11,6 +11,7 @@ class MessageInline(ReadOnlyInline):
     fields = ["role", "text", "created_at"]
     readonly_fields = fields
     ordering = ["id"]
+    hide_title = True
 
 
 @admin.register(Thread)
