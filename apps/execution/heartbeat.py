@@ -79,6 +79,7 @@ class Heartbeat:
         self._say(_BEAT, status=Jsonb(self._status()))
 
     def _say(self, statement: str, **more: object) -> None:
+        was_connected = self._connection is not None
         try:
             if self._connection is None:
                 self._connection = _connect()
@@ -86,6 +87,8 @@ class Heartbeat:
         except psycopg.Error as error:
             log.warning("Beat not heard by the database", reason=str(error))
             self._close()
+            if was_connected:  # only this connection may have been lost, and a beat later there may be no other
+                self._say(statement, **more)
 
     def _close(self) -> None:
         if self._connection is not None:

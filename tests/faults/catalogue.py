@@ -493,6 +493,7 @@ def sessions_are_ended(play: Play) -> Done:
 def no_session_left(play: Play) -> Done:
     thread = play.thread_of("late")
     person = play.person("late")
+    play.scene.hear_everybody()
     play.crowd(threads=2)
     play.in_the_middle(left=0.0)
     with ThreadPoolExecutor(1) as sender:

@@ -220,6 +220,12 @@ class Scene:
         """The worker processes that have shown within two seconds that they live."""
         return {row["pid"] for row in self.rows(LIVING)}
 
+    def hear_everybody(self) -> None:
+        """Return once each agent worker has beaten anew: on a connection that no earlier fault has cost it."""
+        [now] = self.rows("select clock_timestamp() as at")
+        heard = "select pid from execution_workerprocess where beat_at > %(at)s"
+        becomes(lambda: {row["pid"] for row in self.rows(heard, **now)}.issuperset(self.agent_workers()), within=10)
+
     def beat_at(self, pid: int) -> float:
         """When a worker process last showed that it lives, in Unix time."""
         rows = self.rows("select beat_at from execution_workerprocess where pid = %(pid)s", pid=pid)
