@@ -21,6 +21,7 @@ from apps.execution.registry import STEP_DEADLINE, Failed, StepSpec, agents, wor
 from apps.operations.problems import new_support_id
 from apps.statements import change, fetch
 
+_ANYBODY = "select 1 from accounts_user where runnable limit 1"
 _NEXT_USER = """
 select id from accounts_user where runnable order by served_at limit 1 for no key update skip locked
 """
@@ -94,13 +95,14 @@ def next_step(run_id: UUID | None, *, worker: UUID) -> Claim | None:
 
 def admit_and_claim(*, worker: UUID) -> Claim | None:
     """Start the next admissible run and take its first step for `worker`, in one transaction; None without one."""
-    while True:
+    while fetch(_ANYBODY, {}):
         with transaction.atomic():
             admitted = _admit_next()
             if admitted is None:
                 return None
             if claim := claims.take_step(admitted.run, worker=worker):
                 return replace(claim, others_wait=admitted.others_wait)
+    return None
 
 
 @dataclass(frozen=True)

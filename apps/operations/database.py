@@ -20,7 +20,6 @@ T = TypeVar("T")
 
 KEPT_FOR = 0.5  # seconds that a thread keeps an idle connection without asking whether it still works
 OUTAGE = 20.0  # seconds that PostgreSQL may be away before work in hand is given up
-_THREAD_COUNT = 8
 
 # The pool would wait longer and longer between two attempts; after an outage of seconds, requests would wait as long.
 AttemptWithBackoff.INITIAL_DELAY = 0.25
@@ -35,7 +34,7 @@ _PATIENTLY_ASYNC = stamina.AsyncRetryingCaller(attempts=None, timeout=OUTAGE, wa
 # Analyses run for seconds; they must never keep a claim or an event waiting for a thread.
 _ANALYSES = ThreadPoolExecutor(max_workers=2, thread_name_prefix="analysis")
 # Threads of the process that talk to PostgreSQL; more would only queue for a connection of the pool.
-_THREADS = ThreadPoolExecutor(max_workers=_THREAD_COUNT, thread_name_prefix="database")
+_THREADS = ThreadPoolExecutor(max_workers=8, thread_name_prefix="database")
 _REQUESTS = ThreadPoolExecutor(max_workers=12, thread_name_prefix="request")
 _used = threading.local()
 
@@ -61,7 +60,10 @@ async def through_outage(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     Raises:
         OperationalError, InterfaceError: it is away for longer than OUTAGE.
     """
-    return await _PATIENTLY_ASYNC(partial(in_database, work, *args, **kwargs))
+    try:
+        return await in_database(work, *args, **kwargs)
+    except _UNHEARD:
+        return await _PATIENTLY_ASYNC(partial(in_database, work, *args, **kwargs))
 
 
 def through_outage_here(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -102,15 +104,16 @@ def _with_own_connection(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 def disconnect() -> None:
-    """Have every database thread give its connection back; waits until they have."""
-    everybody = threading.Barrier(_THREAD_COUNT)
+    """Have every thread that keeps a connection give it back; waits until they have."""
+    for threads in (_THREADS, _REQUESTS):
+        everybody = threading.Barrier(threads._max_workers)
+        for done in [threads.submit(_give_back, everybody) for _ in range(threads._max_workers)]:
+            done.result()
 
-    def give_back() -> None:
-        connection.close()
-        everybody.wait(10)
 
-    for done in [_THREADS.submit(give_back) for _ in range(_THREAD_COUNT)]:
-        done.result()
+def _give_back(everybody: threading.Barrier) -> None:
+    connection.close()
+    everybody.wait(10)  # else one thread would do the work of all
 
 
 # --- What can be stored ----------------------------------------------------------------------------------------------

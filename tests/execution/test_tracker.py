@@ -174,11 +174,11 @@ def test_the_time_a_person_took_is_waiting(start, work_on, script, as_principal,
     work_on(run)
     services.answer_run(principal=as_principal(alice), run_id=run, call=None, value="here")
     Run.objects.filter(pk=run).update(deadline_at=timezone.now() + timedelta(hours=1))
-    answered = Event.objects.filter(run=run).latest("seq").seq
+    answered = Event.objects.filter(run_id=run).latest("seq").seq
     work_on(run)
     took = timedelta(seconds=40)
     Question.objects.update(asked_at=F("answered_at") - took)
-    Event.objects.filter(run=run, seq__lte=answered).update(at=F("at") - took)
+    Event.objects.filter(run_id=run, seq__lte=answered).update(at=F("at") - took)
     Run.objects.filter(pk=run).update(created_at=F("created_at") - took, started_at=F("started_at") - took)
 
     trace = trace_of(run)
@@ -204,7 +204,7 @@ def test_the_time_that_a_step_was_put_off_is_not_worked(start, work_on, script):
     run = start()
     work_on(run)
     took = timedelta(seconds=3600)
-    Event.objects.filter(run=run).update(at=F("at") - took)
+    Event.objects.filter(run_id=run).update(at=F("at") - took)
     earlier = {"created_at": F("created_at") - took, "started_at": F("started_at") - took}
     Run.objects.filter(pk=run).update(**earlier, not_before=None)
     User.objects.update(runnable=True)
