@@ -30,7 +30,7 @@ def scene() -> Iterator[Scene]:
     assert leaked + left == []
 
 
-@pytest.mark.parametrize("number", ["F1", "F3", "F8", "F10", "F14"])
+@pytest.mark.parametrize("number", ["F1", "F3", "F8", "F14"])
 def test_a_fault_costs_time_and_nothing_else(scene, number):
     seed = SystemRandom().randrange(10**6)
     print(f"again: python -m tests.faults --only {number} --seed {seed} --repeats 1")

@@ -178,14 +178,14 @@ finally:
 
 
 @pytest.mark.processes
-def test_a_million_rows_are_imported_and_analysed_in_less_than_a_gibibyte(tmp_path):
+def test_hundreds_of_thousands_of_rows_are_imported_and_analysed_in_little_memory(tmp_path):
     path = tmp_path / "calls.csv"
     duckdb.execute(
         f"""COPY (SELECT TIMESTAMP '2026-01-01' + to_seconds(i * 2) AS "timestamp",
                   ['gpt-4o', 'gpt-4.1', 'claude-sonnet-4-5', 'gemini-2.5-flash'][i % 4 + 1] AS model,
                   200 + i % 5000 AS input_tokens, 20 + i % 700 AS output_tokens, 'f' || i % 12 AS feature,
                   'u' || i % 5000 AS "user", i % 3 = 0 AS interactive, 'question ' || i % 400000 AS prompt
-             FROM range(1000000) t(i)) TO '{path}'"""
+             FROM range(300000) t(i)) TO '{path}'"""
     )
 
     ended = subprocess.run(
@@ -194,9 +194,9 @@ def test_a_million_rows_are_imported_and_analysed_in_less_than_a_gibibyte(tmp_pa
 
     document = json.loads(ended.stdout)
     peak = int(ended.stderr.split()[-1]) * 1024  # bytes
-    assert document["calls"] == 1_000_000
+    assert document["calls"] == 300_000
     assert document["unpriced_share"] == 0
-    assert peak < 1024**3
+    assert peak < 640 * 1024**2
 
 
 # --- sample_usage ----------------------------------------------------------------------------------------------------
