@@ -33,7 +33,7 @@ test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis 
 faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (half an hour; NIGHTLY=1 is longer)
 	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS)
 
-bench: .venv/installed ## Measure a house of its own beside budgets and floors (twelve minutes; ARGS=--quick takes four)
+bench: .venv/installed ## Measure a house of its own beside budgets and floors (nine minutes; ARGS=--quick takes two)
 	@$(BIN)/python manage.py benchmark $(ARGS)
 
 check: .venv/installed-dev ## Check format, style, types, floors, settings and migrations

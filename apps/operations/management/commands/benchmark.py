@@ -51,7 +51,7 @@ class HouseFailed(NetraError):
 
 
 class Command(NetraCommand):
-    help = "Measure a house of its own, in a temporary home, beside budgets and floors. Takes twelve minutes."
+    help = "Measure a house of its own, in a temporary home, beside budgets and floors. Takes nine minutes."
     needs_house = False
 
     def add_arguments(self, parser: CommandParser) -> None:
