@@ -13,19 +13,11 @@ from apps.conversations import journal
 from apps.conversations import services as conversations
 from apps.conversations.journal import Fact
 from apps.operations.database import in_database
-from apps.realtime import consumers, hub, tickets
+from apps.realtime import consumers, tickets
 from apps.realtime.schema import FRAME_LIMIT, TEXT_LIMIT
 from netra.routing import socket_application
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-async def _no_hub_left_behind():
-    yield
-    for each in hub._hubs.values():
-        await each.close()
-    hub._hubs.clear()
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_hub_left_behind")]
 
 
 class Tab:

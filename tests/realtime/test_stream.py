@@ -12,17 +12,9 @@ from apps.conversations.journal import Fact
 from apps.conversations.models import Run
 from apps.conversations.source import JournalSource
 from apps.operations.database import in_database
-from apps.realtime import hub, stream
+from apps.realtime import stream
 
-pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture(autouse=True)
-async def _no_hub_left_behind():
-    yield
-    for each in hub._hubs.values():
-        await each.close()
-    hub._hubs.clear()
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_hub_left_behind")]
 
 
 @pytest.fixture
