@@ -30,7 +30,8 @@ test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis 
 	@command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (a quarter of an hour; NIGHTLY=1 is longer)
+faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (twenty minutes; NIGHTLY=1 is longer)
+	$(BIN)/python -m pytest -m long
 	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS)
 
 bench: .venv/installed ## Measure a house of its own beside budgets and floors (nine minutes; ARGS=--quick takes two)

@@ -208,6 +208,7 @@ def test_a_web_process_killed_in_the_middle_of_answers_loses_and_doubles_nothing
     assert_some_were_in_the_middle(asked, killed_at)
 
 
+@pytest.mark.long
 def test_an_agent_worker_that_is_told_to_stop_hands_every_one_of_its_runs_over(house, ask_at_once):
     asked = ask_at_once(people=6, threads=4)
     asked[-1].tab.follow(asked[-1].run, until={"agent_started"})
@@ -247,8 +248,9 @@ def test_a_redis_killed_and_restarted_costs_time_and_no_event(house, ask_at_once
 # --- Many at once ----------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
-    """Each person watches ten runs in four threads, loses the socket at random, and sees only what is theirs."""
+@pytest.mark.parametrize(("people", "runs_each"), [(4, 4), pytest.param(10, 10, marks=pytest.mark.long)])
+def test_runs_of_many_people_at_once_keep_to_themselves(house, people, runs_each):
+    """Each person watches their runs in four threads, loses the socket at random, and sees only what is theirs."""
 
     def live(number: int) -> Recorder:
         random = Random(number)
@@ -258,7 +260,7 @@ def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
         threads = [person.new_thread() for _ in range(4)]
         for thread in threads:
             tab.subscribe(thread)
-        runs = [tab.say(random.choice(threads), f"Where can I save, {number}?")["run"] for _ in range(10)]
+        runs = [tab.say(random.choice(threads), f"Where can I save, {number}?")["run"] for _ in range(runs_each)]
         while not _all_ended(tab, runs):
             if random.random() < 0.02:
                 tab.open()  # a reload: what was missed comes with the subscription
@@ -269,13 +271,13 @@ def test_a_hundred_runs_of_ten_people_at_once_keep_to_themselves(house):
         assert set(tab.events) <= set(threads)
         return tab
 
-    with ThreadPoolExecutor(10) as people:
-        tabs = list(people.map(live, range(10)))
+    with ThreadPoolExecutor(people) as threads:
+        tabs = list(threads.map(live, range(people)))
 
     for tab in tabs:
         tab.assert_whole()
-        assert tab.kinds().count("agent_completed") == 10
-        assert tab.kinds().count("tool_executing") == tab.kinds().count("tool_completed") == 50
+        assert tab.kinds().count("agent_completed") == runs_each
+        assert tab.kinds().count("tool_executing") == tab.kinds().count("tool_completed") == 5 * runs_each
 
 
 def _all_ended(tab, runs):

@@ -79,6 +79,7 @@ def test_of_two_people_who_try_everything_neither_sees_anything_of_the_other(hou
     assert left_over(house) == (0, 0, 0)
 
 
+@pytest.mark.long
 def test_what_does_cross_is_seen_at_each_door_and_said(house, verify):
     done = verify("--seconds", "2", "--json", script=("-c", ONE_PERSON))
 

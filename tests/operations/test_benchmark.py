@@ -38,6 +38,7 @@ def test_each_row_says_what_was_measured_and_whether_it_holds(home):
     assert done.returncode == (0 if rows[0]["holds"] and rows[1]["holds"] else 1)
 
 
+@pytest.mark.long
 def test_what_needs_stores_is_measured_in_a_house_of_its_own_that_is_gone_afterwards(home):
     done = benchmark(home | {"TMPDIR": os.path.dirname(home["NETRA_HOME"])}, "--quick", "--only", "stored tool calls")
 

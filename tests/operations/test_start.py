@@ -72,6 +72,7 @@ def test_a_house_opens_heals_itself_and_closes_within_five_seconds(directory):
     assert "Traceback" not in said.split("ended (killed")[0]
 
 
+@pytest.mark.long
 def test_nothing_survives_the_death_of_the_parent_and_the_next_start_works(directory):
     home = directory / "home"
     with open_house(home) as house:
