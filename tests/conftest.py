@@ -20,7 +20,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
-    """At the end nobody may hold the database: not a thread that keeps its connection, not a process that was killed."""
+    """At the end nobody may hold the database: no thread that keeps its connection, no killed process."""
     yield
     disconnect()
     with django_db_blocker.unblock(), connection.cursor() as cursor:

@@ -16,6 +16,7 @@ from apps.optimization.duck import confined, quoted
 COLUMNS: Mapping[str, str] = {
     "line": "BIGINT",  # of the source file, from 1, the header counted
     "call_id": "VARCHAR",
+    "trace_id": "VARCHAR",  # one request of a user: its retries and its nested spans share it
     "started_at": "TIMESTAMP",
     "ended_at": "TIMESTAMP",
     "first_token_at": "TIMESTAMP",
@@ -25,16 +26,30 @@ COLUMNS: Mapping[str, str] = {
     "cached_read_tokens": "BIGINT",
     "cached_write_tokens": "BIGINT",  # all writes
     "cached_write_1h_tokens": "BIGINT",  # the part kept for an hour
-    "output_tokens": "BIGINT",
+    "output_tokens": "BIGINT",  # all output, reasoning included
+    "reasoning_tokens": "BIGINT",  # the part of the output that nobody reads
+    "input_audio_tokens": "BIGINT",  # the part of the input that is sound
+    "output_audio_tokens": "BIGINT",
+    "system_tokens": "BIGINT",  # parts of the input, where the source tells them apart
+    "history_tokens": "BIGINT",
+    "retrieved_tokens": "BIGINT",
+    "max_output_tokens": "BIGINT",  # the limit that the caller set
     "recorded_cost": "DECIMAL(20,12)",  # dollars, as the source says
     "status": "VARCHAR",  # succeeded or failed
+    "error": "VARCHAR",  # what kind of failure
+    "finish_reason": "VARCHAR",  # as the source says: stop, length, tool_calls ...
     "user": "VARCHAR",
     "feature": "VARCHAR",
     "session": "VARCHAR",
+    "api_key": "VARCHAR",  # the name or the hash of it, never the key: whose provider cache a call meets
+    "service_tier": "VARCHAR",  # standard, batch, flex, priority; NULL where not said
     "batch": "BOOLEAN",  # already sent through a batch API
     "interactive": "BOOLEAN",  # somebody waits for the answer
     "deadline_seconds": "DOUBLE",  # how long the caller can wait
     "temperature": "DOUBLE",
+    "stream": "BOOLEAN",
+    "tools": "BOOLEAN",  # the call offers tools
+    "quality": "DOUBLE",  # of the answer, 0-1, where somebody or something judged it
     "prompt_hash": "UUID",  # keyed with a secret that is thrown away after the import
     "parameters_hash": "UUID",
     "prompt": "VARCHAR",  # always NULL when only metadata is kept

@@ -11,12 +11,34 @@ from apps.optimization.duck import named, quoted
 EARLIEST = "2015-01-01"  # nobody sold tokens before
 MAX_WORD = 1000  # characters of a name or an id
 MAX_COST = 1_000_000  # dollars for one call
-WORDS = ("call_id", "model", "provider", "user", "feature", "session")
+WORDS = (
+    "call_id",
+    "trace_id",
+    "model",
+    "provider",
+    "error",
+    "finish_reason",
+    "user",
+    "feature",
+    "session",
+    "api_key",
+)
 TIMES = ("started_at", "ended_at", "first_token_at")
-COUNTS = ("input_tokens", "cached_read_tokens", "cached_write_tokens", "cached_write_1h_tokens", "output_tokens")
-ANSWERS = ("batch", "interactive", "cached_answer")
+COUNTS = (
+    "input_tokens",
+    "cached_read_tokens",
+    "cached_write_tokens",
+    "cached_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "input_audio_tokens",
+    "output_audio_tokens",
+)
+LIMITS = ("system_tokens", "history_tokens", "retrieved_tokens", "max_output_tokens")  # unknown unless said
+ANSWERS = ("batch", "interactive", "cached_answer", "stream", "tools")
 NUMBERS = ("deadline_seconds", "temperature", "latency_ms")
-RAW = (*WORDS, *TIMES, *COUNTS, *ANSWERS, *NUMBERS, "recorded_cost", "status")
+RAW = (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS, "recorded_cost", "status", "quality", "service_tier")
+TIERS = {"default": "standard", "standard_only": "standard", "on_demand": "standard"}  # other words for a tier
 
 FAILED = (
     "failure",
@@ -63,6 +85,9 @@ MACROS = (
 )
 
 
+_OTHERS = ("recorded_cost", "status", "quality", "service_tier")
+
+
 def checked_sql(*, now: datetime, decimal_comma: bool, unit: float | None) -> str:
     """A query over `staged`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
 
@@ -71,7 +96,7 @@ def checked_sql(*, now: datetime, decimal_comma: bool, unit: float | None) -> st
     checks = (*_word_checks(), *_time_checks(now, relative=unit is not None), *_count_checks(), *_number_checks())
     columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in checks)
     reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in checks)
-    kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *ANSWERS, *NUMBERS)), "recorded_cost", "status"))
+    kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS)), *_OTHERS))
     return f"""
         SELECT {kept}, prompt_hash::UUID AS prompt_hash, parameters_hash::UUID AS parameters_hash, prompt,
                CASE {columns} END AS bad_column, CASE {reasons} END AS reason
@@ -84,11 +109,21 @@ def _typed(decimal_comma: bool, unit: float | None) -> list[str]:
         *(f"said({_raw(name)}) AS {named(name)}" for name in WORDS),
         *(f"{_time(name, unit)} AS {name}" for name in TIMES),
         *(f"whole(ungrouped(said({_raw(name)}), {mark})) AS {name}" for name in COUNTS),
-        *(f"yes_no(trim({_raw(name)})) AS {name}" for name in ANSWERS),
+        *(f"CASE WHEN said({_raw(name)}) IS NOT NULL THEN whole(said({_raw(name)})) END AS {name}" for name in LIMITS),
+        *(f"yes_no(trim({_raw(name)})) AS {name}" for name in ANSWERS if name != "batch"),
+        f"coalesce(yes_no(trim(raw_batch)), {_TIER} = 'batch') AS batch",
+        f"coalesce({_TIER}, CASE WHEN yes_no(trim(raw_batch)) THEN 'batch' END) AS service_tier",
         *(f"try_cast(number(dotted(said({_raw(name)}), {comma})) AS DOUBLE) AS {name}" for name in NUMBERS),
         f"try_cast(number(dotted(ltrim(trim(raw_recorded_cost), '$€ '), {comma})) AS DECIMAL(28,12)) AS recorded_cost",
         "outcome(lower(trim(raw_status))) AS status",
+        # A verdict is worth 1 or 0; everything else is a score of its own scale.
+        "coalesce(yes_no(trim(raw_quality))::DOUBLE, try_cast(number(said(raw_quality)) AS DOUBLE)) AS quality",
     ]
+
+
+_TIER = f"""CASE lower(trim(raw_service_tier)) WHEN '' THEN NULL {
+    " ".join(f"WHEN {quoted(word)} THEN {quoted(tier)}" for word, tier in TIERS.items())
+} ELSE lower(trim(raw_service_tier)) END"""
 
 
 def _raw(field: str) -> str:
@@ -127,9 +162,15 @@ def _time_checks(now: datetime, *, relative: bool) -> list[Check]:
 def _count_checks() -> list[Check]:
     large = f"More than {MAX_TOKENS:,} tokens cannot be one call; sums of calls cannot be priced."
     return [
-        *((name, f"{name} IS NULL", "It is not a whole number of tokens.") for name in COUNTS),
+        *((name, f"{name} IS NULL", _NOT_WHOLE) for name in COUNTS),
         *((name, f"{name} < 0", "The number of tokens is negative.") for name in COUNTS),
-        *((name, f"{name} > {MAX_TOKENS}", large) for name in COUNTS),
+        *((name, f"{name} > {MAX_TOKENS}", large) for name in (*COUNTS, *LIMITS)),
+        *((name, f"said({_raw(name)}) IS NOT NULL AND {name} IS NULL", _NOT_WHOLE) for name in LIMITS),
+        (
+            "reasoning_tokens",
+            "reasoning_tokens > output_tokens",
+            "More tokens of reasoning than of output; output counts reasoning.",
+        ),
         (
             "cached_write_1h_tokens",
             "cached_write_1h_tokens > cached_write_tokens",
@@ -145,12 +186,15 @@ def _count_checks() -> list[Check]:
 
 def _number_checks() -> list[Check]:
     cost = f"said(raw_recorded_cost) IS NOT NULL AND coalesce(recorded_cost NOT BETWEEN 0 AND {MAX_COST}, true)"
+    score = "said(raw_quality) IS NOT NULL AND coalesce(quality NOT BETWEEN 0 AND 1, true)"
     return [
+        ("quality", score, "A score of quality lies between 0 and 1, or is true or false."),
         ("recorded_cost", cost, "The cost is not an amount of dollars between 0 and a million."),
         *((name, f"said({_raw(name)}) IS NOT NULL AND {_not_sane(name)}", _NOT_A_NUMBER) for name in NUMBERS),
     ]
 
 
+_NOT_WHOLE = "It is not a whole number of tokens."
 _NOT_A_NUMBER = "It is not a number from 0 up."
 
 
