@@ -63,7 +63,10 @@ COLUMNS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Calls:
-    """One dataset, open for reading: query the view `calls`, which has COLUMNS. Close it by leaving its context."""
+    """One dataset, open for reading. Close it by leaving its context.
+
+    The view `calls` has COLUMNS, and `call`: a number that names each call of the dataset.
+    """
 
     connection: duckdb.DuckDBPyConnection
     catalogue: Catalogue
@@ -88,5 +91,5 @@ def reading(
         TemporaryDirectory(prefix="netra-analysis-", dir=scratch_in) as scratch,
         confined(folders=(parquet.parent,), scratch=Path(scratch), memory_mib=memory_mib) as connection,
     ):
-        connection.execute(f"CREATE VIEW calls AS SELECT * FROM {source}")  # noqa: S608
+        connection.execute(f"CREATE VIEW calls AS SELECT line AS call, * FROM {source}")  # noqa: S608
         yield Calls(connection=connection, catalogue=catalogue, notes=notes)

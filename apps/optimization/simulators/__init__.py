@@ -1,15 +1,31 @@
-"""Ways to save, one per file. A file that decorates a function with `@strategy` is found; nothing else changes."""
+"""Ways to save, one per file. A file that decorates a function with `@strategy` is found; nothing else changes.
+
+Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that the
+joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
+"""
 
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Literal
 
 from apps.errors import Invalid
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy
 
 Simulator = Callable[[Calls], Strategy]
+# In causal order: what an earlier stage takes away, a later one cannot save again.
+Stage = Literal["drop", "answer", "route", "trim", "prefix", "batch"]
+TREATMENTS: dict[Stage, dict[str, str]] = {
+    "drop": {},  # the call would not have been made
+    "answer": {},  # a cache of answers would have answered it
+    "route": {"model": "VARCHAR", "provider": "VARCHAR"},  # who would have been asked; provider as calls name it
+    "trim": {"less_input": "BIGINT", "less_output": "BIGINT"},  # tokens it would have had less
+    "prefix": {"cached_read_tokens": "BIGINT", "cached_write_tokens": "BIGINT"},  # instead of those it had
+    "batch": {},  # it would have gone through the batch API
+}
 _simulators: dict[str, Simulator] = {}
+_stages: dict[str, Stage] = {}
 
 
 class UnknownStrategy(Invalid):
@@ -18,10 +34,20 @@ class UnknownStrategy(Invalid):
     code = "strategy.unknown"
 
 
-def strategy(simulator: Simulator) -> Simulator:
-    """Register `simulator` under its own name."""
-    _simulators[simulator.__name__] = simulator
-    return simulator
+def strategy(*, stage: Stage) -> Callable[[Simulator], Simulator]:
+    """Register a simulator under its own name, as one that acts at `stage`."""
+
+    def register(simulator: Simulator) -> Simulator:
+        _simulators[simulator.__name__] = simulator
+        _stages[simulator.__name__] = stage
+        return simulator
+
+    return register
+
+
+def stage_of(name: str) -> Stage:
+    """The stage at which the strategy `name` acts."""
+    return _stages[name]
 
 
 def priceless(unpriced: int, eligible: int, what: str) -> str | None:

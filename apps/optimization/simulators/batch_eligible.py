@@ -19,7 +19,7 @@ _SAYS = "(interactive IS NOT NULL OR deadline_seconds IS NOT NULL)"
 _OPEN = "billed AND batch IS NOT TRUE AND cost_pico IS DISTINCT FROM 0"  # what is free cannot be cheaper
 
 
-@strategy
+@strategy(stage="batch")
 def batch_eligible(calls: Calls) -> Strategy:
     """What the calls that can wait would have cost at batch prices, for the models whose batch price is known."""
     says = calls.row(f"SELECT count(*) FROM calls WHERE {_SAYS}")[0]  # noqa: S608

@@ -24,7 +24,7 @@ _REPEATS = """
 """
 
 
-@strategy
+@strategy(stage="answer")
 def exact_duplicates(calls: Calls) -> Strategy:
     """The cost of every call that an exact cache without expiry would have answered, replayed in time order."""
     hashed, timed = calls.row(

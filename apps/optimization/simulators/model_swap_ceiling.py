@@ -45,7 +45,7 @@ class _Candidate:
     rates: dict[datetime, Rates]  # at the moments of the calls
 
 
-@strategy
+@strategy(stage="route")
 def model_swap_ceiling(calls: Calls) -> Strategy:
     """The most that asking one cheaper model would save per model in use: same tokens, other list price."""
     candidates = _candidates(calls)
