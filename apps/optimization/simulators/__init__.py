@@ -1,7 +1,7 @@
 """Ways to save, one per file. A file that decorates a function with `@strategy` is found; nothing else changes.
 
-Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that the
-joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
+Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that
+the joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
 """
 
 from collections.abc import Callable
