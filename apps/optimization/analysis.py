@@ -1,5 +1,6 @@
 """The main job: everything that is computed about one set of calls."""
 
+from collections.abc import Callable
 from typing import get_args
 
 from apps.optimization import simulators
@@ -10,7 +11,7 @@ from apps.optimization.results import Analysis, Dimension
 from apps.optimization.sufficiency import sufficiency
 
 
-def analyse(calls: Calls) -> Analysis:
+def analyse(calls: Calls, *, progress: Callable[[float], None] = lambda percent: None) -> Analysis:
     """Overview, breakdowns, sufficiency and every strategy. About ten passes over the calls."""
     whole = overview(calls)
     return Analysis(

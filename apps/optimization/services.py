@@ -9,7 +9,6 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
-from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -18,17 +17,18 @@ from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan
 from apps.accounts.tenancy import Principal, principal_for
-from apps.errors import Forbidden, NetraError, NotFound
+from apps.errors import Forbidden, Invalid, NetraError, NotFound
 from apps.llm.services import catalogue_for
-from apps.optimization import imports, storage, tasks
-from apps.optimization.analysis import analyse
+from apps.optimization import imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
-from apps.optimization.calls import Calls, reading
+from apps.optimization.calls import Calls
 from apps.optimization.conversion import check_price_as
+from apps.optimization.datasets import open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset
-from apps.optimization.results import Analysis, Breakdown
+from apps.optimization.results import Breakdown, Sufficiency
 from apps.optimization.sample import write_sample_files
+from apps.optimization.sufficiency import sufficiency
 
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
@@ -41,25 +41,17 @@ class DatasetNotFound(NotFound):
     code = "dataset.not_found"
 
 
-class DatasetNotReady(NetraError):
-    """Its calls are still being imported."""
-
-    code = "dataset.not_ready"
-    status = 409
-    retryable = True
-
-
-class DatasetFailed(NetraError):
-    """Its import failed, so it has no calls."""
-
-    code = "dataset.failed"
-    status = 409
-
-
 class DatasetExists(NetraError):
     """The same file was imported before, read in another way."""
 
     code = "dataset.exists"
+    status = 409
+
+
+class ImportOver(NetraError):
+    """The import is not in a state in which this can be done."""
+
+    code = "import.over"
     status = 409
 
 
@@ -68,6 +60,12 @@ class TooManyDatasets(NetraError):
 
     code = "quota.exceeded"
     status = 409
+
+
+class NotTheFirstFile(Invalid):
+    """A file can continue a dataset, but not one of its later files."""
+
+    code = "dataset.not_the_first_file"
 
 
 class Upload(Protocol):
@@ -100,8 +98,11 @@ def create_dataset(
     mapping: Mapping[str, str | None] | None = None,
     metadata_only: bool = False,
     price_as: str = "",
+    continues: UUID | None = None,
 ) -> Dataset:
     """Keep an upload and queue its import. The same file again, read the same way, answers the dataset there is.
+
+    With `continues`, the file is a later one of that dataset, and is read and priced as its first file was.
 
     Raises:
         Forbidden: the principal may only look.
@@ -110,8 +111,12 @@ def create_dataset(
         DatasetExists: the file is there already, under another mapping.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
+        DatasetNotFound, NotTheFirstFile: `continues` names no dataset, or a later file of one.
     """
     _may_act(principal)
+    first = _first_file(principal, continues) if continues else None
+    if first:
+        mapping, metadata_only, price_as = first.mapping | dict(mapping or {}), first.metadata_only, first.price_as
     _check_mapping(mapping or {})
     check_price_as(price_as.strip(), catalogue_for(organization_id=principal.organization_id), timezone.now())
     dataset_id = uuid7()
@@ -129,13 +134,26 @@ def create_dataset(
         metadata_only=metadata_only,
         price_as=price_as.strip(),
         mapping=dict(mapping or {}),
+        continues=first,
     )
+    if first:
+        dataset.hash_key = first.hash_key
     return _queue_once(principal, dataset)
 
 
 def list_datasets(*, principal: Principal) -> QuerySet[Dataset]:
-    """The organization's datasets, newest first."""
-    return Dataset.objects.for_organization(principal).order_by("-id")
+    """The organization's datasets, newest first; later files are found at the dataset that they continue."""
+    return Dataset.objects.for_organization(principal).filter(continues=None).order_by("-id")
+
+
+def later_files(*, principal: Principal, dataset_id: UUID) -> QuerySet[Dataset]:
+    """The files that continue a dataset, newest first.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+    """
+    first = get_dataset(principal=principal, dataset_id=dataset_id)
+    return Dataset.objects.for_organization(principal).filter(continues=first).order_by("-id")
 
 
 def get_dataset(*, principal: Principal, dataset_id: UUID) -> Dataset:
@@ -157,11 +175,64 @@ def delete_dataset(*, principal: Principal, dataset_id: UUID) -> None:
         DatasetNotFound: there is none of that id.
         Forbidden: the principal neither made it nor owns the organization.
     """
+    dataset = _own(principal, dataset_id)
+    dataset.delete()
+
+
+def cancel_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """Stop an import that is queued or running; its upload is kept, so that it can be resumed.
+
+    Raises:
+        DatasetNotFound, Forbidden, ImportOver: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    if not jobs.cancel(dataset):
+        raise ImportOver(f"{dataset.name!r} is {dataset.state}; only an import under way can be cancelled.")
+    return _changed(dataset)
+
+
+def resume_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """Queue a cancelled import once more.
+
+    Raises:
+        DatasetNotFound, Forbidden, ImportOver: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    if not jobs.resume(dataset):
+        raise ImportOver(f"{dataset.name!r} is {dataset.state}; only a cancelled import can be resumed.")
+    _ring(dataset.pk)
+    return _changed(dataset)
+
+
+def change_dataset(*, principal: Principal, dataset_id: UUID, **changes: object) -> Dataset:
+    """Change name, retention, or how reports show days and money; checked by the caller's serializer.
+
+    Raises:
+        DatasetNotFound, Forbidden: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    Dataset.objects.filter(pk=dataset.pk).update(**changes)
+    return _changed(dataset)
+
+
+def _changed(dataset: Dataset) -> Dataset:
+    dataset.refresh_from_db()
+    imports.publish(dataset)
+    return dataset
+
+
+def _own(principal: Principal, dataset_id: UUID) -> Dataset:
+    """A dataset that the principal may change.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+        Forbidden: the principal neither made it nor owns the organization.
+    """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
     made_it = dataset.created_by == principal.user_id and principal.may(Membership.Role.MEMBER)
     if not (made_it or principal.may(Membership.Role.OWNER)):
-        raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may delete it.")
-    dataset.delete()
+        raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may change or delete it.")
+    return dataset
 
 
 @contextmanager
@@ -171,14 +242,7 @@ def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
-    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
-    _refuse_unready(dataset)
-    with reading(
-        parquet=storage.folder_of(dataset) / storage.CALLS,
-        catalogue=catalogue_for(organization_id=dataset.organization_id),
-        memory_mib=settings.ANALYSIS_MEMORY_MIB,
-        notes=tuple(dataset.notes),
-    ) as calls:
+    with open_dataset(get_dataset(principal=principal, dataset_id=dataset_id)) as calls:
         yield calls
 
 
@@ -193,14 +257,14 @@ def breakdown(*, principal: Principal, dataset_id: UUID, by: str, limit: int = 5
         return spend_breakdown(calls, chosen, limit=limit)
 
 
-def analysis(*, principal: Principal, dataset_id: UUID) -> Analysis:
-    """Everything that is computed about a dataset: the document of `analyze --json`.
+def sufficiency_of(*, principal: Principal, dataset_id: UUID) -> dict[str, Sufficiency]:
+    """How far a dataset carries each analysis.
 
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
     with open_calls(principal=principal, dataset_id=dataset_id) as calls:
-        return analyse(calls)
+        return sufficiency(calls)
 
 
 def import_now(*, principal: Principal, dataset_id: UUID) -> Dataset:
@@ -257,6 +321,13 @@ def _ring(dataset_id: UUID) -> None:
         log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
 
+def _first_file(principal: Principal, dataset_id: UUID) -> Dataset:
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    if dataset.continues_id:
+        raise NotTheFirstFile(f"{dataset.name!r} is a later file itself; continue dataset {dataset.continues_id}.")
+    return dataset
+
+
 def _may_act(principal: Principal) -> None:
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot import data; ask an owner for the member role.")
@@ -282,8 +353,8 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     plan = Plan.objects.get(code=principal.plan)
-    kept = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED).count()
-    if kept >= plan.max_datasets:
+    kept = list_datasets(principal=principal).exclude(state__in=[Dataset.State.FAILED, Dataset.State.CANCELLED]).count()
+    if kept >= plan.max_datasets and not dataset.continues_id:
         raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
     try:
         with transaction.atomic():
@@ -310,10 +381,3 @@ def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
 def _refuse_other_mapping(found: Dataset, asked: Dataset) -> None:
     if asked.mapping and asked.mapping != found.mapping:
         raise DatasetExists(f"This file is dataset {found.name!r} already, read with another mapping. Delete it first.")
-
-
-def _refuse_unready(dataset: Dataset) -> None:
-    if dataset.state == Dataset.State.FAILED:
-        raise DatasetFailed(f"The import of {dataset.name!r} failed: {dataset.error_detail}")
-    if dataset.state != Dataset.State.READY:
-        raise DatasetNotReady(f"{dataset.name!r} is still being imported ({dataset.progress} %).", retry_after=2.0)

@@ -80,7 +80,7 @@ def opened(tmp_path):
     @contextmanager
     def opened(catalogue=None):
         target = tmp_path / "converted" / "calls.parquet"
-        with reading(parquet=target, catalogue=catalogue or Catalogue(), memory_mib=MEMORY) as calls:
+        with reading(files=[target], catalogue=catalogue or Catalogue(), memory_mib=MEMORY) as calls:
             yield calls
 
     return opened
