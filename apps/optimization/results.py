@@ -86,13 +86,33 @@ class Breakdown(Result):
     covered_share: float | None  # share of the priced spend whose calls carry the dimension, 0-1; None like `total_usd`
 
 
+class Parts(Result):
+    """What a score is made of, each 0-1."""
+
+    coverage: float  # share of spend whose calls carry every field that the analysis needs
+    history: float  # of four weeks
+    volume: float  # of a hundred sessions of equal size
+    reconciliation: float | None  # how much of the bill is explained; None where there is nothing to compare with
+
+
+class Lack(Result):
+    """What a field would bring that calls lack."""
+
+    field: str
+    points: int  # of the score, if every call carried it
+    at_most_usd: Dollars | None  # the spend of the calls that lack it: no saving on them can be larger
+
+
 class Sufficiency(Result):
     """How far the data carries one analysis."""
 
-    score: int  # 0-100: percent of spend whose calls carry every field that the analysis needs; 0 below 40
+    score: int  # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs
     state: State
     missing: tuple[str, ...]  # fields that over 5 % of spend lacks, the worst first
     coverage: dict[str, float]  # needed field -> share of spend that carries it, 0-1
+    parts: Parts
+    lacks: tuple[Lack, ...]  # of the missing fields, in their order
+    sampled: str | None  # why the log is taken for a sample, where that matters
 
 
 class Strategy(Result):

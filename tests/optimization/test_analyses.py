@@ -15,7 +15,6 @@ from apps.optimization.breakdown import UnknownDimension, dimension, spend_break
 from apps.optimization.overview import overview
 from apps.optimization.sample import write_sample_files
 from apps.optimization.simulators import UnknownStrategy, simulate
-from apps.optimization.sufficiency import sufficiency
 from tests.optimization.conftest import call
 
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -246,29 +245,6 @@ def test_without_a_priced_model_there_is_no_ceiling(write, calls_of):
 def test_an_unknown_strategy_is_named_with_the_known_ones(write, calls_of):
     with calls_of(write("calls.csv", [call()])) as calls, pytest.raises(UnknownStrategy, match="batch_eligible"):
         simulate(calls, "pray")
-
-
-# --- Sufficiency -----------------------------------------------------------------------------------------------------
-
-
-def test_an_analysis_whose_fields_most_of_the_spend_lacks_scores_nothing(write, calls_of):
-    rows = [call(prompt="p"), call(prompt=""), call(prompt="")]
-
-    with calls_of(write("calls.csv", rows)) as calls:
-        found = sufficiency(calls)
-
-    assert (found["exact_duplicates"].score, found["exact_duplicates"].state) == (0, "insufficient")
-    assert found["exact_duplicates"].missing == ("prompt_hash",)
-    assert (found["spend_breakdown"].score, found["spend_breakdown"].state) == (100, "optimal")
-
-
-def test_the_score_is_the_share_of_spend_that_carries_every_needed_field(write, calls_of):
-    rows = [call(prompt="p"), call(prompt="q"), call(prompt="")]
-
-    with calls_of(write("calls.csv", rows)) as calls:
-        found = sufficiency(calls)["exact_duplicates"]
-
-    assert (found.score, found.state) == (67, "minimal")
 
 
 # --- The whole -------------------------------------------------------------------------------------------------------
