@@ -15,6 +15,7 @@ urlpatterns = [
     path("analyses/<uuid:analysis_id>/", views.AnalysisView.as_view(), name="api_analysis"),
     path("analyses/<uuid:analysis_id>/again/", views.AnalysisAgainView.as_view()),
     path("analyses/<uuid:analysis_id>/cancel/", views.CancelAnalysisView.as_view()),
+    path("metrics/", views.MetricsView.as_view()),
     path("recommendations/", views.RecommendationsView.as_view()),
     path("recommendations/<uuid:recommendation_id>/", views.RecommendationView.as_view()),
     path("recommendations/<uuid:recommendation_id>/outcome/", views.OutcomeView.as_view()),

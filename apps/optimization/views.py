@@ -15,6 +15,7 @@ from apps.operations.pagination import ByAge
 from apps.operations.parsers import UploadParser
 from apps.optimization import advice, services
 from apps.optimization.datasets import DatasetNotReady
+from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.results import Breakdown
 from apps.optimization.serializers import (
@@ -228,6 +229,17 @@ class CancelAnalysisView(GenericAPIView):  # type: ignore[type-arg]
     @extend_schema(request=None)
     def post(self, request: Request, analysis_id: UUID) -> Response:
         return _told(advice.cancel_analysis(principal=principal_of(request), analysis_id=analysis_id))
+
+
+class MetricsView(GenericAPIView):  # type: ignore[type-arg]
+    """Whether Netra is of use to the organization, in groups of measures."""
+
+    serializer_class = DecisionSerializer
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    def get(self, request: Request) -> Response:
+        found = business_metrics(organization_id=principal_of(request).organization_id)
+        return Response({"business": found.model_dump(mode="json")})
 
 
 class RecommendationsView(GenericAPIView):  # type: ignore[type-arg]
