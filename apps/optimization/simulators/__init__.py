@@ -1,21 +1,19 @@
 """Ways to save, one per file. A file that decorates a function with `@strategy` is found; nothing else changes.
 
-Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that the
-joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
+Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that
+the joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
 """
 
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal
 
 from apps.errors import Invalid
+from apps.llm.pricing import Stage
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy
 
 Simulator = Callable[[Calls], Strategy]
-# In causal order: what an earlier stage takes away, a later one cannot save again.
-Stage = Literal["drop", "answer", "route", "trim", "prefix", "batch"]
 TREATMENTS: dict[Stage, dict[str, str]] = {
     "drop": {},  # the call would not have been made
     "answer": {},  # a cache of answers would have answered it
