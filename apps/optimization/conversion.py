@@ -25,7 +25,7 @@ from apps.optimization.duck import confined, named, quoted
 from apps.optimization.importers import FIELDS, Importer, importer_for
 from apps.optimization.limits import MAX_LINE, MAX_SECONDS, MAX_STAGED, BoundedFile, Deadline, OverlongRow
 from apps.optimization.readers import MAX_FIELD, Reject, Table, UnusableFile, open_table, refuse_endless
-from apps.optimization.tariffs import Key, create_tariff
+from apps.optimization.tariffs import Key, create_tariff, tier_sql
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
 KEPT_REJECTS = 100
@@ -344,13 +344,13 @@ def _rejects(
 
 def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
     keys = connection.execute(
-        """SELECT DISTINCT model, coalesce(provider, ''), price_moment, coalesce(batch, false)
-           FROM counted WHERE model IS NOT NULL"""
+        f"""SELECT DISTINCT model, coalesce(provider, ''), price_moment, {tier_sql("counted")}
+            FROM counted WHERE model IS NOT NULL"""  # noqa: S608
     ).fetchall()
     create_tariff(
         connection,
         "tariff",
-        (Key(model=model, provider=place, moment=moment, batch=batch) for model, place, moment, batch in keys),
+        (Key(model=model, provider=place, moment=moment, tier=tier) for model, place, moment, tier in keys),
         lambda key: order.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
     )
 
@@ -370,7 +370,7 @@ def _priced_sql() -> str:
     return f"""
         SELECT {selected} FROM counted c LEFT JOIN tariff t
           ON t.model = c.model AND t.provider = coalesce(c.provider, '') AND t.moment = c.price_moment
-         AND t.batch = coalesce(c.batch, false) AND {band_sql("c", "t")}
+         AND t.tier = {tier_sql("c")} AND {band_sql("c", "t")}
         WHERE NOT ({_CONTRADICTS})"""  # noqa: S608
 
 

@@ -1,14 +1,19 @@
-"""Prices inside DuckDB: rates resolved once per distinct key, then joined to calls by the one arithmetic of pricing."""
+"""Prices inside DuckDB: rates resolved once per distinct key, then joined to calls by the one arithmetic of pricing.
+
+What calls would cost under a set of strategies is asked in two steps. The caller joins to each call, once, the row of
+what every stage would change about it (the columns of `pricing.TREATMENT`), and creates the tariff of all keys that any
+of the stages can lead to (`treated_keys_sql`). Then `costs_sql` prices every call under each coalition of stages.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
 
-from apps.llm.pricing import Band, Rates
+from apps.llm.pricing import BATCH, STANDARD, Band, Rates, Stage, TierPriceUnknown, band_sql, cost_sql
 
 _BAND = dict.fromkeys(Band.__dataclass_fields__, "BIGINT")
 
@@ -20,11 +25,16 @@ class Key:
     model: str
     provider: str  # "" where the source does not say
     moment: datetime  # UTC, without an offset, as DuckDB keeps it
-    batch: bool = False
+    tier: str = STANDARD  # the service tier
 
     @property
     def at(self) -> datetime:
         return self.moment.replace(tzinfo=UTC)
+
+
+def tier_sql(call: str) -> str:
+    """The service tier whose price a call pays; what says nothing is standard, and a batch is one whatever its tier."""
+    return f"CASE WHEN {call}.batch THEN '{BATCH}' ELSE coalesce({call}.service_tier, '{STANDARD}') END"
 
 
 def create_tariff(
@@ -32,9 +42,9 @@ def create_tariff(
 ) -> None:
     """Create `table` with one row per key and band; keys without rates get no row, so their cost stays unknown.
 
-    `table` is a name of ours, never a user's. Columns: model, provider, moment, batch, source, and those of `Band`.
+    `table` is a name of ours, never a user's. Columns: model, provider, moment, tier, source, and those of `Band`.
     """
-    shape = {"model": "VARCHAR", "provider": "VARCHAR", "moment": "TIMESTAMP", "batch": "BOOLEAN", "source": "VARCHAR"}
+    shape = {"model": "VARCHAR", "provider": "VARCHAR", "moment": "TIMESTAMP", "tier": "VARCHAR", "source": "VARCHAR"}
     rows = json.dumps([row for key in keys for row in _rows(key, rates_of(key))])
     connection.execute(
         f"CREATE TEMP TABLE {table} AS SELECT unnest(from_json(?::JSON, ?), recursive := true)",
@@ -42,9 +52,76 @@ def create_tariff(
     )
 
 
+def treated_keys_sql(treated: str) -> str:
+    """The distinct (model, provider, moment, tier) that any stage leads the calls of `treated` to.
+
+    `treated` is a table or view with the columns of `calls`, and those of TREATMENT in a STRUCT named `treatment`.
+    """
+    own = f"""SELECT model, coalesce(provider, '') AS provider, price_moment AS moment, {tier_sql("c")} AS tier,
+                     treatment.batched AS batched FROM {treated} c"""  # noqa: S608
+    routed = f"""SELECT treatment.model, coalesce(treatment.provider, ''), price_moment, {tier_sql("c")},
+                        treatment.batched FROM {treated} c WHERE treatment.model IS NOT NULL"""  # noqa: S608
+    return f"""SELECT DISTINCT model, provider, moment, unnest(CASE WHEN batched THEN [tier, '{BATCH}'] ELSE [tier] END)
+               FROM ({own} UNION {routed}) WHERE model IS NOT NULL"""  # noqa: S608
+
+
+def costs_sql(treated: str, tariff: str, coalitions: Sequence[frozenset[Stage]]) -> str:
+    """A query of `treated.*` and of what each call costs under each coalition, in pico-dollars.
+
+    The costs are the columns cost_0, cost_1 ... in the order of `coalitions`; NULL where a price is unknown. A call
+    that would be batched, but whose model has no known batch price, stays in its tier. What is unbilled costs nothing.
+    """
+    bands = {_band_of(stages) for stages in coalitions}
+    bands |= {(routed, trimmed, False) for routed, trimmed, batched in bands if batched}
+    joins = "\n".join(_join(tariff, *band) for band in sorted(bands))
+    costs = ", ".join(f"{_under(stages)} AS cost_{place}" for place, stages in enumerate(coalitions))
+    return f"SELECT c.* EXCLUDE (treatment), {costs} FROM {treated} c {joins}"  # noqa: S608
+
+
+_Bands = tuple[bool, bool, bool]  # routed, trimmed, batched: what decides which band prices a call
+
+
+def _band_of(stages: frozenset[Stage]) -> _Bands:
+    return "route" in stages, "trim" in stages, "batch" in stages
+
+
+def _under(stages: frozenset[Stage]) -> str:
+    """The cost of a call under one coalition."""
+    routed, trimmed, batched = _band_of(stages)
+    costs = [cost_sql("c", _alias(routed, trimmed, False), treatment="c.treatment", stages=stages)]
+    if batched:
+        costs.insert(0, cost_sql("c", _alias(routed, trimmed, True), treatment="c.treatment", stages=stages))
+    return f"CASE WHEN c.billed THEN coalesce({', '.join(costs)}) ELSE 0 END"
+
+
+def _alias(routed: bool, trimmed: bool, batched: bool) -> str:
+    return f"band_{routed:d}{trimmed:d}{batched:d}"
+
+
+def _join(tariff: str, routed: bool, trimmed: bool, batched: bool) -> str:
+    """Join the band that prices each call when it is routed, trimmed, batched; none where it would not be batched."""
+    band = _alias(routed, trimmed, batched)
+    changed: dict[Stage, bool] = {"route": routed, "trim": trimmed}
+    stages = frozenset(stage for stage, on in changed.items() if on)
+    own = "c.model", "coalesce(c.provider, '')"
+    other = (
+        "coalesce(c.treatment.model, c.model)",
+        "coalesce(CASE WHEN c.treatment.model IS NULL THEN c.provider ELSE c.treatment.provider END, '')",
+    )
+    model, provider = other if routed else own
+    tier = f"CASE WHEN c.treatment.batched THEN '{BATCH}' END" if batched else tier_sql("c")
+    return f"""LEFT JOIN {tariff} {band} ON {band}.model = {model} AND {band}.provider = {provider}
+        AND {band}.moment = c.price_moment AND {band}.tier = {tier}
+        AND {band_sql("c", band, treatment="c.treatment", stages=stages)}"""
+
+
 def _rows(key: Key, rates: Rates | None) -> Iterator[dict[str, Any]]:
-    if rates is None or (key.batch and rates.batch is None):
+    try:
+        paid = rates and rates.at_tier(key.tier)
+    except TierPriceUnknown:
         return
-    moment = key.moment.isoformat(sep=" ")
-    for band in rates.bands(batch=key.batch):
-        yield asdict(key) | {"moment": moment, "source": rates.provenance} | asdict(band)
+    if paid is None:
+        return
+    said = {"moment": key.moment.isoformat(sep=" "), "source": str(paid.provenance or "")}
+    for band in paid.bands():
+        yield asdict(key) | said | asdict(band)

@@ -39,7 +39,7 @@ def test_an_organizations_price_is_its_own(make_price, acme, charlie):
     elsewhere = charlie.memberships.get().organization
 
     assert rates(acme).input == 2
-    assert rates(acme).provenance == "own price: contract"
+    assert str(rates(acme).provenance) == "own price: contract"
     assert rates(elsewhere).input == Decimal("2.5")
 
 
@@ -62,16 +62,25 @@ def test_a_price_holds_from_its_first_day_until_before_its_last(make_price, acme
     ]
 
 
-def test_a_batch_multiplier_makes_batch_prices(make_price, acme):
-    make_price(batch_multiplier=Decimal("0.5"))
+def test_a_multiplier_makes_the_prices_of_a_tier_and_without_one_they_are_unknown(make_price, acme):
+    make_price(batch_multiplier=Decimal("0.5"), priority_multiplier=Decimal("1.75"))
 
-    assert (rates(acme).batch.input, rates(acme).batch.output) == (1, 4)
+    paid = rates(acme).service
+    assert {tier: (own.input, own.output) for tier, own in paid.items()} == {"batch": (1, 4), "priority": (3.5, 14)}
+    assert str(paid["priority"].provenance) == "own price: contract, priority"
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"input": -1}, {"output": 10_001}, {"effective_to": date(2025, 1, 1)}],
-    ids=["negative", "beyond what pricing holds", "ends before it starts"],
+    [
+        {"input": -1},
+        {"output": 10_001},
+        {"output_audio": -1},
+        {"cached_read": 10_001},
+        {"priority_multiplier": 5},
+        {"effective_to": date(2025, 1, 1)},
+    ],
+    ids=["negative", "too dear", "negative sound", "too dear to read", "no such multiplier", "ends before it starts"],
 )
 def test_an_impossible_price_is_refused_by_the_database(make_price, fields):
     with pytest.raises(IntegrityError, match="price_"):
@@ -99,8 +108,10 @@ def test_models_are_listed_with_todays_prices_and_their_provenance(client_for, b
     row = next(row for row in found["results"] if row["model"] == "gpt-4o")
     assert (row["input"], row["output"], row["cached_read"]) == ("2.5", "10", "1.25")
     assert row["batch"]["input"] == "1.25"
-    assert row["fallbacks"] == ["cached_write", "cached_write_1h"]
-    assert row["provenance"].startswith("genai-prices")
+    assert row["service"]["priority"]["output"] == "17"
+    assert row["fallbacks"][:2] == ["cached_write", "cached_write_1h"]
+    assert row["provenance"]["text"].startswith("genai-prices")
+    assert (row["provenance"]["entry"], row["provenance"]["override"]) == ("openai/gpt-4o", None)
 
 
 def test_an_own_price_is_listed_first(client_for, bob, acme, make_price):

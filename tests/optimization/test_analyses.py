@@ -201,7 +201,7 @@ def test_cached_tokens_keep_the_price_that_the_batch_list_gives_them(write, call
     row = call(model="claude-sonnet-4-5", input_tokens=300_000, output_tokens=1000, interactive="false")
 
     with calls_of(write("calls.csv", [row | {"cached_tokens": 100_000}])) as calls:
-        assert saving(calls, "batch_eligible") == price(usage, rates) - price(usage, rates, batch=True)
+        assert saving(calls, "batch_eligible") == price(usage, rates) - price(usage, rates, tier="batch")
 
 
 # --- Swapping models -------------------------------------------------------------------------------------------------

@@ -7,15 +7,13 @@ the joint saving can apply several at once: a row per changed call, with the col
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal
 
 from apps.errors import Invalid
+from apps.llm.pricing import Stage
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy
 
 Simulator = Callable[[Calls], Strategy]
-# In causal order: what an earlier stage takes away, a later one cannot save again.
-Stage = Literal["drop", "answer", "route", "trim", "prefix", "batch"]
 TREATMENTS: dict[Stage, dict[str, str]] = {
     "drop": {},  # the call would not have been made
     "answer": {},  # a cache of answers would have answered it

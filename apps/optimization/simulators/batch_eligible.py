@@ -3,7 +3,7 @@
 from typing import Any
 
 from apps.llm.amounts import spell_dollars
-from apps.llm.pricing import band_sql, cost_sql
+from apps.llm.pricing import BATCH, band_sql, cost_sql
 from apps.optimization.calls import Calls
 from apps.optimization.overview import known_cost, part_of, spend
 from apps.optimization.results import Strategy, in_dollars, usd
@@ -38,7 +38,7 @@ def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
     create_tariff(
         calls.connection,
         "batch_tariff",
-        (Key(model=model, provider=provider, moment=moment, batch=True) for model, provider, moment in keys),
+        (Key(model=model, provider=provider, moment=moment, tier=BATCH) for model, provider, moment in keys),
         lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
     )
     calls.connection.execute(
