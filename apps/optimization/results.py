@@ -132,6 +132,39 @@ class Strategy(Result):
     detail: dict[str, Any] = {}
 
 
+class LeftOut(Result):
+    """A strategy that takes no part in the joint saving."""
+
+    name: str
+    why: str
+
+
+class Interaction(Result):
+    """What two stages save together minus what they save one by one."""
+
+    stages: tuple[str, str]
+    usd: Dollars | None
+
+
+class Joint(Result):
+    """What several strategies would have saved together; no dollar is counted twice."""
+
+    saving_usd: Dollars | None
+    low: Dollars | None
+    high: Dollars | None
+    why_no_interval: str | None
+    spent_usd: Dollars | None  # on the calls whose price is known
+    would_cost_usd: Dollars | None  # `spent_usd` - `saving_usd`
+    strategies: tuple[str, ...]  # that take part
+    left_out: tuple[LeftOut, ...]
+    stages: dict[str, Dollars | None]  # Shapley values; they add up to `saving_usd`
+    shares: dict[str, Dollars | None]  # the same by strategy
+    sum_of_parts_usd: Dollars | None  # what stages save one by one, added up
+    overlap_usd: Dollars | None  # by how much that is too much; negative where stages help each other
+    interactions: tuple[Interaction, ...]  # of pairs of stages that do not simply add up
+    up_to: bool  # a ceiling takes part, so it is one
+
+
 class Analysis(Result):
     """The whole answer for one set of calls: the document of `analyze --json`."""
 
@@ -141,7 +174,7 @@ class Analysis(Result):
     unpriced_share: float
     sufficiency: dict[str, Sufficiency]
     strategies: tuple[Strategy, ...]
-    joint: None = None  # strategies overlap; what they save together is not computed yet
+    joint: Joint | None  # None: no strategy proves a saving
     anomalies: None = None  # not computed yet
     forecast: None = None  # not computed yet
     overview: Overview
