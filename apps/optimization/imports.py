@@ -15,6 +15,7 @@ from apps.errors import NetraError
 from apps.llm.services import catalogue_for
 from apps.optimization import jobs, storage
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
+from apps.optimization.datasets import files_of
 from apps.optimization.limits import MAX_STAGED
 from apps.optimization.models import Dataset
 from apps.optimization.readers import Reject
@@ -135,6 +136,12 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat().replace("+00:00", "Z") if moment else None
 
 
+def _earlier(dataset: Dataset) -> list[Dataset]:
+    """The files that the dataset had before this one."""
+    first = dataset.continues
+    return [file for file in files_of(first) if file.pk != dataset.pk] if first else []
+
+
 def _order(dataset: Dataset) -> Order:
     place = storage.folder_of(dataset)
     storage.clear_scratch(place)
@@ -147,6 +154,8 @@ def _order(dataset: Dataset) -> Order:
         mapping=dataset.mapping,
         metadata_only=dataset.metadata_only,
         price_as=dataset.price_as or None,
+        hash_key=bytes(dataset.hash_key),
+        known=[storage.folder_of(file) / storage.CALLS for file in _earlier(dataset)],
         staged_bytes=max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES),
     )
 
@@ -159,6 +168,7 @@ def _finish(dataset: Dataset, conversion: Conversion) -> None:
         "notes": list(conversion.notes),
         "rows": conversion.rows,
         "rejected_rows": conversion.rejected,
+        "known_rows": conversion.known,
         "rejects": _told(conversion.rejects),
         "first_call_at": conversion.first_call_at,
         "last_call_at": conversion.last_call_at,
