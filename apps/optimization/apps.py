@@ -10,4 +10,5 @@ class OptimizationConfig(AppConfig):
         from apps.operations import periodic
         from apps.optimization import services  # needs the models
 
+        periodic.register("prices", every=600.0, work=lambda: services.watch_prices(now=timezone.now()))
         periodic.register("imports", every=5.0, work=lambda: services.rescue_imports(now=timezone.now()))

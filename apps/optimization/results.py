@@ -86,6 +86,29 @@ class Breakdown(Result):
     covered_share: float | None  # share of the priced spend whose calls carry the dimension, 0-1; None like `total_usd`
 
 
+class PriceInUse(Result):
+    """One model in one service tier, and what its calls pay."""
+
+    model: str
+    provider: str  # "" where the source does not say
+    tier: str
+    calls: int
+    cost_usd: Dollars | None  # None where no price is known
+    share: float | None  # of the priced spend, 0-1
+    assumed_share: float | None  # of the cost: priced at a list that does not say that it held on the day of the call
+    last_day: datetime  # whose rates these are: the last on which it was called
+    rates: dict[str, str]  # kind of tokens -> dollars per 1,000,000 tokens
+    provenance: str | None
+
+
+class PricesInUse(Result):
+    """What the calls of a dataset pay, the dearest use first."""
+
+    catalogue: str  # name and version
+    assumed_share: float | None  # of the priced spend, 0-1
+    prices: tuple[PriceInUse, ...]
+
+
 class Sufficiency(Result):
     """How far the data carries one analysis."""
 
