@@ -1,14 +1,13 @@
 """The prices that a dataset's calls were billed by: where each is from, how much of the spend rests on assumed ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import KINDS, Rates, TierPriceUnknown
 from apps.optimization.calls import Calls
-from apps.optimization.overview import known_cost, part_of, spend
-from apps.optimization.results import PriceInUse, PricesInUse, in_dollars
+from apps.optimization.results import PriceInUse, PricesInUse, in_dollars, part_of
 from apps.optimization.tariffs import Key, tier_sql
 
 Listed = Mapping[str, str]  # kind of tokens -> dollars per 1,000,000 tokens; empty where no price is known
@@ -34,25 +33,45 @@ class _Use:
 
 def prices_in_use(calls: Calls) -> PricesInUse:
     """Every price that billed calls pay, the dearest use first; a call's price is that of its own day."""
-    total = spend(calls)
-    groups = [list(group) for _, group in groupby(_uses(calls), key=lambda use: _who(use.key))]
-    found = [_price_in_use(calls.catalogue, group, total) for group in groups]
-    assumed = [use for group in groups for use in group if _is_assumed(calls.catalogue, use.key)]
+    uses = _uses(calls)
+    groups = [list(group) for _, group in groupby(uses, key=lambda use: _who(use.key))]
+    found = [_price_in_use(calls.catalogue, group, _cost(uses)) for group in groups]
     return PricesInUse(
         catalogue=calls.catalogue.version,
-        assumed_share=part_of(sum(use.cost_pico or 0 for use in assumed), total),
+        assumed_share=part_of(_assumed(calls.catalogue, uses), _cost(uses)),
         prices=tuple(sorted(found, key=lambda price: (price.cost_usd is None, -(price.cost_usd or 0), price.model))),
     )
 
 
-def _uses(calls: Calls) -> Iterator[_Use]:
+def assumed_share(calls: Calls) -> float | None:
+    """Share of the priced spend, 0-1, whose list does not say that its price held on the day of the call."""
+    uses = _uses(calls)
+    return part_of(_assumed(calls.catalogue, uses), _cost(uses))
+
+
+def _uses(calls: Calls) -> list[_Use]:
     found = calls.rows(
         f"""SELECT model, coalesce(provider, ''), {tier_sql("calls")}, price_moment, count(*), sum(cost_pico)
             FROM calls WHERE billed AND model IS NOT NULL GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608
     )
-    for model, provider, tier, moment, count, cost in found:
-        key = Key(model=model, provider=provider, moment=moment, tier=tier)
-        yield _Use(key=key, calls=count, cost_pico=known_cost(count, cost))
+    return [
+        _Use(
+            key=Key(model=model, provider=provider, moment=moment, tier=tier),
+            calls=count,
+            cost_pico=None if cost is None else int(cost),
+        )
+        for model, provider, tier, moment, count, cost in found
+    ]
+
+
+def _cost(uses: list[_Use]) -> int | None:
+    """Pico-dollars of the uses whose price is known; None where none is."""
+    known = [use.cost_pico for use in uses if use.cost_pico is not None]
+    return sum(known) if known else None
+
+
+def _assumed(catalogue: Catalogue, uses: list[_Use]) -> int:
+    return sum(use.cost_pico or 0 for use in uses if _is_assumed(catalogue, use.key))
 
 
 def _who(key: Key) -> tuple[str, str, str]:
@@ -61,10 +80,7 @@ def _who(key: Key) -> tuple[str, str, str]:
 
 def _price_in_use(catalogue: Catalogue, uses: list[_Use], total: int | None) -> PriceInUse:
     last = uses[-1].key
-    costs = [use.cost_pico for use in uses if use.cost_pico is not None]
-    cost = sum(costs) if costs else None
-    paid = rates_of(catalogue, last)
-    assumed = sum(use.cost_pico or 0 for use in uses if _is_assumed(catalogue, use.key))
+    cost, paid = _cost(uses), rates_of(catalogue, last)
     return PriceInUse(
         model=last.model,
         provider=last.provider,
@@ -72,7 +88,7 @@ def _price_in_use(catalogue: Catalogue, uses: list[_Use], total: int | None) -> 
         calls=sum(use.calls for use in uses),
         cost_usd=in_dollars(cost),
         share=part_of(cost, total),
-        assumed_share=part_of(assumed, cost),
+        assumed_share=part_of(_assumed(catalogue, uses), cost),
         last_day=last.at,
         rates=listed(paid),
         provenance=str(paid.provenance or "") if paid else None,

@@ -25,6 +25,16 @@ def usd(pico: int | Decimal | None) -> str | None:
     return None if pico is None else format(dollars(int(pico)), "f")
 
 
+def share(part: int | None, whole: int | None) -> float:
+    """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
+    return round(int(part or 0) / int(whole), 6) if whole else 0.0
+
+
+def part_of(cost: int | None, total: int | None) -> float | None:
+    """A cost's share of the spend, 0-1; None where either is unknown."""
+    return None if cost is None or total is None else share(cost, total)
+
+
 # E0: a ceiling from list prices. E1: what is known of such workloads elsewhere. E2: replayed or repriced on the owner's
 # own calls, with nothing assumed that they do not show. E3: run beside production. E4: a controlled comparison.
 Evidence = Literal["E0", "E1", "E2", "E3", "E4"]
@@ -57,6 +67,7 @@ class Overview(Result):
     unpriced_calls: int
     unpriced_share: float  # share of the billed tokens whose price is unknown, 0-1
     unpriced_models: tuple[str, ...]  # at most 20, the largest first
+    assumed_share: float | None  # of the spend, 0-1: the list does not say that its price held on the day of the call
     recorded_cost_usd: Dollars | None  # what the source says it cost; None where it says nothing
     recorded_on: int  # billed, priced calls that carry a recorded cost
     computed_on_recorded_usd: Dollars | None  # the computed cost of the calls with a recorded cost
