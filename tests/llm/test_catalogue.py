@@ -1,10 +1,12 @@
 """Rates come from the public catalogue, unless the house knows better; an unknown model has none."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 
 import pytest
 
+from apps.llm import catalogue as catalogue_module
 from apps.llm.catalogue import LIST_VERSION, LISTED, Catalogue, Override
 from apps.llm.pricing import Rates, Usage, price
 
@@ -175,3 +177,26 @@ def test_a_price_is_looked_up_once(monkeypatch):
     for _ in range(3):
         assert catalogue.rates(model="gpt-4o", at=NOW) is None
     assert len(asked) == 1
+
+
+def test_rates_of_one_span_of_days_are_those_of_each_of_its_days():
+    today, wrong = date(2026, 11, 20), []
+    days = [datetime(2024, 6, 1, 12, tzinfo=UTC)] + [
+        datetime(2026, 10, 8, 3, tzinfo=UTC) + timedelta(n) for n in range(60)
+    ]
+    dated = (
+        "mistral-large-4",
+        "gemini-4-argon",
+        "gpt-4o",
+        "deepseek-chat",
+        "o4-mini",
+        "gemini-3.8-flash-tts",
+        "grok-4.3",
+    )
+
+    for model, day in product(dated, days):
+        found = catalogue_module._find(model, "")
+        if Catalogue(today=today).rates(model=model, at=day) != catalogue_module._rates(found, day, today):
+            wrong.append((model, day))
+
+    assert wrong == []
