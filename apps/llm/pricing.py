@@ -488,22 +488,45 @@ def _in_numbers(treatment: Treatment) -> _Change[int]:
 # --- The same in SQL -------------------------------------------------------------------------------------------------
 
 
-def cost_sql(call: str, band: str, *, treatment: str = "", stages: frozenset[Stage] = UNTOUCHED) -> str:
+# The columns of a call that hold its tokens.
+COLUMNS = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cached_read": "cached_read_tokens",
+    "cached_write": "cached_write_tokens",
+    "cached_write_1h": "cached_write_1h_tokens",
+    "reasoning": "reasoning_tokens",
+    "input_audio": "input_audio_tokens",
+    "output_audio": "output_audio_tokens",
+}
+_SELDOM = ("reasoning", "input_audio", "output_audio")  # may be NULL
+
+
+def cost_sql(call: str, band: str) -> str:
     """The same as an SQL expression over a call's columns and a joined band's, in pico-dollars (BIGINT).
 
-    `treatment` is the alias of a joined row of TREATMENT. Which rates apply, those of the model that is asked in the
-    tier that is paid, is for the join of the band to say; so is the stage `batch`.
+    Which rates apply, those of the model that is asked in the tier that is paid, is for the join of the band to say.
     """
-    rates = {name: Term(f"{band}.{name}") for name in (*KINDS, "fee")}
-    cost = _cost(_by_kind(_paid(call, treatment, stages)), rates).sql
-    spared = " OR ".join(f"{treatment}.{flag}" for stage, flag in _SPARED if stage in stages)
-    return f"CASE WHEN {spared} THEN 0 ELSE {cost} END" if spared else cost
+    return _cost(_by_kind(_columns(call)), {name: Term(f"{band}.{name}") for name in (*KINDS, "fee")}).sql
 
 
-def band_sql(call: str, band: str, *, treatment: str = "", stages: frozenset[Stage] = UNTOUCHED) -> str:
+def band_sql(call: str, band: str) -> str:
     """The SQL condition under which `band` is the one that prices `call`."""
-    size = _paid(call, treatment, stages).input_tokens.sql
-    return f"{size} > {band}.above AND {size} <= {band}.up_to"
+    return f"{call}.input_tokens > {band}.above AND {call}.input_tokens <= {band}.up_to"
+
+
+def treated_sql(call: str, treatment: str, stages: frozenset[Stage]) -> str:
+    """What route, trim and prefix leave of a call's tokens to pay: a STRUCT that `cost_sql` takes for the call.
+
+    `treatment` is a row, or a STRUCT, of TREATMENT. The other stages change no tokens: see `spared_sql`, and the tier.
+    """
+    tokens = _treated(_columns(call), _in_terms(treatment), stages)
+    return f"struct_pack({', '.join(f'{COLUMNS[name]} := {term.sql}' for name, term in vars(tokens).items())})"
+
+
+def spared_sql(treatment: str, stages: frozenset[Stage]) -> str:
+    """The SQL condition under which `stages` leave nothing of a call to pay; empty where none of them could."""
+    return " OR ".join(f"{treatment}.{flag}" for stage, flag in _SPARED if stage in stages)
 
 
 def tokens_sql(call: str) -> dict[str, str]:
@@ -511,22 +534,13 @@ def tokens_sql(call: str) -> dict[str, str]:
     return {kind: term.sql for kind, term in _by_kind(_columns(call)).items()}
 
 
-def _paid(call: str, treatment: str, stages: frozenset[Stage]) -> Tokens[Term]:
-    columns = _columns(call)
-    return _treated(columns, _in_terms(treatment), stages) if stages & _ON_TOKENS else columns
-
-
 def _columns(call: str) -> Tokens[Term]:
+    # Sources that say nothing of sound and reasoning know no other rate for them either.
     return Tokens(
-        input_tokens=Term(f"{call}.input_tokens"),
-        output_tokens=Term(f"{call}.output_tokens"),
-        cached_read=Term(f"{call}.cached_read_tokens"),
-        cached_write=Term(f"{call}.cached_write_tokens"),
-        cached_write_1h=Term(f"{call}.cached_write_1h_tokens"),
-        # Sources that say nothing of these know no other rate for them either.
-        reasoning=Term(f"coalesce({call}.reasoning_tokens, 0)"),
-        input_audio=Term(f"coalesce({call}.input_audio_tokens, 0)"),
-        output_audio=Term(f"coalesce({call}.output_audio_tokens, 0)"),
+        **{
+            name: Term(f"coalesce({call}.{column}, 0)") if name in _SELDOM else Term(f"{call}.{column}")
+            for name, column in COLUMNS.items()
+        }
     )
 
 
