@@ -9,9 +9,10 @@ terms it writes the SQL that does the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, get_args
 from uuid import UUID
 
@@ -140,7 +141,7 @@ class Usage(Tokens[int]):
     output_audio: int = 0
 
     def __post_init__(self) -> None:
-        counts = tuple(asdict(self).values())
+        counts = tuple(vars(self).values())
         if not all(0 <= count <= MAX_TOKENS for count in counts):
             raise ImpossibleUsage(f"Token counts must lie between 0 and {MAX_TOKENS:,}; got {counts}.")
         if self.cached_read + self.cached_write > self.input_tokens or self.cached_write_1h > self.cached_write:
@@ -233,7 +234,9 @@ class Charges:
 class Tier(Charges):
     """The rates that the whole call pays once its input exceeds `above` tokens.
 
-    So do Anthropic, Google and OpenAI: the threshold counts cached tokens, and the output pays more too.
+    So Anthropic, Google and OpenAI charge: the threshold counts cached tokens, and the output pays more too. OpenAI of
+    GPT-5.4: "prompts with >272K input tokens are priced at 2x input and 1.5x output for the full session for standard,
+    batch, and flex" (developers.openai.com/api/docs/models).
     """
 
     above: int
@@ -295,6 +298,10 @@ class Rates(Charges):
 
     def bands(self) -> tuple[Band, ...]:
         """The rates as whole numbers, one band per range of input sizes; together they cover every call."""
+        return self._bands
+
+    @cached_property
+    def _bands(self) -> tuple[Band, ...]:
         steps: list[Rates | Tier] = [self, *sorted(self.tiers, key=lambda tier: tier.above)]
         starts = [-1, *(tier.above for tier in steps[1:] if isinstance(tier, Tier))]
         ends = [*starts[1:], MAX_TOKENS]
@@ -467,7 +474,7 @@ def cost_pico(
     batched = "batch" in stages and change.batched and BATCH in asked.service
     call = _treated(usage, _in_numbers(change), stages) if stages & _ON_TOKENS else usage
     bands = asked.at_tier(BATCH if batched else tier).bands()
-    paid: dict[str, int] = asdict(next(band for band in bands if band.above < call.input_tokens <= band.up_to))
+    paid: dict[str, int] = vars(next(band for band in bands if band.above < call.input_tokens <= band.up_to))
     return _cost(_by_kind(call), paid)
 
 
