@@ -22,7 +22,7 @@ def watch(dataset: Dataset, found: PricesInUse, catalogue: Catalogue, now: datet
         for price in (price.model_dump(mode="json", include=_KEPT) for price in found.prices[:WATCHED])
     ]
     PriceWatch.objects.update_or_create(
-        dataset=dataset, defaults={"imported_at": dataset.finished_at, "prices": prices, "looked_at": now}
+        dataset=dataset, defaults={"imported_at": dataset.finished_at, "prices": prices, "seen_at": now}
     )
 
 
@@ -32,6 +32,8 @@ _KEPT = {"model", "provider", "tier", "share", "last_day"}
 def look(seen: PriceWatch, catalogue: Catalogue, now: datetime) -> int:
     """Compare what was seen of a dataset's prices with the catalogue; raises an alert for each rate that differs."""
     prices = [_seen(price, catalogue, now) for price in seen.prices]
+    if prices == seen.prices:
+        return 0
     alerts = [
         alert
         for before, after in zip(seen.prices, prices, strict=True)
@@ -39,8 +41,8 @@ def look(seen: PriceWatch, catalogue: Catalogue, now: datetime) -> int:
     ]
     with transaction.atomic():
         # Whoever compared them first has told of it; an import since then starts afresh.
-        same = PriceWatch.objects.filter(pk=seen.pk, looked_at=seen.looked_at)
-        if not same.update(prices=prices, looked_at=now):
+        same = PriceWatch.objects.filter(pk=seen.pk, seen_at=seen.seen_at)
+        if not same.update(prices=prices, seen_at=now):
             return 0
         PriceAlert.objects.bulk_create(alerts)
     return len(alerts)

@@ -78,7 +78,7 @@ class PriceWatch(models.Model):
     imported_at = models.DateTimeField(null=True, help_text="When the calls were imported that the prices are of.")
     # Each a model in a tier: its share of the spend, its rates on the day of the last call (`then`) and today (`now`).
     prices = models.JSONField()
-    looked_at = models.DateTimeField(help_text="When they were last compared with the catalogue.")
+    seen_at = models.DateTimeField(help_text="When they were first seen, or last found to have changed.")
 
     def __str__(self) -> str:
         return f"prices of {self.dataset_id}"

@@ -91,7 +91,10 @@ def _price_in_use(catalogue: Catalogue, uses: list[_Use], total: int | None) -> 
         assumed_share=part_of(_assumed(catalogue, uses), cost),
         last_day=last.at,
         rates=listed(paid),
-        provenance=str(paid.provenance or "") if paid else None,
+        provenance=paid.provenance if paid else None,
+        price_source=str(paid.provenance or "") if paid else None,
+        effective_from=paid.effective_from if paid else None,
+        effective_to=paid.effective_to if paid else None,
     )
 
 

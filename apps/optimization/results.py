@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from apps.llm.pricing import dollars
+from apps.llm.pricing import Provenance, dollars
 
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 
@@ -109,7 +109,10 @@ class PriceInUse(Result):
     assumed_share: float | None  # of the cost: priced at a list that does not say that it held on the day of the call
     last_day: datetime  # whose rates these are: the last on which it was called
     rates: dict[str, str]  # kind of tokens -> dollars per 1,000,000 tokens
-    provenance: str | None
+    provenance: Provenance | None  # None where no price is known
+    price_source: str | None  # the same in a sentence, as the calls keep it
+    effective_from: datetime | None  # None where the source does not say
+    effective_to: datetime | None  # from then on another price holds
 
 
 class PricesInUse(Result):

@@ -54,7 +54,7 @@ def test_the_share_of_the_spend_that_rests_on_assumed_prices_is_said(write, call
 
     by_model = {price.model: price for price in found.prices}
     assert by_model["gpt-4o"].assumed_share == 1
-    assert by_model["gpt-4o"].provenance.endswith("assumed, the list names no price of that day")
+    assert by_model["gpt-4o"].price_source.endswith("assumed, the list names no price of that day")
     assert by_model["mistral-large-4"].assumed_share == 0
     # 1,000 x 2.5 + 100 x 10 beside 1,000 x 0.7 + 100 x 2.1, in millionths of a dollar.
     assert found.assumed_share == pytest.approx(3500 / (3500 + 910), abs=1e-6)
@@ -67,7 +67,8 @@ def test_prices_in_use_are_told_with_their_source_and_an_unknown_one_is_unknown(
     assert [price["model"] for price in found["prices"]] == ["gpt-4o", "gpt-4o-mini", "llama-in-the-cellar"]
     dear, _, unknown = found["prices"]
     assert (dear["cost_usd"], dear["rates"]["output"], dear["tier"]) == ("0.0035", "10", "standard")
-    assert "openai/gpt-4o" in dear["provenance"]
+    assert (dear["provenance"]["source"], dear["provenance"]["entry"]) == ("genai-prices", "openai/gpt-4o")
+    assert dear["price_source"].startswith("genai-prices")
     assert (unknown["cost_usd"], unknown["share"], unknown["rates"], unknown["provenance"]) == (None, None, {}, None)
 
 
@@ -90,7 +91,7 @@ def test_rates_that_price_alike_are_alike_and_each_difference_has_a_name(write, 
 @pytest.mark.django_db
 def test_what_stays_as_it_was_raises_no_alert(dataset):
     assert [watch_prices(now=now) for now in (TODAY, LATER)] == [0, 0]
-    assert PriceWatch.objects.get().looked_at == LATER
+    assert PriceWatch.objects.get().seen_at == TODAY
 
 
 @pytest.mark.django_db
