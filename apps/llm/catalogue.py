@@ -147,13 +147,12 @@ class Catalogue:
             if override.holds(model=model, provider=provider, at=at):
                 return override.rates
         found = _find(model, provider)
-        return _rates(found, at, self._today) if found else None
+        return _rates_since(found, _since(found.model, at, self._today), self._today) if found else None
 
     def priced_by_time_of_day(self, *, model: str, provider: str = "") -> bool:
         """Whether the rates change within a day (on the half hour), so that a day is too coarse a key."""
         found = _find(model, provider)
-        prices = found.model.prices if found else []
-        return isinstance(prices, list) and any(isinstance(p.constraint, TimeOfDateConstraint) for p in prices)
+        return found is not None and _changes_within_a_day(found.model)
 
     def identify(self, *, model: str, provider: str = "") -> Identity | None:
         """Who offers `model` and what it can hold, as the public catalogue names it; None where it does not know."""
@@ -178,7 +177,7 @@ class Catalogue:
         yield from _entries_on(at.astimezone(UTC).date())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the same one for the same names
 class _Found:
     provider: Provider
     model: ModelInfo
@@ -220,6 +219,27 @@ def _readings(model: str, provider: str) -> Iterator[tuple[str, str | None]]:
         yield _AWS_REGION.sub("", rest), prefixed
     if place is None and prefixed is None:
         yield model, None
+
+
+def _changes_within_a_day(model: ModelInfo) -> bool:
+    prices = model.prices if isinstance(model.prices, list) else []
+    return any(isinstance(price.constraint, TimeOfDateConstraint) for price in prices)
+
+
+def _since(model: ModelInfo, at: datetime, today: date) -> datetime:
+    """The first moment from which on the list says of the model what it says at `at`; its rates are those of then."""
+    if _changes_within_a_day(model):
+        return at
+    dated = [*(model.prices if isinstance(model.prices, list) else ()), *(model.price_variants or ())]
+    turns = [part.constraint.start_date for part in dated if isinstance(part.constraint, StartDateConstraint)]
+    turns.append(LISTED.get(LIST_VERSION, today))
+    day = at.astimezone(UTC).date()
+    return datetime.combine(max((turn for turn in turns if turn <= day), default=date.min), time(), tzinfo=UTC)
+
+
+@cache
+def _rates_since(found: _Found, at: datetime, today: date) -> Rates | None:
+    return _rates(found, at, today)
 
 
 def _rates(found: _Found, at: datetime, today: date) -> Rates | None:

@@ -9,9 +9,10 @@ terms it writes the SQL that does the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, get_args
 from uuid import UUID
 
@@ -140,7 +141,7 @@ class Usage(Tokens[int]):
     output_audio: int = 0
 
     def __post_init__(self) -> None:
-        counts = tuple(asdict(self).values())
+        counts = tuple(vars(self).values())
         if not all(0 <= count <= MAX_TOKENS for count in counts):
             raise ImpossibleUsage(f"Token counts must lie between 0 and {MAX_TOKENS:,}; got {counts}.")
         if self.cached_read + self.cached_write > self.input_tokens or self.cached_write_1h > self.cached_write:
@@ -233,7 +234,9 @@ class Charges:
 class Tier(Charges):
     """The rates that the whole call pays once its input exceeds `above` tokens.
 
-    So do Anthropic, Google and OpenAI: the threshold counts cached tokens, and the output pays more too.
+    So Anthropic, Google and OpenAI charge: the threshold counts cached tokens, and the output pays more too. OpenAI of
+    GPT-5.4: "prompts with >272K input tokens are priced at 2x input and 1.5x output for the full session for standard,
+    batch, and flex" (developers.openai.com/api/docs/models).
     """
 
     above: int
@@ -295,6 +298,10 @@ class Rates(Charges):
 
     def bands(self) -> tuple[Band, ...]:
         """The rates as whole numbers, one band per range of input sizes; together they cover every call."""
+        return self._bands
+
+    @cached_property
+    def _bands(self) -> tuple[Band, ...]:
         steps: list[Rates | Tier] = [self, *sorted(self.tiers, key=lambda tier: tier.above)]
         starts = [-1, *(tier.above for tier in steps[1:] if isinstance(tier, Tier))]
         ends = [*starts[1:], MAX_TOKENS]
@@ -467,7 +474,7 @@ def cost_pico(
     batched = "batch" in stages and change.batched and BATCH in asked.service
     call = _treated(usage, _in_numbers(change), stages) if stages & _ON_TOKENS else usage
     bands = asked.at_tier(BATCH if batched else tier).bands()
-    paid: dict[str, int] = asdict(next(band for band in bands if band.above < call.input_tokens <= band.up_to))
+    paid: dict[str, int] = vars(next(band for band in bands if band.above < call.input_tokens <= band.up_to))
     return _cost(_by_kind(call), paid)
 
 
@@ -488,22 +495,45 @@ def _in_numbers(treatment: Treatment) -> _Change[int]:
 # --- The same in SQL -------------------------------------------------------------------------------------------------
 
 
-def cost_sql(call: str, band: str, *, treatment: str = "", stages: frozenset[Stage] = UNTOUCHED) -> str:
+# The columns of a call that hold its tokens.
+COLUMNS = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cached_read": "cached_read_tokens",
+    "cached_write": "cached_write_tokens",
+    "cached_write_1h": "cached_write_1h_tokens",
+    "reasoning": "reasoning_tokens",
+    "input_audio": "input_audio_tokens",
+    "output_audio": "output_audio_tokens",
+}
+_SELDOM = ("reasoning", "input_audio", "output_audio")  # may be NULL
+
+
+def cost_sql(call: str, band: str) -> str:
     """The same as an SQL expression over a call's columns and a joined band's, in pico-dollars (BIGINT).
 
-    `treatment` is the alias of a joined row of TREATMENT. Which rates apply, those of the model that is asked in the
-    tier that is paid, is for the join of the band to say; so is the stage `batch`.
+    Which rates apply, those of the model that is asked in the tier that is paid, is for the join of the band to say.
     """
-    rates = {name: Term(f"{band}.{name}") for name in (*KINDS, "fee")}
-    cost = _cost(_by_kind(_paid(call, treatment, stages)), rates).sql
-    spared = " OR ".join(f"{treatment}.{flag}" for stage, flag in _SPARED if stage in stages)
-    return f"CASE WHEN {spared} THEN 0 ELSE {cost} END" if spared else cost
+    return _cost(_by_kind(_columns(call)), {name: Term(f"{band}.{name}") for name in (*KINDS, "fee")}).sql
 
 
-def band_sql(call: str, band: str, *, treatment: str = "", stages: frozenset[Stage] = UNTOUCHED) -> str:
+def band_sql(call: str, band: str) -> str:
     """The SQL condition under which `band` is the one that prices `call`."""
-    size = _paid(call, treatment, stages).input_tokens.sql
-    return f"{size} > {band}.above AND {size} <= {band}.up_to"
+    return f"{call}.input_tokens > {band}.above AND {call}.input_tokens <= {band}.up_to"
+
+
+def treated_sql(call: str, treatment: str, stages: frozenset[Stage]) -> str:
+    """What route, trim and prefix leave of a call's tokens to pay: a STRUCT that `cost_sql` takes for the call.
+
+    `treatment` is a row, or a STRUCT, of TREATMENT. The other stages change no tokens: see `spared_sql`, and the tier.
+    """
+    tokens = _treated(_columns(call), _in_terms(treatment), stages)
+    return f"struct_pack({', '.join(f'{COLUMNS[name]} := {term.sql}' for name, term in vars(tokens).items())})"
+
+
+def spared_sql(treatment: str, stages: frozenset[Stage]) -> str:
+    """The SQL condition under which `stages` leave nothing of a call to pay; empty where none of them could."""
+    return " OR ".join(f"{treatment}.{flag}" for stage, flag in _SPARED if stage in stages)
 
 
 def tokens_sql(call: str) -> dict[str, str]:
@@ -511,22 +541,13 @@ def tokens_sql(call: str) -> dict[str, str]:
     return {kind: term.sql for kind, term in _by_kind(_columns(call)).items()}
 
 
-def _paid(call: str, treatment: str, stages: frozenset[Stage]) -> Tokens[Term]:
-    columns = _columns(call)
-    return _treated(columns, _in_terms(treatment), stages) if stages & _ON_TOKENS else columns
-
-
 def _columns(call: str) -> Tokens[Term]:
+    # Sources that say nothing of sound and reasoning know no other rate for them either.
     return Tokens(
-        input_tokens=Term(f"{call}.input_tokens"),
-        output_tokens=Term(f"{call}.output_tokens"),
-        cached_read=Term(f"{call}.cached_read_tokens"),
-        cached_write=Term(f"{call}.cached_write_tokens"),
-        cached_write_1h=Term(f"{call}.cached_write_1h_tokens"),
-        # Sources that say nothing of these know no other rate for them either.
-        reasoning=Term(f"coalesce({call}.reasoning_tokens, 0)"),
-        input_audio=Term(f"coalesce({call}.input_audio_tokens, 0)"),
-        output_audio=Term(f"coalesce({call}.output_audio_tokens, 0)"),
+        **{
+            name: Term(f"coalesce({call}.{column}, 0)") if name in _SELDOM else Term(f"{call}.{column}")
+            for name, column in COLUMNS.items()
+        }
     )
 
 

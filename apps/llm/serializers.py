@@ -32,7 +32,7 @@ class TierSerializer(_RatesSerializer):
     above = serializers.IntegerField(help_text="The whole call pays these rates once its input exceeds this.")
 
 
-class ProvenanceSerializer(serializers.Serializer[Any]):
+class PriceSourceSerializer(serializers.Serializer[Any]):
     text = serializers.CharField(help_text="All of it in a sentence.")
     source = serializers.CharField(help_text="The public list, or who says what is paid.")  # type: ignore[assignment]
     version = serializers.CharField(allow_blank=True, help_text="Of the list.")
@@ -59,7 +59,7 @@ class ModelSerializer(_RatesSerializer):
     fallbacks = serializers.ListField(
         child=serializers.ChoiceField(choices=KINDS), help_text="Kinds without a rate of their own: never free."
     )
-    provenance = ProvenanceSerializer(help_text="Where the price is from.")
+    provenance = PriceSourceSerializer(help_text="Where the price is from.")
 
 
 def model_row(entry: Entry) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def model_row(entry: Entry) -> dict[str, Any]:
 
 
 def provenance_row(rates: Rates) -> dict[str, Any]:
-    """What `ProvenanceSerializer` shows."""
+    """What `PriceSourceSerializer` shows."""
     said = rates.provenance or Provenance(source="unknown")
     dates = {"effective_from": rates.effective_from, "effective_to": rates.effective_to}
     return asdict(said) | dates | {"text": str(said)}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apps.llm.pricing import STAGES, Stage
+from apps.llm.pricing import STAGES, Stage, spared_sql
 from apps.optimization.calls import Calls
 from apps.optimization.tariffs import Key, costs_sql, create_tariff, treated_keys_sql
 
@@ -136,21 +136,19 @@ _SPARING: Coalition = frozenset({"drop", "answer"})
 
 def _saved_sql(stages: Coalition, place: int) -> str:
     """What all calls save under `stages`, whose remaining price is the column cost_<place>."""
-    spared = " OR ".join(f"is_{_FLAGS[stage]}" for stage in STAGES if stage in stages & _SPARING) or "false"
+    spared = spared_sql("treatment", stages) or "false"
     return f"sum(CASE WHEN {spared} THEN cost_0 ELSE cost_0 - coalesce(cost_{place}, cost_0) END)"
 
 
 def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
     """Make `treated`: the calls that any stage changes, each with the row of what all of them change."""
-    fields, joins, spared = [], [], []
+    fields, joins = [], []
     for stage in STAGES:
         relation = treatments.get(stage)
         if relation:
             joins.append(f"LEFT JOIN {relation} {stage}_ ON {stage}_.call = c.call")
         if flag := _FLAGS.get(stage):
-            test = f"{stage}_.call IS NOT NULL" if relation else "false"
-            fields.append(f"'{flag}': {test}")
-            spared.append(f"{test} AS is_{flag}")
+            fields.append(f"'{flag}': " + (f"{stage}_.call IS NOT NULL" if relation else "false"))
         fields += [
             f"'{name}': " + (f"{stage}_.{name}" if relation else f"NULL::{kind}")
             for name, kind in TREATMENTS[stage].items()
@@ -159,7 +157,7 @@ def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
     needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE treated AS
-            SELECT {needed}, {CLUSTER} AS cluster, {", ".join(spared)}, {{{", ".join(fields)}}} AS treatment
+            SELECT {needed}, {CLUSTER} AS cluster, {{{", ".join(fields)}}} AS treatment
             FROM calls c {" ".join(joins)} WHERE c.billed AND c.cost_pico IS NOT NULL AND ({touched})"""  # noqa: S608
     )
 

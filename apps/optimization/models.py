@@ -207,3 +207,54 @@ class Outcome(models.Model):
 
     def __str__(self) -> str:
         return f"{self.recommendation_id}: {self.realised_usd}"
+
+
+class PriceWatch(models.Model):
+    """The prices of one dataset as they were last seen, to notice that one has changed."""
+
+    dataset = models.OneToOneField(Dataset, on_delete=models.CASCADE, related_name="price_watch", primary_key=True)
+    imported_at = models.DateTimeField(null=True, help_text="When the calls were imported that the prices are of.")
+    # Each a model in a tier: its share of the spend, its rates on the day of the last call (`then`) and today (`now`).
+    prices = models.JSONField()
+    seen_at = models.DateTimeField(help_text="When they were first seen, or last found to have changed.")
+
+    def __str__(self) -> str:
+        return f"prices of {self.dataset_id}"
+
+
+class PriceAlert(models.Model):
+    """One rate that a dataset's calls pay has become another. Stays until somebody dismisses it."""
+
+    class Concerns(models.TextChoices):
+        PAST = "past", "calls that were imported"
+        CURRENT = "current", "calls from now on"
+        BOTH = "both", "calls that were imported and calls from now on"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="price_alerts")
+    model = models.CharField(max_length=1000)
+    provider = models.CharField(max_length=1000, blank=True)
+    tier = models.CharField(max_length=1000)
+    kind = models.CharField(max_length=64, help_text="Of tokens.")
+    old = models.CharField(max_length=32, null=True, help_text="Dollars per 1,000,000 tokens. Null: was not known.")
+    new = models.CharField(max_length=32, null=True, help_text="Null: is not known any more.")
+    concerns = models.CharField(max_length=8, choices=Concerns.choices)
+    effective_from = models.DateTimeField(null=True, help_text="Since when the new rate holds, where that is known.")
+    provenance = models.CharField(max_length=1000, blank=True, help_text="Where the new rate is from.")
+    share = models.FloatField(null=True, help_text="Of the dataset's spend that is the model's, 0-1.")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    dismissed_at = models.DateTimeField(null=True, blank=True)
+    dismissed_by = models.UUIDField(null=True, blank=True)
+
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["organization", "-id"], condition=models.Q(dismissed_at=None), name="price_alert_open"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.kind}: {self.old} -> {self.new}"

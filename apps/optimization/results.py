@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
 
-from apps.llm.pricing import dollars
+from apps.llm.pricing import Provenance, dollars
 
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 
@@ -23,6 +23,16 @@ def usd(pico: int | Decimal | None) -> str | None:
     ('2.1075', None)
     """
     return None if pico is None else format(dollars(int(pico)), "f")
+
+
+def share(part: int | None, whole: int | None) -> float:
+    """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
+    return round(int(part or 0) / int(whole), 6) if whole else 0.0
+
+
+def part_of(cost: int | None, total: int | None) -> float | None:
+    """A cost's share of the spend, 0-1; None where either is unknown."""
+    return None if cost is None or total is None else share(cost, total)
 
 
 # E0: a ceiling from list prices. E1: what is known of such workloads elsewhere. E2: replayed or repriced on the owner's
@@ -57,6 +67,7 @@ class Overview(Result):
     unpriced_calls: int
     unpriced_share: float  # share of the billed tokens whose price is unknown, 0-1
     unpriced_models: tuple[str, ...]  # at most 20, the largest first
+    assumed_share: float | None  # of the spend, 0-1: the list does not say that its price held on the day of the call
     recorded_cost_usd: Dollars | None  # what the source says it cost; None where it says nothing
     recorded_on: int  # billed, priced calls that carry a recorded cost
     computed_on_recorded_usd: Dollars | None  # the computed cost of the calls with a recorded cost
@@ -101,6 +112,32 @@ class Lack(Result):
     field: str
     points: int  # of the score, if every call carried it
     at_most_usd: Dollars | None  # the spend of the calls that lack it: no saving on them can be larger
+
+
+class PriceInUse(Result):
+    """One model in one service tier, and what its calls pay."""
+
+    model: str
+    provider: str  # "" where the source does not say
+    tier: str
+    calls: int
+    cost_usd: Dollars | None  # None where no price is known
+    share: float | None  # of the priced spend, 0-1
+    assumed_share: float | None  # of the cost: priced at a list that does not say that it held on the day of the call
+    last_day: datetime  # whose rates these are: the last on which it was called
+    rates: dict[str, str]  # kind of tokens -> dollars per 1,000,000 tokens
+    provenance: Provenance | None  # None where no price is known
+    price_source: str | None  # the same in a sentence, as the calls keep it
+    effective_from: datetime | None  # None where the source does not say
+    effective_to: datetime | None  # from then on another price holds
+
+
+class PricesInUse(Result):
+    """What the calls of a dataset pay, the dearest use first."""
+
+    catalogue: str  # name and version
+    assumed_share: float | None  # of the priced spend, 0-1
+    prices: tuple[PriceInUse, ...]
 
 
 class Sufficiency(Result):

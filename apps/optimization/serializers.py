@@ -7,7 +7,7 @@ from zoneinfo import available_timezones
 from rest_framework import serializers
 
 from apps.optimization import analyses
-from apps.optimization.models import Dataset, Outcome, Recommendation, StoredAnalysis
+from apps.optimization.models import Dataset, Outcome, PriceAlert, Recommendation, StoredAnalysis
 from apps.optimization.readers import is_storable
 from apps.optimization.recommendations import per_day
 from apps.optimization.results import Dimension
@@ -106,6 +106,37 @@ class UploadSerializer(serializers.Serializer[Any]):
         max_length=128,
         help_text="Price every call as this model at today's list price, for logs that name none.",
     )
+
+
+class PriceAlertSerializer(serializers.ModelSerializer[PriceAlert]):
+    """A rate that a dataset's calls pay and that has become another."""
+
+    dataset_name = serializers.CharField(source="dataset.name")
+
+    class Meta:
+        model = PriceAlert
+        fields = (
+            "id",
+            "dataset",
+            "dataset_name",
+            "model",
+            "provider",
+            "tier",
+            "kind",
+            "old",
+            "new",
+            "concerns",
+            "effective_from",
+            "provenance",
+            "share",
+            "created_at",
+            "dismissed_at",
+            "dismissed_by",
+        )
+
+
+class AlertsQuerySerializer(serializers.Serializer[Any]):
+    dismissed = serializers.BooleanField(default=False, help_text="Show the dismissed ones too.")
 
 
 class BreakdownQuerySerializer(serializers.Serializer[Any]):

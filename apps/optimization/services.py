@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 from uuid import UUID
 
+import duckdb
 import structlog
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from uuid6 import uuid7
@@ -19,17 +21,19 @@ from apps.accounts.models import Membership, Plan
 from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import Forbidden, Invalid, NetraError, NotFound
 from apps.llm.services import catalogue_for
-from apps.optimization import imports, jobs, storage, tasks
+from apps.optimization import alerts, imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.conversion import check_price_as
 from apps.optimization.datasets import open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
-from apps.optimization.models import Dataset
-from apps.optimization.results import Breakdown, Sufficiency
+from apps.optimization.models import Dataset, PriceAlert, PriceWatch
+from apps.optimization.prices import prices_in_use
+from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
 
+WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
 log = structlog.get_logger(__name__)
@@ -53,6 +57,12 @@ class ImportOver(NetraError):
 
     code = "import.over"
     status = 409
+
+
+class AlertNotFound(NotFound):
+    """The alert does not exist, or is another organization's."""
+
+    code = "alert.not_found"
 
 
 class TooManyDatasets(NetraError):
@@ -255,6 +265,67 @@ def breakdown(*, principal: Principal, dataset_id: UUID, by: str, limit: int = 5
     chosen = dimension(by)
     with open_calls(principal=principal, dataset_id=dataset_id) as calls:
         return spend_breakdown(calls, chosen, limit=limit)
+
+
+def prices(*, principal: Principal, dataset_id: UUID) -> PricesInUse:
+    """The prices that a dataset's calls pay, and where each is from.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
+    """
+    with open_calls(principal=principal, dataset_id=dataset_id) as calls:
+        return prices_in_use(calls)
+
+
+def price_alerts(*, principal: Principal, dismissed: bool = False) -> QuerySet[PriceAlert]:
+    """What the organization should know of changed prices; the dismissed ones too if asked for. Newest first."""
+    found = PriceAlert.objects.for_organization(principal).select_related("dataset").order_by("-id")
+    return found if dismissed else found.filter(dismissed_at=None)
+
+
+def dismiss_alert(*, principal: Principal, alert_id: UUID, now: datetime) -> PriceAlert:
+    """Take note of an alert; dismissing it twice keeps who did it first.
+
+    Raises:
+        AlertNotFound: there is none of that id.
+        Forbidden: the principal may only look.
+    """
+    found = price_alerts(principal=principal, dismissed=True).filter(pk=alert_id)
+    if not found.exists():
+        raise AlertNotFound(f"There is no price alert {alert_id}.")
+    if not principal.may(Membership.Role.MEMBER):
+        raise Forbidden("Viewers cannot dismiss alerts; ask an owner for the member role.")
+    PriceAlert.objects.filter(pk=alert_id, dismissed_at=None).update(dismissed_at=now, dismissed_by=principal.user_id)
+    alert: PriceAlert = found.get()
+    return alert
+
+
+def watch_prices(*, now: datetime) -> int:
+    """Compare the prices of every dataset with today's catalogue; how many alerts that raised. For the scheduler."""
+    catalogue = cache(lambda organization_id: catalogue_for(organization_id=organization_id))
+    seen = PriceWatch.objects.select_related("dataset").filter(dataset__state=Dataset.State.READY)
+    raised = sum(alerts.look(one, catalogue(one.dataset.organization_id), now) for one in seen)
+    for dataset in _unwatched()[:WATCHED_AT_ONCE]:
+        _watch(dataset, now)
+    return raised
+
+
+def _unwatched() -> QuerySet[Dataset]:
+    """Datasets that were imported since their prices were last remembered, or never were."""
+    ready = Dataset.objects.filter(state=Dataset.State.READY, finished_at__isnull=False, continues=None)
+    # The newest first, so that one that cannot be read never stands before those to come.
+    unwatched: QuerySet[Dataset] = ready.exclude(price_watch__imported_at=F("finished_at")).order_by("-id")
+    return unwatched
+
+
+def _watch(dataset: Dataset, now: datetime) -> None:
+    try:
+        with open_dataset(dataset) as calls:
+            found, catalogue = prices_in_use(calls), calls.catalogue
+        alerts.watch(dataset, found, catalogue, now)
+    except (duckdb.Error, IntegrityError) as error:
+        # It was deleted under our hands, or its disk is away; the next look tries again.
+        log.warning("Prices of a dataset not read", dataset=str(dataset.pk), reason=str(error))
 
 
 def sufficiency_of(*, principal: Principal, dataset_id: UUID) -> dict[str, Sufficiency]:

@@ -9,11 +9,24 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import duckdb
 
-from apps.llm.pricing import BATCH, STANDARD, Band, Rates, Stage, TierPriceUnknown, band_sql, cost_sql
+from apps.llm.pricing import (
+    BATCH,
+    STAGES,
+    STANDARD,
+    Band,
+    Rates,
+    Stage,
+    TierPriceUnknown,
+    band_sql,
+    cost_sql,
+    spared_sql,
+    treated_sql,
+)
 
 _BAND = dict.fromkeys(Band.__dataclass_fields__, "BIGINT")
 
@@ -65,54 +78,58 @@ def treated_keys_sql(treated: str) -> str:
                FROM ({own} UNION {routed}) WHERE model IS NOT NULL"""  # noqa: S608
 
 
+# Every coalition of the stages that change what a call costs, other than to nothing.
+ARITHMETIC: tuple[frozenset[Stage], ...] = tuple(
+    frozenset(stages) for size in range(5) for stages in combinations(STAGES[2:], size)
+)
+
+
 def costs_sql(treated: str, tariff: str, coalitions: Sequence[frozenset[Stage]]) -> str:
     """A query of `treated.*` and of what each call costs under each coalition, in pico-dollars.
 
+    Of the 64 coalitions only the 16 of ARITHMETIC need prices: where `spared_sql` holds, the call costs nothing.
     The costs are the columns cost_0, cost_1 ... in the order of `coalitions`; NULL where a price is unknown. A call
     that would be batched, but whose model has no known batch price, stays in its tier. What is unbilled costs nothing.
     """
-    bands = {_band_of(stages) for stages in coalitions}
-    bands |= {(routed, trimmed, False) for routed, trimmed, batched in bands if batched}
-    joins = "\n".join(_join(tariff, *band) for band in sorted(bands))
-    costs = ", ".join(f"{_under(stages)} AS cost_{place}" for place, stages in enumerate(coalitions))
-    return f"SELECT c.* EXCLUDE (treatment), {costs} FROM {treated} c {joins}"  # noqa: S608
+    wanted = [alternative for stages in coalitions for alternative in (stages, stages - {"batch"})]
+    paid = {_tokens(stages): stages for stages in wanted}
+    bands = {_band(stages): stages for stages in wanted}
+    tokens = ", ".join(f"{treated_sql('c', 'c.treatment', stages)} AS {name}" for name, stages in paid.items())
+    joins = "\n".join(_join(tariff, stages) for stages in bands.values())
+    costs = ", ".join(f"{_cost(stages)} AS cost_{place}" for place, stages in enumerate(coalitions))
+    return f"""SELECT c.* EXCLUDE ({", ".join(paid)}), {costs}
+               FROM (SELECT *, {tokens} FROM {treated} c) c {joins}"""  # noqa: S608
 
 
-_Bands = tuple[bool, bool, bool]  # routed, trimmed, batched: what decides which band prices a call
+def _tokens(stages: frozenset[Stage]) -> str:
+    """The name of the tokens that a coalition leaves: only three stages change tokens."""
+    return "_".join(("paid", *(stage for stage in ("route", "trim", "prefix") if stage in stages)))
 
 
-def _band_of(stages: frozenset[Stage]) -> _Bands:
-    return "route" in stages, "trim" in stages, "batch" in stages
+def _band(stages: frozenset[Stage]) -> str:
+    """The name of the band that prices a call under a coalition: whose rates, in which tier, for which size."""
+    return "_".join(("band", *(stage for stage in ("route", "trim", "batch") if stage in stages)))
 
 
-def _under(stages: frozenset[Stage]) -> str:
-    """The cost of a call under one coalition."""
-    routed, trimmed, batched = _band_of(stages)
-    costs = [cost_sql("c", _alias(routed, trimmed, False), treatment="c.treatment", stages=stages)]
-    if batched:
-        costs.insert(0, cost_sql("c", _alias(routed, trimmed, True), treatment="c.treatment", stages=stages))
-    return f"CASE WHEN c.billed THEN coalesce({', '.join(costs)}) ELSE 0 END"
+def _cost(stages: frozenset[Stage]) -> str:
+    """The cost of a call under one coalition; the batch's first, and the tier's own where there is none."""
+    call = f"c.{_tokens(stages)}"
+    costs = ", ".join(cost_sql(call, _band(tried)) for tried in dict.fromkeys((stages, stages - {"batch"})))
+    spared = " OR ".join(filter(None, ("NOT c.billed", spared_sql("c.treatment", stages))))
+    return f"CASE WHEN {spared} THEN 0 ELSE coalesce({costs}) END"
 
 
-def _alias(routed: bool, trimmed: bool, batched: bool) -> str:
-    return f"band_{routed:d}{trimmed:d}{batched:d}"
-
-
-def _join(tariff: str, routed: bool, trimmed: bool, batched: bool) -> str:
-    """Join the band that prices each call when it is routed, trimmed, batched; none where it would not be batched."""
-    band = _alias(routed, trimmed, batched)
-    changed: dict[Stage, bool] = {"route": routed, "trim": trimmed}
-    stages = frozenset(stage for stage, on in changed.items() if on)
-    own = "c.model", "coalesce(c.provider, '')"
-    other = (
-        "coalesce(c.treatment.model, c.model)",
-        "coalesce(CASE WHEN c.treatment.model IS NULL THEN c.provider ELSE c.treatment.provider END, '')",
-    )
-    model, provider = other if routed else own
-    tier = f"CASE WHEN c.treatment.batched THEN '{BATCH}' END" if batched else tier_sql("c")
-    return f"""LEFT JOIN {tariff} {band} ON {band}.model = {model} AND {band}.provider = {provider}
-        AND {band}.moment = c.price_moment AND {band}.tier = {tier}
-        AND {band_sql("c", band, treatment="c.treatment", stages=stages)}"""
+def _join(tariff: str, stages: frozenset[Stage]) -> str:
+    """Join the band that prices each call under a coalition; none where the call would not be batched."""
+    band = _band(stages)
+    if "route" in stages:
+        model = "coalesce(c.treatment.model, c.model)"
+        place = "CASE WHEN c.treatment.model IS NULL THEN c.provider ELSE c.treatment.provider END"
+    else:
+        model, place = "c.model", "c.provider"
+    tier = f"CASE WHEN c.treatment.batched THEN '{BATCH}' END" if "batch" in stages else tier_sql("c")
+    return f"""LEFT JOIN {tariff} {band} ON {band}.model = {model} AND {band}.provider = coalesce({place}, '')
+        AND {band}.moment = c.price_moment AND {band}.tier = {tier} AND {band_sql(f"c.{_tokens(stages)}", band)}"""
 
 
 def _rows(key: Key, rates: Rates | None) -> Iterator[dict[str, Any]]:

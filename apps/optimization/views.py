@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
@@ -17,8 +18,9 @@ from apps.optimization import advice, services
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
-from apps.optimization.results import Breakdown
+from apps.optimization.results import Breakdown, PricesInUse
 from apps.optimization.serializers import (
+    AlertsQuerySerializer,
     AnalysisRequestSerializer,
     AnalysisSerializer,
     AnalysisWithResultSerializer,
@@ -27,6 +29,7 @@ from apps.optimization.serializers import (
     DatasetSerializer,
     DecisionSerializer,
     OutcomeSerializer,
+    PriceAlertSerializer,
     RecommendationQuerySerializer,
     RecommendationSerializer,
     UploadSerializer,
@@ -316,3 +319,44 @@ class BreakdownView(GenericAPIView):  # type: ignore[type-arg]
         except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
         return Response(found.model_dump(mode="json"))
+
+
+class PricesView(GenericAPIView):  # type: ignore[type-arg]
+    """What a dataset's calls pay, where each price is from, and how much of the spend rests on assumed ones."""
+
+    serializer_class = DatasetSerializer
+
+    @extend_schema(responses={200: PricesInUse, 202: QUEUED})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        principal = principal_of(request)
+        try:
+            found = services.prices(principal=principal, dataset_id=dataset_id)
+        except DatasetNotReady:
+            return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
+        return Response(found.model_dump(mode="json"))
+
+
+class PriceAlertsView(GenericAPIView):  # type: ignore[type-arg]
+    """Prices in use that have changed."""
+
+    serializer_class = PriceAlertSerializer
+    pagination_class = ByAge
+
+    @extend_schema(operation_id="models_alerts", parameters=[AlertsQuerySerializer])
+    def get(self, request: Request) -> Response:
+        asked = AlertsQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        found = services.price_alerts(principal=principal_of(request), **asked.validated_data)
+        page = self.paginate_queryset(found)
+        return self.get_paginated_response(PriceAlertSerializer(page or [], many=True).data)
+
+
+class DismissAlertView(GenericAPIView):  # type: ignore[type-arg]
+    """Take note of an alert."""
+
+    serializer_class = PriceAlertSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, alert_id: UUID) -> Response:
+        alert = services.dismiss_alert(principal=principal_of(request), alert_id=alert_id, now=timezone.now())
+        return Response(PriceAlertSerializer(alert).data)

@@ -12,6 +12,7 @@ from apps.llm.services import catalogue_for
 pytestmark = pytest.mark.django_db
 
 MODELS = "/api/models/"
+CHANGES = "/api/models/changes/"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -100,6 +101,51 @@ def test_a_change_of_a_price_is_remembered(make_price):
     price.save()
 
     assert [entry.input for entry in price.history.order_by("history_id")] == [2, 5]
+
+
+def test_a_change_of_a_price_is_told_with_what_changed_and_by_whom(client_for, bob, alice, acme, make_price):
+    price = make_price(organization=acme, effective_to=date(2026, 12, 1))
+    price.input, price.output_audio = Decimal("2.5"), Decimal(64)
+    price._history_user = alice
+    price.save()
+    price.delete()
+
+    deleted, changed, created = client_for(bob).get(CHANGES).json()["results"]
+
+    assert (created["change"], created["by"], created["everybody"]) == ("created", None, False)
+    assert {"field": "input", "old": None, "new": "2"} in created["fields"]
+    assert (changed["change"], changed["by"], changed["price"]) == ("changed", alice.email, created["price"])
+    assert changed["fields"] == [
+        {"field": "input", "old": "2", "new": "2.5"},
+        {"field": "output_audio", "old": None, "new": "64"},
+    ]
+    assert deleted["change"] == "deleted"
+    assert {"field": "effective_to", "old": "2026-12-01", "new": None} in deleted["fields"]
+
+
+def test_changes_are_told_to_those_whose_prices_they_are(client_for, bob, charlie, alice, acme, make_price):
+    make_price(organization=acme, model="llama-in-the-cellar")
+    house = make_price(model="llama-for-all")
+    house._history_user = alice
+    house.save()
+
+    models = {who: [row["model"] for row in client_for(who).get(CHANGES).json()["results"]] for who in (bob, charlie)}
+    assert models == {bob: ["llama-for-all"] * 2 + ["llama-in-the-cellar"], charlie: ["llama-for-all"] * 2}
+    # Who runs the house is nobody's business.
+    assert {row["by"] for row in client_for(charlie).get(CHANGES).json()["results"]} == {None}
+    assert client_for(None).get(CHANGES).status_code == 401
+
+
+def test_telling_changes_asks_the_database_as_often_for_many_as_for_one(
+    client_for, bob, acme, make_price, django_assert_max_num_queries
+):
+    for number in range(20):
+        make_price(organization=acme, model=f"model-{number}")
+    client = client_for(bob)
+    client.get(CHANGES)
+
+    with django_assert_max_num_queries(9):
+        assert client.get(CHANGES).json()["count"] == 20
 
 
 def test_models_are_listed_with_todays_prices_and_their_provenance(client_for, bob):

@@ -26,7 +26,7 @@ from apps.llm.pricing import (
     dollars,
     price,
 )
-from apps.optimization.tariffs import Key, costs_sql, create_tariff, treated_keys_sql
+from apps.optimization.tariffs import ARITHMETIC, Key, costs_sql, create_tariff, treated_keys_sql
 
 SONNET = Rates(
     input=Decimal(3),
@@ -303,6 +303,31 @@ def test_sql_and_python_agree_to_the_last_pico_dollar(database, call, rates, tre
     assert list(costs) == [
         cost_or_unknown(call, rates, tier=tier or "standard", treatment=treatment, stages=stages) for stages in asked
     ]
+
+
+def test_what_is_not_billed_costs_nothing_and_an_unknown_model_costs_unknown(database):
+    create_treated(database, usage(fresh=1000), Treatment(rates=CHEAP), None)
+    create_tariff(database, "known", [], lambda key: None)
+    on = frozenset({"route"})
+
+    def cost(treated):
+        return database.execute(f"SELECT cost_0 FROM ({costs_sql(treated, 'known', [on])})").fetchall()
+
+    assert cost("treated") == [(None,)]
+    assert cost("(SELECT * REPLACE (false AS billed) FROM treated)") == [(0,)]
+
+
+def test_the_other_model_is_priced_at_its_own_provider(database):
+    create_treated(database, usage(fresh=1000), Treatment(rates=CHEAP), None)
+    elsewhere = "(SELECT * REPLACE ('here' AS provider) FROM treated)"
+    keys = database.execute(treated_keys_sql(elsewhere)).fetchall()
+
+    assert {(model, provider) for model, provider, *_ in keys} == {("own", "here"), ("other", "")}
+
+
+def test_only_sixteen_coalitions_need_prices():
+    assert len(set(ARITHMETIC)) == 16
+    assert all(not stages & {"drop", "answer"} for stages in ARITHMETIC)
 
 
 @given(call=calls(), rates=all_rates)

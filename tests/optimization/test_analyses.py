@@ -315,4 +315,4 @@ def test_a_slow_query_draws_nothing_on_standard_output(write, calls_of):
     with calls_of(write("calls.csv", [call()])) as calls:
         shown = calls.row("SELECT current_setting('enable_progress_bar'), current_setting('enable_progress_bar_print')")
 
-    assert shown == (False, False)
+    assert shown == (True, False)
