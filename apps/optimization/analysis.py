@@ -3,15 +3,17 @@
 from typing import get_args
 
 from apps.optimization import simulators
+from apps.optimization.anomalies import anomalies
 from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.calls import Calls
+from apps.optimization.forecast import forecast
 from apps.optimization.overview import overview
 from apps.optimization.results import Analysis, Dimension
 from apps.optimization.sufficiency import sufficiency
 
 
 def analyse(calls: Calls) -> Analysis:
-    """Overview, breakdowns, sufficiency and every strategy. About ten passes over the calls."""
+    """Overview, breakdowns, sufficiency, every strategy, what stood out and what comes: about a dozen passes."""
     whole = overview(calls)
     return Analysis(
         calls=whole.calls,
@@ -20,6 +22,8 @@ def analyse(calls: Calls) -> Analysis:
         unpriced_share=whole.unpriced_share,
         sufficiency=sufficiency(calls),
         strategies=tuple(simulator(calls) for simulator in simulators.known().values()),
+        anomalies=anomalies(calls),
+        forecast=forecast(calls),
         overview=whole,
         breakdown={by: spend_breakdown(calls, by) for by in get_args(Dimension)},
     )

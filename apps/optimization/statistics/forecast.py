@@ -30,8 +30,8 @@ class Forecasted:
     model: Model
     values: Floats  # (horizon,)
     total: float
-    low: float
-    high: float
+    low: float | None  # None: too few windows for the level
+    high: float | None
     level: float  # of the interval, as promised
     windows: int  # rolling origins that the interval stands on
     baseline_error: float  # mean absolute error of a step
@@ -56,14 +56,14 @@ def forecasted(series: Floats, *, horizon: int, cycle: int = 7, level: float = 0
     errors = float(np.abs(naive - came).mean()), float(np.abs(smooth - came).mean())
     beaten = errors[1] < errors[0]
     values = (_smoothed if beaten else _naive)(spend, horizon, cycle)
-    low, high = _margins((smooth if beaten else naive).sum(axis=1), came.sum(axis=1), level)
+    margins = _margins((smooth if beaten else naive).sum(axis=1), came.sum(axis=1), level)
     total = float(values.sum())
     return Forecasted(
         model=BETTER if beaten else BASELINE,
         values=values,
         total=total,
-        low=max(0.0, total * low),
-        high=total * high,
+        low=total * margins[0] if margins else None,
+        high=total * margins[1] if margins else None,
         level=level,
         windows=len(came),
         baseline_error=errors[0],
@@ -89,10 +89,10 @@ def _smoothed(spend: Floats, ahead: int, cycle: int) -> Floats:
     return np.expm1(level + factors[(len(logs) + np.arange(ahead)) % cycle])
 
 
-def _margins(said: Floats, came: Floats, level: float) -> tuple[float, float]:
-    """Multiples of a forecast between which `level` of what came lay: the outer order statistics (conformal)."""
+def _margins(said: Floats, came: Floats, level: float) -> tuple[float, float] | None:
+    """Multiples of a forecast between which `level` of what came lay (conformal order statistics); None if too few."""
     ratios = np.sort(np.divide(came, said, out=np.ones_like(came), where=said > 0))
-    count = len(ratios)
-    outside = math.floor((count + 1) * (1 - level) / 2)
-    low, high = ratios[max(outside - 1, 0)], ratios[min(count - outside, count - 1)]
-    return float(min(low, 1.0)), float(max(high, 1.0))
+    outside = math.floor((len(ratios) + 1) * (1 - level) / 2 + 1e-9)
+    if outside < 1:
+        return None
+    return float(min(ratios[outside - 1], 1.0)), float(max(ratios[-outside], 1.0))
