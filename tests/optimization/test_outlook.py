@@ -1,17 +1,19 @@
 """What comes, what stood out, and what changed, on calls whose truth is known."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from apps.llm.catalogue import Catalogue
+from apps.optimization.analysis import analyse
 from apps.optimization.anomalies import anomalies
 from apps.optimization.changes import Span, changes, compare, used
 from apps.optimization.forecast import forecast
 from apps.optimization.injection import recall
 from apps.optimization.overview import spend
-from apps.optimization.results import in_dollars
+from apps.optimization.results import Analysis, in_dollars
 from apps.optimization.sample import FIRST_DAY, write_sample_files
 from tests.optimization.conftest import call
 
@@ -118,3 +120,15 @@ def test_two_datasets_are_compared_as_two_periods_are(write, calls_of):
 
     assert compare(one, two).factors["volume"] == 5 * COST
     assert compare(one, one).cause is None
+
+
+def test_the_whole_analysis_carries_both_and_reads_back_what_it_wrote(write, calls_of):
+    rows = [*daily(range(1, 29)), *[call(timestamp="2026-10-20T09:40:00Z", feature="agent")] * 3000]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = analyse(calls)
+    document = json.loads(found.model_dump_json())
+
+    assert [each["from"] for each in document["anomalies"]] == ["2026-10-20T00:00:00Z"]
+    assert {"days", "usd", "low", "high"} <= set(document["forecast"])
+    assert Analysis.model_validate(document) == found
