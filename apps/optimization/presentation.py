@@ -1,6 +1,7 @@
 """An analysis for a terminal: for people as tables, for machines as one document."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.conversion import Conversion
+from apps.optimization.preview import Preview
 from apps.optimization.results import Analysis, Breakdown, Strategy
 
 SHOWN_REJECTS = 5
@@ -27,6 +29,28 @@ def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
         "prices": conversion.prices,
     }
     return analysis.model_dump(mode="json") | {"import": imported}
+
+
+def preview_document(found: Preview) -> dict[str, Any]:
+    """A preview as JSON."""
+    conversion = found.conversion
+    return {
+        "source": conversion.source if conversion else None,
+        "names": list(found.names),
+        "columns": dict(conversion.columns) if conversion else {},
+        "conventions": [asdict(verdict) for verdict in conversion.verdicts] if conversion else [],
+        "notes": list(conversion.notes) if conversion else [],
+        "rows": conversion.rows if conversion else 0,
+        "rejected_rows": found.rejected,
+        "rejects": [asdict(reject) for reject in found.rejects],
+        "calls": [_as_json(call) for call in found.calls],
+        "whole": found.whole,
+        "disk_bytes": found.disk_bytes,
+    }
+
+
+def _as_json(call: dict[str, Any]) -> dict[str, Any]:
+    return {name: f"{value.isoformat()}Z" if isinstance(value, datetime) else value for name, value in call.items()}
 
 
 def show(console: Console, name: str, analysis: Analysis, conversion: Conversion) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import duckdb
 import structlog
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
@@ -24,10 +25,11 @@ from apps.llm.services import catalogue_for
 from apps.optimization import alerts, imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
-from apps.optimization.conversion import check_price_as
+from apps.optimization.conversion import Order, check_price_as
 from apps.optimization.datasets import open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
+from apps.optimization.preview import Preview, preview
 from apps.optimization.prices import prices_in_use
 from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
@@ -149,6 +151,41 @@ def create_dataset(
     if first:
         dataset.hash_key = first.hash_key
     return _queue_once(principal, dataset)
+
+
+def preview_upload(
+    *,
+    principal: Principal,
+    upload: Upload,
+    mapping: Mapping[str, str | None] | None = None,
+    price_as: str = "",
+) -> Preview:
+    """How an upload would be read, told from its beginning; nothing of it is kept.
+
+    Raises:
+        Forbidden: the principal may only look.
+        TooLarge, NoRoom: see `storage`.
+        UnusableFile, WrongMapping, UnknownModel: it cannot be read so.
+    """
+    _may_act(principal)
+    _check_mapping(mapping or {})
+    place = storage.folder(organization_id=principal.organization_id, dataset_id=uuid7())
+    storage.keep_upload(place, upload.chunks())
+    try:
+        return preview(
+            Order(
+                source=place / storage.UPLOAD,
+                target=place / storage.CALLS,
+                catalogue=catalogue_for(organization_id=principal.organization_id),
+                now=timezone.now(),
+                memory_mib=settings.ANALYSIS_MEMORY_MIB,
+                mapping=mapping or {},
+                metadata_only=True,
+                price_as=price_as.strip() or None,
+            )
+        )
+    finally:
+        storage.remove(place)
 
 
 def list_datasets(*, principal: Principal) -> QuerySet[Dataset]:

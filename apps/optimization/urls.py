@@ -4,6 +4,7 @@ from apps.optimization import views
 
 urlpatterns = [
     path("datasets/", views.DatasetsView.as_view(), name="api_datasets"),
+    path("datasets/preview/", views.PreviewView.as_view()),
     path("datasets/<uuid:dataset_id>/", views.DatasetView.as_view(), name="api_dataset"),
     path("datasets/<uuid:dataset_id>/files/", views.FilesView.as_view()),
     path("datasets/<uuid:dataset_id>/cancel/", views.CancelImportView.as_view()),

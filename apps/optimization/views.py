@@ -18,6 +18,7 @@ from apps.optimization import advice, services
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
+from apps.optimization.presentation import preview_document
 from apps.optimization.results import Breakdown, PricesInUse
 from apps.optimization.serializers import (
     AlertsQuerySerializer,
@@ -74,6 +75,30 @@ class DatasetsView(GenericAPIView):  # type: ignore[type-arg]
         upload = asked.validated_data.pop("file")
         dataset = services.create_dataset(principal=principal_of(request), upload=upload, **asked.validated_data)
         return _answer(dataset)
+
+
+class PreviewView(GenericAPIView):  # type: ignore[type-arg]
+    """How a file would be read, told from its beginning (a client may send that alone); nothing of it is kept."""
+
+    serializer_class = UploadSerializer
+    parser_classes = [UploadParser]
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        refuse_beyond_limit(int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES)
+        super().initial(request, *args, **kwargs)
+
+    @extend_schema(request=UploadSerializer, responses=OpenApiTypes.OBJECT)
+    def post(self, request: Request) -> Response:
+        asked = UploadSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        wanted = asked.validated_data
+        found = services.preview_upload(
+            principal=principal_of(request),
+            upload=wanted["file"],
+            mapping=wanted.get("mapping"),
+            price_as=wanted.get("price_as", ""),
+        )
+        return Response(preview_document(found))
 
 
 class DatasetView(GenericAPIView):  # type: ignore[type-arg]

@@ -291,3 +291,45 @@ def test_who_may_see_and_decide(request, analysed, client_for, who, look, act):
         assert answer.status_code == (200 if who else 401)
         if who == "charlie":
             assert answer.json() in ([], {"next": None, "previous": None, "results": []})
+
+
+# --- Previews --------------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_tells_how_a_file_is_read_and_keeps_nothing(client_for, alice, settings):
+    content = uploaded([call(feature="chat"), call(input_tokens=-1)])
+
+    found = client_for(alice).post(f"{DATASETS}preview/", {"file": content}, format="multipart").json()
+
+    assert (found["source"], found["rows"], found["rejected_rows"], found["whole"]) == ("table", 1, 1, True)
+    assert found["columns"]["input_tokens"] == "input_tokens"
+    assert found["rejects"][0]["line"] == 3
+    assert found["calls"][0]["feature"] == "chat"
+    assert found["calls"][0]["cost_usd"] == 0.0035
+    assert found["disk_bytes"] > 0
+    assert not Dataset.objects.exists()
+    assert [path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()] == []
+
+
+def test_a_preview_of_a_large_file_looks_at_its_beginning_only(client_for, alice, monkeypatch):
+    monkeypatch.setattr("apps.optimization.preview.HEAD", 4000)
+
+    found = (
+        client_for(alice)
+        .post(f"{DATASETS}preview/", {"file": uploaded([call() for _ in range(500)])}, format="multipart")
+        .json()
+    )
+
+    assert not found["whole"]
+    assert 20 < found["rows"] < 200
+
+
+def test_a_preview_of_what_cannot_be_read_says_why(client_for, alice, vera):
+    post = lambda user, content: client_for(user).post(  # noqa: E731
+        f"{DATASETS}preview/", {"file": uploaded(content)}, format="multipart"
+    )
+
+    assert post(alice, "question,answer\na,b\n").json()["code"] == "file.no_usable_columns"
+    assert post(alice, [call(input_tokens=-1)]).json()["rejected_rows"] == 1
+    assert post(vera, [call()]).status_code == 403
+    assert post(None, [call()]).status_code == 401
