@@ -4,9 +4,7 @@ Each acts at one stage of a call's life. What it changes it leaves in the tempor
 the joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from inspect import signature
@@ -15,37 +13,10 @@ from typing import Literal, Protocol, TypeVar
 
 from apps.errors import Invalid
 from apps.optimization.calls import Calls
-from apps.optimization.duck import quoted
+from apps.optimization.options import DEFAULTS as DEFAULTS
+from apps.optimization.options import Options as Options
+from apps.optimization.options import free_sql as free_sql
 from apps.optimization.results import Strategy
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the owner of the calls allows and asks; what is not said changes nothing.
-
-    Raises:
-        ImpossibleOption: a share is not one, or a time or an amount is negative.
-    """
-
-    candidates: tuple[str, ...] | None = None  # models that may be asked instead; None: any that is widely offered
-    quality_floor: float = 0.95  # share of today's quality that must be kept, 0-1
-    waits: Mapping[str, float] = field(default_factory=dict)  # feature -> seconds that its answers may take
-    keep: tuple[str, ...] = ()  # features that nothing may touch
-    router_usd: Decimal = Decimal(0)  # what one decision of a router costs; one of our own computes without a model
-    trimmed: float = 0.1  # share of the history that trimming takes away, 0-1
-    output_percentile: float = 0.95  # of a feature's outputs that a cap leaves whole, 0-1
-
-    def __post_init__(self) -> None:
-        for name in ("quality_floor", "trimmed", "output_percentile"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ImpossibleOption(f"{name} is a share between 0 and 1; got {getattr(self, name)}.")
-        if any(not seconds >= 0 for seconds in self.waits.values()):
-            raise ImpossibleOption("A feature can wait for 0 seconds or more, never for less.")
-        if not self.router_usd >= 0:
-            raise ImpossibleOption(f"router_usd is an amount from 0 up; got {self.router_usd}.")
-
-
-DEFAULTS = Options()
 
 
 class Simulator(Protocol):
@@ -75,12 +46,6 @@ class UnknownStrategy(Invalid):
     code = "strategy.unknown"
 
 
-class ImpossibleOption(Invalid):
-    """An option has a value that means nothing."""
-
-    code = "strategy.impossible_option"
-
-
 def strategy(*, stage: Stage) -> Callable[[Written], Written]:
     """Register a simulator under its own name, at `stage`. One without choices takes the calls alone."""
 
@@ -100,17 +65,6 @@ def _simulator(written: Callable[..., Strategy]) -> Simulator:
         return written(calls, options) if choosy else written(calls)
 
     return simulator
-
-
-def free_sql(options: Options) -> str:
-    """The SQL condition under which a call may be touched at all.
-
-    >>> free_sql(Options(keep=("legal", "it's")))
-    "coalesce(feature NOT IN ('legal', 'it''s'), true)"
-    """
-    if not options.keep:
-        return "true"
-    return f"coalesce(feature NOT IN ({', '.join(map(quoted, options.keep))}), true)"
 
 
 def stage_of(name: str) -> Stage:
