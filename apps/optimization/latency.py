@@ -20,8 +20,9 @@ def latency(calls: Calls, *, changed: str | None = None, seconds: str = "NULL", 
     if changed is None:
         before = _times(calls.row(f"SELECT {_percentiles(_SECONDS, _FIRST)} FROM calls c WHERE {_ANSWERED}"))  # noqa: S608
         return Latency(before=before, after=before)
-    new = f"CASE WHEN x.call IS NULL THEN {_SECONDS} ELSE {seconds} END"
-    new_first = f"CASE WHEN x.call IS NULL THEN {_FIRST} ELSE {first} END"
+    # The same calls before and after: those whose times the log shows.
+    new = f"CASE WHEN x.call IS NULL OR {_SECONDS} IS NULL THEN {_SECONDS} ELSE {seconds} END"
+    new_first = f"CASE WHEN x.call IS NULL OR {_FIRST} IS NULL THEN {_FIRST} ELSE {first} END"
     found = calls.row(
         f"""SELECT {_percentiles(_SECONDS, _FIRST)}, {_percentiles(new, new_first)},
                    coalesce(bool_or(x.call IS NOT NULL AND {_SECONDS} IS NOT NULL AND ({seconds}) IS NULL), false),

@@ -9,6 +9,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "exact_duplicates": ("started_at", "model", "tokens", "prompt_hash"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
+    "model_swap_by_task": ("model", "tokens", "feature", "prompt_hash", "quality"),
+    "routing": ("model", "tokens", "prompt_hash", "quality"),
+    "retry_waste": ("started_at", "status", "trace_id"),
+    "context_trimming": ("started_at", "model", "tokens", "history"),
+    "output_capping": ("model", "tokens", "feature"),
 }
 GATE = 0.4  # below this share of the spend, an analysis has nothing to stand on
 LACKING = 0.95  # a field that less of the spend carries counts as missing

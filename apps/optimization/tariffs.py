@@ -8,7 +8,8 @@ from typing import Any
 
 import duckdb
 
-from apps.llm.pricing import Band, Rates
+from apps.llm.pricing import Band, Rates, band_sql
+from apps.optimization.calls import Calls
 
 _BAND = dict.fromkeys(Band.__dataclass_fields__, "BIGINT")
 
@@ -39,6 +40,30 @@ def create_tariff(
     connection.execute(
         f"CREATE TEMP TABLE {table} AS SELECT unnest(from_json(?::JSON, ?), recursive := true)",
         [rows, json.dumps([shape | _BAND])],
+    )
+
+
+def create_own_tariff(calls: Calls, table: str) -> None:
+    """Create or replace `table` with the rates that the billed, priced calls have paid; join it by `joined_sql`."""
+    keys = calls.rows(
+        """SELECT DISTINCT model, coalesce(provider, ''), price_moment, coalesce(batch, false) FROM calls
+           WHERE billed AND cost_pico IS NOT NULL AND model IS NOT NULL"""
+    )
+    calls.connection.execute(f"DROP TABLE IF EXISTS {table}")
+    create_tariff(
+        calls.connection,
+        table,
+        (Key(model=model, provider=provider, moment=moment, batch=batch) for model, provider, moment, batch in keys),
+        lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
+    )
+
+
+def joined_sql(call: str, band: str) -> str:
+    """The SQL condition under which `band` of an own tariff prices a call, or what is left of it."""
+    return (
+        f"{band}.model = {call}.model AND {band}.provider = coalesce({call}.provider, '') "
+        f"AND {band}.moment = {call}.price_moment AND {band}.batch = coalesce({call}.batch, false) "
+        f"AND {band_sql(call, band)}"
     )
 
 
