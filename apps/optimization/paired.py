@@ -8,9 +8,11 @@ import numpy as np
 
 from apps.llm.pricing import PICO
 from apps.optimization.calls import Calls
+from apps.optimization.latency import latency
 from apps.optimization.options import Options, free_sql
 from apps.optimization.quality.bounds import Ints
 from apps.optimization.quality.policies import Pairs
+from apps.optimization.results import Latency
 
 MAX_PAIRS = 50_000  # of one task and candidate; more are sampled
 _LENGTHS = 4  # segments of a task, by the length of the input
@@ -121,3 +123,24 @@ def _pairs(options: Options, old: Any, new: Any, old_cost: Any, new_cost: Any, c
 def _text(prompt: str, tokens: float, tools: bool) -> str:
     """The words of a call, and its size and tools as words more."""
     return f"{prompt} size_{int(tokens).bit_length()} tools_{tools}"
+
+
+def swapped_latency(calls: Calls, treatment: str) -> Latency:
+    """Seconds now, and with the calls of `treatment` at the time in which their candidate answered the same question.
+
+    A candidate's failure is followed by the model in use, one after the other. A call that no candidate answered makes
+    the times after the swap unknown.
+    """
+    return latency(
+        calls,
+        changed=f"""
+            SELECT t."call", avg(epoch(n.ended_at) - epoch(n.started_at)
+                       + CASE WHEN n.status = 'failed' THEN epoch(o.ended_at) - epoch(o.started_at) ELSE 0 END) AS took,
+                   avg(epoch(n.first_token_at) - epoch(n.started_at)) AS started
+            FROM {treatment} t JOIN calls o USING ("call")
+            LEFT JOIN calls n ON n.prompt_hash = o.prompt_hash AND n.model = t.model
+              AND n.provider IS NOT DISTINCT FROM t.provider AND n.feature IS NOT DISTINCT FROM o.feature
+            GROUP BY 1""",  # noqa: S608
+        seconds="x.took",
+        first="x.started",
+    )

@@ -245,3 +245,17 @@ def test_a_candidate_that_fails_visibly_is_paid_for_together_with_the_second_ans
 def test_an_option_that_means_nothing_is_refused(wrong):
     with pytest.raises(ImpossibleOption):
         Options(**wrong)
+
+
+def test_a_swapped_call_takes_the_time_in_which_the_candidate_answered_the_same_question(write, calls_of):
+    rows = answered(100)
+    for n, row in enumerate(rows):
+        row["latency_ms"] = "2000" if n % 2 == 0 else "500"
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        times = simulate(calls, "model_swap_by_task").latency
+    with calls_of(write("more.csv", [*rows, call(feature="chat", prompt="", quality="", latency_ms="2000")])) as calls:
+        unpaired = simulate(calls, "model_swap_by_task").latency
+
+    assert (times.before.p95, times.after.p95) == (2, 0.5)
+    assert (unpaired.before.p95, unpaired.after.p95) == (2, None)

@@ -4,7 +4,7 @@ from itertools import groupby
 from typing import Any
 
 from apps.optimization.calls import Calls
-from apps.optimization.paired import Comparison, comparisons
+from apps.optimization.paired import Comparison, comparisons, swapped_latency
 from apps.optimization.quality.bounds import CONFIDENCE, Bound, non_inferior, required_pairs
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, strategy
@@ -29,6 +29,7 @@ def model_swap_by_task(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     return _strategy(
         options,
         saving_usd=in_dollars(sum(map(_saved, proven))),
+        latency=swapped_latency(calls, "treatment_model_swap_by_task"),
         why=None if proven else "No candidate is proven to keep the quality; `detail` says how many pairs would do.",
         detail={"tasks": [task for task, _ in tasks]},
     )

@@ -194,7 +194,7 @@ def _strategy(**more: Any) -> Strategy:
             "Up to: the same tokens at another model's list price. Whether it answers well enough is unknown.",
             "Each model in use moves to the cheapest candidate; part of it, or a dearer candidate, saves less.",
             "Calls that do not fit the candidate's context stay where they are.",
-            "Other tokenisers change the counts: `saving_from_usd` is with 30 % more tokens, `saving_to_usd` 20 % less.",
+            "Other tokenisers change the counts: `saving_from_usd` has 30 % more tokens, `saving_to_usd` 20 % less.",
             "Cached tokens are assumed to stay cached; calls of a batch API are priced at the candidate's batch price.",
         ),
         latency_effect=LATENCY,

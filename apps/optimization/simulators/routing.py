@@ -6,7 +6,7 @@ from typing import Any
 
 from apps.llm.pricing import PICO
 from apps.optimization.calls import Calls
-from apps.optimization.paired import Comparison, comparisons
+from apps.optimization.paired import Comparison, comparisons, swapped_latency
 from apps.optimization.quality.bounds import Floats
 from apps.optimization.quality.policies import Chosen, Outcome, choose, halves, outcome, scores_of
 from apps.optimization.results import Strategy, in_dollars, usd
@@ -46,6 +46,7 @@ def routing(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     return _strategy(
         options,
         saving_usd=in_dollars(sum(route.saved_pico for route in routes)),
+        latency=swapped_latency(calls, "treatment_routing"),
         why=None if routes else "No policy kept the quality on calls that it was not chosen on.",
         detail={"routes": [_told(route) for route in best if route]},
     )
