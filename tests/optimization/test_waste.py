@@ -1,6 +1,7 @@
 """What was paid in vain, sent again, written too long or could have waited; and what each does to the times."""
 
 from decimal import Decimal
+from importlib import import_module
 
 import pytest
 
@@ -194,3 +195,28 @@ def test_times_that_nobody_knows_make_the_whole_unknown(write, calls_of):
     assert unknown.after == Times(p50=None, p95=None, ttft=None)
     assert (faster.before.p50, faster.after.p50) == (0.5, 0.1)
     assert same.before == same.after
+
+
+# --- What agents see of it -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tool", ["model_swap_by_task", "routing", "retry_waste", "context_trimming", "output_capping"])
+def test_a_tool_tells_what_its_strategy_found_and_else_what_is_missing(write, calls_of, tool):
+    measure = import_module(f"apps.agents.tools.{tool}").measure
+    judged = {"quality": "1", "feature": "chat", "history_tokens": 500, "status": "ok"}
+    rows = [
+        call(model=model, prompt=f"q{n}", trace_id=f"t{n}", **judged)
+        for n in range(150)
+        for model in ("gpt-4o", "gpt-4o-mini")
+    ]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        full, found = measure(calls), simulate(calls, tool)
+    with calls_of(write("bare.csv", [call()])) as calls:
+        bare = measure(calls)
+
+    assert [Decimal(each.saving_usd) for each in full.savings] == [found.saving_usd]
+    assert full.tables or tool == "retry_waste"
+    assert not bare.savings
+    assert bare.headline
+    assert bare.missing or tool == "output_capping"
