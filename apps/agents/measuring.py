@@ -38,6 +38,36 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "savings by caching",
         "Export messages or prompts (LiteLLM: store_prompts_in_spend_logs).",
     ),
+    "quality": (
+        "Without judged answers, nobody knows how well a cheaper model would do.",
+        "proven savings by cheaper models",
+        "Add a column `quality` (0 to 1, or true and false) to the calls whose answers were judged.",
+    ),
+    "pairs": (
+        "Models can be compared only on the same questions.",
+        "proven savings by cheaper models",
+        "Let a candidate answer a sample of the same prompts, judge both answers, and add those calls to the log.",
+    ),
+    "status": (
+        "Failures that were billed can be told only by their status.",
+        "savings on failures and retries",
+        "Export the status of each call (LiteLLM: status).",
+    ),
+    "trace_id": (
+        "Attempts at one request can be linked only by the trace that they share.",
+        "savings on failures and retries",
+        "Export the trace id of each call.",
+    ),
+    "history_tokens": (
+        "What is sent again can be told only where the parts of the input are counted apart.",
+        "savings by trimming",
+        "Add a column `history_tokens` per call.",
+    ),
+    "session": (
+        "The turns of a conversation can be told only by the session that they share.",
+        "savings by trimming, and intervals that hold",
+        "Export the session of each call (LiteLLM: session_id).",
+    ),
     "interactive": (
         "Only calls that nobody waits for can be sent as a batch.",
         "proven savings by batching",

@@ -27,6 +27,9 @@ FIELDS = {
     "delay": "interactive IS NOT NULL OR deadline_seconds IS NOT NULL OR batch",
     "temperature": "temperature IS NOT NULL",
     "prompt_hash": "prompt_hash IS NOT NULL",
+    "quality": "quality IS NOT NULL",
+    "trace_id": "trace_id IS NOT NULL",
+    "history": "history_tokens IS NOT NULL OR session IS NOT NULL",
 }
 TOKENS = "sum(input_tokens), sum(output_tokens), sum(cached_read_tokens), sum(cached_write_tokens)"
 

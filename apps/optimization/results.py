@@ -152,6 +152,21 @@ class Sufficiency(Result):
     sampled: str | None  # why the log is taken for a sample, where that matters
 
 
+class Times(Result):
+    """Seconds until an answer is complete, at two percentiles, and until its first token; None where unknown."""
+
+    p50: float | None
+    p95: float | None
+    ttft: float | None  # the median
+
+
+class Latency(Result):
+    """Times of the calls that were answered, as they are and as they would have been."""
+
+    before: Times
+    after: Times
+
+
 class Strategy(Result):
     """What one way to save would have saved on these calls."""
 
@@ -164,6 +179,7 @@ class Strategy(Result):
     up_to: bool  # a ceiling, not an expectation
     assumptions: tuple[str, ...] = ()
     latency_effect: str
+    latency: Latency | None = None  # None: not computed
     missing: tuple[str, ...] = ()  # fields without which it cannot be computed
     why: str | None = None  # why it cannot be computed, is only a ceiling, or leaves calls without a price out
     detail: dict[str, Any] = {}

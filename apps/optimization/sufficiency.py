@@ -17,6 +17,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "exact_duplicates": ("started_at", "model", "tokens", "prompt_hash"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
+    "model_swap_by_task": ("model", "tokens", "feature", "prompt_hash", "quality"),
+    "routing": ("model", "tokens", "prompt_hash", "quality"),
+    "retry_waste": ("started_at", "status", "trace_id"),
+    "context_trimming": ("started_at", "model", "tokens", "history"),
+    "output_capping": ("model", "tokens", "feature"),
 }
 # What only the whole stream of calls shows: a cache's hits in a sample of rows say little about those in all rows.
 NEED_EVERY_CALL = (

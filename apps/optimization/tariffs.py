@@ -27,6 +27,7 @@ from apps.llm.pricing import (
     spared_sql,
     treated_sql,
 )
+from apps.optimization.calls import Calls
 
 _BAND = dict.fromkeys(Band.__dataclass_fields__, "BIGINT")
 
@@ -130,6 +131,30 @@ def _join(tariff: str, stages: frozenset[Stage]) -> str:
     tier = f"CASE WHEN c.treatment.batched THEN '{BATCH}' END" if "batch" in stages else tier_sql("c")
     return f"""LEFT JOIN {tariff} {band} ON {band}.model = {model} AND {band}.provider = coalesce({place}, '')
         AND {band}.moment = c.price_moment AND {band}.tier = {tier} AND {band_sql(f"c.{_tokens(stages)}", band)}"""
+
+
+def create_own_tariff(calls: Calls, table: str) -> None:
+    """Create or replace `table` with the rates that the billed, priced calls have paid; join it by `joined_sql`."""
+    keys = calls.rows(
+        f"""SELECT DISTINCT model, coalesce(provider, ''), price_moment, {tier_sql("calls")} FROM calls
+           WHERE billed AND cost_pico IS NOT NULL AND model IS NOT NULL"""  # noqa: S608
+    )
+    calls.connection.execute(f"DROP TABLE IF EXISTS {table}")
+    create_tariff(
+        calls.connection,
+        table,
+        (Key(model=model, provider=provider, moment=moment, tier=tier) for model, provider, moment, tier in keys),
+        lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
+    )
+
+
+def joined_sql(call: str, band: str) -> str:
+    """The SQL condition under which `band` of an own tariff prices a call, or what is left of it."""
+    return (
+        f"{band}.model = {call}.model AND {band}.provider = coalesce({call}.provider, '') "
+        f"AND {band}.moment = {call}.price_moment AND {band}.tier = {tier_sql(call)} "
+        f"AND {band_sql(call, band)}"
+    )
 
 
 def _rows(key: Key, rates: Rates | None) -> Iterator[dict[str, Any]]:

@@ -142,7 +142,7 @@ def test_what_is_partly_unknown_says_which_part_is_missing(write, calls_of):
     assert all(strategy.saving_usd > 0 for strategy in (repeats, batch, swap))
     assert repeats.why == "Of 5 repeats, 2 have no known price and are not in the sum."
     assert batch.why == "Of 7 calls that can wait, 3 have no known price and are not in the sum."
-    assert swap.why == "Of 7 calls without a batch discount, 3 have no known price and are not in the sum."
+    assert swap.why == "Of 7 calls, 3 have no known price and are not in the sum."
     assert told.endswith(repeats.why)
 
 

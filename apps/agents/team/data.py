@@ -23,11 +23,16 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
         "exact_duplicates",
         "batch_eligible_spend",
         "model_swap_ceiling",
+        "model_swap_by_task",
+        "routing",
+        "retry_waste",
+        "context_trimming",
+        "output_capping",
     ),
     "spend": ("dataset_overview", "spend_breakdown"),
     "batch": ("dataset_overview", "batch_eligible_spend"),
     "duplicates": ("dataset_overview", "exact_duplicates"),
-    "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling"),
+    "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling", "model_swap_by_task", "routing"),
     "unclear": ("dataset_overview",),
 }
 INSTRUCTIONS = """You measure LLM usage with tools. Call dataset_overview first, then every tool that helps with the

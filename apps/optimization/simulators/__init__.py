@@ -6,16 +6,29 @@ the joint saving can apply several at once: a row per changed call, with `call` 
 """
 
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
+from inspect import signature
 from pkgutil import iter_modules
+from typing import Protocol, TypeVar
 
 from apps.errors import Invalid
 from apps.llm.pricing import Stage
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import Replay
+from apps.optimization.options import DEFAULTS as DEFAULTS
+from apps.optimization.options import Options as Options
+from apps.optimization.options import free_sql as free_sql
 from apps.optimization.results import Strategy
 
-Simulator = Callable[[Calls], Strategy]
+
+class Simulator(Protocol):
+    """What one way to save would have saved on these calls, under these options."""
+
+    def __call__(self, calls: Calls, options: Options = DEFAULTS, /) -> Strategy: ...
+
+
+Written = TypeVar("Written", bound=Callable[..., Strategy])  # takes the calls and, if it has choices, the options
 _simulators: dict[str, Simulator] = {}
 _stages: dict[str, Stage] = {}
 _replays: dict[str, Replay] = {}
@@ -27,17 +40,28 @@ class UnknownStrategy(Invalid):
     code = "strategy.unknown"
 
 
-def strategy(*, stage: Stage, replay: Replay | None = None) -> Callable[[Simulator], Simulator]:
-    """Register a simulator under its own name, as one that acts at `stage`; for the prefix cache, with its `replay`."""
+def strategy(*, stage: Stage, replay: Replay | None = None) -> Callable[[Written], Written]:
+    """Register a simulator under its own name, at `stage`; for the prefix cache, with its `replay`. One without choices
+    takes the calls alone."""
 
-    def register(simulator: Simulator) -> Simulator:
+    def register(written: Written) -> Written:
+        name = written.__name__
+        _simulators[name], _stages[name] = _simulator(written), stage
         if replay:
-            _replays[simulator.__name__] = replay
-        _simulators[simulator.__name__] = simulator
-        _stages[simulator.__name__] = stage
-        return simulator
+            _replays[name] = replay
+        return written
 
     return register
+
+
+def _simulator(written: Callable[..., Strategy]) -> Simulator:
+    choosy = len(signature(written).parameters) > 1
+
+    @wraps(written)
+    def simulator(calls: Calls, options: Options = DEFAULTS, /) -> Strategy:
+        return written(calls, options) if choosy else written(calls)
+
+    return simulator
 
 
 def replay_of(name: str) -> Replay | None:
@@ -73,8 +97,8 @@ def known() -> dict[str, Simulator]:
     return dict(sorted(_simulators.items()))
 
 
-def simulate(calls: Calls, name: str) -> Strategy:
-    """What the strategy `name` would have saved.
+def simulate(calls: Calls, name: str, options: Options = DEFAULTS) -> Strategy:
+    """What the strategy `name` would have saved under `options`.
 
     Raises:
         UnknownStrategy: there is none of that name.
@@ -82,4 +106,4 @@ def simulate(calls: Calls, name: str) -> Strategy:
     found = known()
     if name not in found:
         raise UnknownStrategy(f"No strategy is named {name!r}; known: {', '.join(found)}.")
-    return found[name](calls)
+    return found[name](calls, options)

@@ -5,7 +5,7 @@ from typing import Any
 from apps.optimization.calls import Calls
 from apps.optimization.overview import known_cost, part_of, spend
 from apps.optimization.results import Strategy, in_dollars, usd
-from apps.optimization.simulators import priceless, strategy
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
 SHOWN = 10
 LATENCY = "A repeat answers at once instead of after the model's time; other calls keep their times."
@@ -13,7 +13,7 @@ LATENCY = "A repeat answers at once instead of after the model's time; other cal
 # Where the end is not recorded, its start stands for it.
 _REPEATS = """
     CREATE OR REPLACE TEMP TABLE repeats AS
-    SELECT *, started_at >= first_answer_at AND started_at > first_started_at AS repeated FROM (
+    SELECT *, {free} AND started_at >= first_answer_at AND started_at > first_started_at AS repeated FROM (
         SELECT call, line, model, feature, prompt_hash, started_at, cost_pico, temperature, status,
                min(coalesce(ended_at, started_at)) FILTER (status IS DISTINCT FROM 'failed') OVER same
                    AS first_answer_at,
@@ -25,7 +25,7 @@ _REPEATS = """
 
 
 @strategy(stage="answer")
-def exact_duplicates(calls: Calls) -> Strategy:
+def exact_duplicates(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """The cost of every call that an exact cache without expiry would have answered, replayed in time order."""
     hashed, timed = calls.row(
         """SELECT count(*) FILTER (prompt_hash IS NOT NULL), count(*) FILTER (started_at IS NOT NULL)
@@ -33,7 +33,7 @@ def exact_duplicates(calls: Calls) -> Strategy:
     )
     if not hashed or not timed:
         return _not_computable(hashed=bool(hashed), timed=bool(timed))
-    calls.connection.execute(_REPEATS)
+    calls.connection.execute(_REPEATS.format(free=free_sql(options)))
     calls.connection.execute(
         "CREATE OR REPLACE TEMP TABLE treatment_exact_duplicates AS SELECT call FROM repeats WHERE repeated"
     )

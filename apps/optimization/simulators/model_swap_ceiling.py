@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
 from apps.llm.catalogue import Catalogue, Identity
-from apps.llm.pricing import KINDS, Rates, dollars, tokens_sql
+from apps.llm.pricing import BATCH, KINDS, STANDARD, Rates, dollars, tokens_sql
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy, usd
-from apps.optimization.simulators import priceless, strategy
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
 SHOWN_MODELS = 10
+# The same text is more or fewer tokens elsewhere, and answers are longer or shorter: a range, where no pairs say more.
+MORE_TOKENS, FEWER_TOKENS = Decimal("1.3"), Decimal("0.8")
 LATENCY = "Unknown: cheaper models often answer sooner, but these calls cannot show it."
 # Models that are widely offered and priced per token, by provider, from dear to cheap. A candidate is tried only if
 # the catalogue knows its price; a name that goes out of sale drops out by itself.
@@ -31,6 +34,7 @@ class _Bucket:
     model: str
     provider: str
     at: datetime
+    batch: bool  # sent through a batch API, and priced so at the candidate too
     smallest: int  # the smallest input among them
     calls: int
     tokens: dict[str, int]  # by kind of pricing.KINDS
@@ -46,15 +50,15 @@ class _Candidate:
 
 
 @strategy(stage="route")
-def model_swap_ceiling(calls: Calls) -> Strategy:
+def model_swap_ceiling(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """The most that asking one cheaper model would save per model in use: same tokens, other list price."""
-    candidates = _candidates(calls)
-    buckets = _buckets(calls, _thresholds(candidates))
+    candidates = _candidates(calls, options)
+    buckets = _buckets(calls, _thresholds(candidates), free_sql(options))
     named, unpriced, whole = calls.row(
         """SELECT count(model), count(*) FILTER (cost_pico IS NULL), count(*)
-           FROM calls WHERE billed AND batch IS NOT TRUE"""
+           FROM calls WHERE billed"""
     )
-    without = priceless(unpriced, whole, "calls without a batch discount")
+    without = priceless(unpriced, whole, "calls")
     if whole and unpriced == whole:
         return _strategy(saving_usd=None, missing=("price",) if named else ("model",), why=without)
     swaps = [_swap(calls.catalogue, group, candidates) for group in _by_model(buckets)]
@@ -68,9 +72,12 @@ def model_swap_ceiling(calls: Calls) -> Strategy:
     return _strategy(saving_usd=dollars(saving), why=without, detail=detail)
 
 
-def _candidates(calls: Calls) -> list[_Candidate]:
+def _candidates(calls: Calls, options: Options) -> list[_Candidate]:
     moments = [at.replace(tzinfo=UTC) for (at,) in calls.rows("SELECT DISTINCT price_moment FROM calls WHERE billed")]
-    offered = ((provider, model) for provider, models in FAMILIES.items() for model in models)
+    offered = [(provider, model) for provider, models in FAMILIES.items() for model in models]
+    if options.candidates is not None:
+        named = (name.rpartition("/") for name in options.candidates)
+        offered = [(provider, model) for provider, _, model in named]
     return [found for provider, model in offered if (found := _candidate(calls.catalogue, provider, model, moments))]
 
 
@@ -86,29 +93,33 @@ def _candidate(catalogue: Catalogue, provider: str, model: str, moments: list[da
 
 def _thresholds(candidates: list[_Candidate]) -> list[int]:
     """Every input size at which a candidate's price or fitness changes."""
-    tiers = {tier.above for c in candidates for rates in c.rates.values() for tier in rates.tiers}
+    listed = [rates for c in candidates for rates in c.rates.values()]
+    tiers = {
+        tier.above for rates in listed for each in (rates, rates.service.get(BATCH)) if each for tier in each.tiers
+    }
     return sorted(tiers | {c.context_window for c in candidates if c.context_window})
 
 
-def _buckets(calls: Calls, thresholds: list[int]) -> list[_Bucket]:
+def _buckets(calls: Calls, thresholds: list[int], free: str) -> list[_Bucket]:
     # Within a bucket every candidate stays on one band, so sums of tokens price exactly like the calls themselves.
     sums = ", ".join(f"sum({tokens})" for tokens in tokens_sql("calls").values())
     step = " + ".join(f"(input_tokens > {threshold})::INTEGER" for threshold in thresholds) or "0"
     found = calls.rows(
-        f"""SELECT model, coalesce(provider, ''), price_moment, {step}, min(input_tokens), count(*), sum(cost_pico),
-                   {sums}
-            FROM calls WHERE billed AND batch IS NOT TRUE AND cost_pico > 0 AND model IS NOT NULL
-            GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608
+        f"""SELECT model, coalesce(provider, ''), price_moment, coalesce(batch, false), {step},
+                   min(input_tokens), count(*), sum(cost_pico), {sums}
+            FROM calls WHERE billed AND cost_pico > 0 AND model IS NOT NULL AND {free}
+            GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"""  # noqa: S608
     )
     return [_bucket(row) for row in found]
 
 
 def _bucket(row: tuple[Any, ...]) -> _Bucket:
-    model, provider, moment, _, smallest, count, cost, *sums = row
+    model, provider, moment, batch, _, smallest, count, cost, *sums = row
     return _Bucket(
         model=model,
         provider=provider,
         at=moment.replace(tzinfo=UTC),
+        batch=batch,
         smallest=smallest,
         calls=count,
         tokens=dict(zip(KINDS, map(int, sums), strict=True)),
@@ -124,19 +135,21 @@ def _swap(catalogue: Catalogue, buckets: list[_Bucket], candidates: list[_Candid
     model, provider = buckets[0].model, buckets[0].provider
     own = catalogue.identify(model=model, provider=provider)
     offers = [_offer(buckets, c, own) for c in candidates if own is None or c.model != own.model]
-    cheaper = sorted((offer for offer in offers if offer["saving_usd"] > 0), key=lambda offer: -offer["saving_usd"])
+    cheaper = [offer for offer in offers if offer["saving_usd"] > 0]
+    # The smallest step first: the same provider's, then whatever saves most.
+    cheaper.sort(key=lambda offer: (not offer["same_provider"], -offer["saving_usd"]))
     return {
         "model": model,
         "provider": provider or (own.provider if own else None),
         "calls": sum(bucket.calls for bucket in buckets),
         "cost_usd": sum(bucket.cost_pico for bucket in buckets),
-        "saving_usd": cheaper[0]["saving_usd"] if cheaper else 0,
+        "saving_usd": max((offer["saving_usd"] for offer in cheaper), default=0),
         "candidates": cheaper,
     }
 
 
 def _offer(buckets: list[_Bucket], candidate: _Candidate, own: Identity | None) -> dict[str, Any]:
-    fitting = [b for b in buckets if candidate.context_window is None or b.smallest <= candidate.context_window]
+    fitting = [b for b in buckets if _fits(b, candidate)]
     cost = sum(_cost(bucket, candidate.rates[bucket.at]) for bucket in fitting)
     return {
         "model": candidate.model,
@@ -145,11 +158,20 @@ def _offer(buckets: list[_Bucket], candidate: _Candidate, own: Identity | None) 
         "calls": sum(bucket.calls for bucket in fitting),
         "cost_usd": cost,
         "saving_usd": sum(bucket.cost_pico for bucket in fitting) - cost,
+        "saving_from_usd": sum(bucket.cost_pico for bucket in fitting) - round(cost * MORE_TOKENS),
+        "saving_to_usd": sum(bucket.cost_pico for bucket in fitting) - round(cost * FEWER_TOKENS),
     }
 
 
+def _fits(bucket: _Bucket, candidate: _Candidate) -> bool:
+    if bucket.batch and BATCH not in candidate.rates[bucket.at].service:
+        return False
+    return candidate.context_window is None or bucket.smallest <= candidate.context_window
+
+
 def _cost(bucket: _Bucket, rates: Rates) -> int:
-    band = next(b for b in rates.bands() if b.above < bucket.smallest <= b.up_to)
+    paid = rates.at_tier(BATCH if bucket.batch else STANDARD)
+    band = next(b for b in paid.bands() if b.above < bucket.smallest <= b.up_to)
     return bucket.calls * band.fee + sum(count * int(getattr(band, kind)) for kind, count in bucket.tokens.items())
 
 
@@ -174,7 +196,8 @@ def _strategy(**more: Any) -> Strategy:
             "Up to: the same tokens at another model's list price. Whether it answers well enough is unknown.",
             "Each model in use moves to the cheapest candidate; part of it, or a dearer candidate, saves less.",
             "Calls that do not fit the candidate's context stay where they are.",
-            "Other tokenisers and longer answers change the token counts; cached tokens are assumed to stay cached.",
+            "Other tokenisers change the counts: `saving_from_usd` has 30 % more tokens, `saving_to_usd` 20 % less.",
+            "Cached tokens are assumed to stay cached; calls of a batch API are priced at the candidate's batch price.",
         ),
         latency_effect=LATENCY,
         **more,

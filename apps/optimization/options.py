@@ -1,0 +1,54 @@
+"""What the owner of the calls allows and asks of every way to save."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from apps.errors import Invalid
+from apps.optimization.duck import quoted
+
+
+class ImpossibleOption(Invalid):
+    """An option has a value that means nothing."""
+
+    code = "strategy.impossible_option"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the owner of the calls allows and asks; what is not said changes nothing.
+
+    Raises:
+        ImpossibleOption: a share is not one, or a time or an amount is negative.
+    """
+
+    candidates: tuple[str, ...] | None = None  # models that may be asked instead; None: any that is widely offered
+    quality_floor: float = 0.95  # share of today's quality that must be kept, 0-1
+    waits: Mapping[str, float] = field(default_factory=dict)  # feature -> seconds that its answers may take
+    keep: tuple[str, ...] = ()  # features that nothing may touch
+    router_usd: Decimal = Decimal(0)  # what one decision of a router costs; one of our own computes without a model
+    trimmed: float = 0.1  # share of the history that trimming takes away, 0-1
+    output_percentile: float = 0.95  # of a feature's outputs that a cap leaves whole, 0-1
+
+    def __post_init__(self) -> None:
+        for name in ("quality_floor", "trimmed", "output_percentile"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ImpossibleOption(f"{name} is a share between 0 and 1; got {getattr(self, name)}.")
+        if any(not seconds >= 0 for seconds in self.waits.values()):
+            raise ImpossibleOption("A feature can wait for 0 seconds or more, never for less.")
+        if not self.router_usd >= 0:
+            raise ImpossibleOption(f"router_usd is an amount from 0 up; got {self.router_usd}.")
+
+
+DEFAULTS = Options()
+
+
+def free_sql(options: Options) -> str:
+    """The SQL condition under which a call may be touched at all.
+
+    >>> free_sql(Options(keep=("legal", "it's")))
+    "coalesce(feature NOT IN ('legal', 'it''s'), true)"
+    """
+    if not options.keep:
+        return "true"
+    return f"coalesce(feature NOT IN ({', '.join(map(quoted, options.keep))}), true)"
