@@ -18,6 +18,7 @@ from apps.optimization import advice, services
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
+from apps.optimization.reconciliation import Reconciliation
 from apps.optimization.results import Breakdown, PricesInUse
 from apps.optimization.serializers import (
     AlertsQuerySerializer,
@@ -27,11 +28,13 @@ from apps.optimization.serializers import (
     BreakdownQuerySerializer,
     ChangesSerializer,
     DatasetSerializer,
+    DatasetsQuerySerializer,
     DecisionSerializer,
     OutcomeSerializer,
     PriceAlertSerializer,
     RecommendationQuerySerializer,
     RecommendationSerializer,
+    ReconciliationQuerySerializer,
     UploadSerializer,
 )
 from apps.optimization.storage import refuse_beyond_limit
@@ -62,9 +65,13 @@ class DatasetsView(GenericAPIView):  # type: ignore[type-arg]
         refuse_beyond_limit(int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES)
         super().initial(request, *args, **kwargs)
 
-    @extend_schema(operation_id="datasets_list")
+    @extend_schema(operation_id="datasets_list", parameters=[DatasetsQuerySerializer])
     def get(self, request: Request) -> Response:
-        page = self.paginate_queryset(services.list_datasets(principal=principal_of(request)))
+        asked = DatasetsQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        page = self.paginate_queryset(
+            services.list_datasets(principal=principal_of(request), kind=asked.validated_data["kind"])
+        )
         return self.get_paginated_response(DatasetSerializer(page or [], many=True).data)  # type: ignore[arg-type]
 
     @extend_schema(request=UploadSerializer, responses={200: DatasetSerializer, 202: QUEUED})
@@ -146,6 +153,21 @@ class SufficiencyView(GenericAPIView):  # type: ignore[type-arg]
         except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
         return Response({name: each.model_dump(mode="json") for name, each in found.items()})
+
+
+class ReconciliationView(GenericAPIView):  # type: ignore[type-arg]
+    """A dataset's calls beside a bill: what of it they explain, and why the rest differs."""
+
+    serializer_class = ReconciliationQuerySerializer
+
+    @extend_schema(parameters=[ReconciliationQuerySerializer], responses={200: Reconciliation})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        asked = ReconciliationQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        found = services.reconciliation(
+            principal=principal_of(request), dataset_id=dataset_id, bill_id=asked.validated_data["bill"]
+        )
+        return Response(found.model_dump(mode="json"))
 
 
 class SavingsView(GenericAPIView):  # type: ignore[type-arg]
