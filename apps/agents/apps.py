@@ -19,5 +19,6 @@ class AgentsConfig(AppConfig):
         import_module("apps.agents.workflows")
         for name in settings.EXTENSIONS:
             import_module(name)
+        import_module("apps.agents.forgetting")
         registry.validate()
         releases.validate_releases()

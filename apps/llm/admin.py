@@ -14,6 +14,28 @@ class PriceAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]
     autocomplete_fields = ["organization"]
 
 
+@admin.register(Price.history.model)
+class PriceChangeAdmin(ReadOnlyAdmin):
+    """Who changed which own price: the change log over all prices."""
+
+    list_display = [
+        "history_date",
+        "history_user",
+        "history_type",
+        "model",
+        "provider",
+        "organization",
+        "input",
+        "output",
+        "effective_from",
+        "effective_to",
+    ]
+    list_filter = ["history_type", "organization"]
+    search_fields = ["model", "provider", "source"]
+    list_select_related = ["organization", "history_user"]
+    date_hierarchy = "history_date"
+
+
 @admin.register(ModelCall)
 class ModelCallAdmin(ReadOnlyAdmin):
     """What Netra itself asked and spent: to be read, never to be changed."""

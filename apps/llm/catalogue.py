@@ -4,6 +4,7 @@ The catalogue is the one bundled with `genai-prices`; nothing is fetched. A mode
 cost is unknown, never zero.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
 from genai_prices.types import (
@@ -23,11 +25,23 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 
-from apps.llm.pricing import Rates, Tier
+from apps.llm.pricing import Provenance, Rates, Tier
 
-VERSION = f"genai-prices {version('genai-prices')}"
+LIST = "genai-prices"
+LIST_VERSION = version(LIST)
+VERSION = f"{LIST} {LIST_VERSION}"
+# The newest change in a version of the list that is no announcement: from that day on its prices are those of the day,
+# also where it names no start. What it says of earlier days without naming a start is an assumption.
+LISTED = {"0.2.3": date(2026, 11, 9)}
 NOTHING = Decimal(0)  # an embedding has no output to charge for
-BATCH = {"processing": "batch"}
+THOUSAND = 1000
+# How the list names the service tiers. A tier that it does not price for a model has no known price.
+SERVICE = {
+    "batch": {"processing": "batch"},
+    "flex": {"service_tier": "flex"},
+    "priority": {"service_tier": "priority"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+}
 
 # How gateways spell providers, and the catalogue's name for them. Anything else keeps its own name.
 PROVIDERS = {
@@ -66,6 +80,10 @@ _PER_TOKEN = {
     "cached_write": "cache_write_mtok",
     "cached_write_1h": "cache_write_1h_mtok",
     "output": "output_mtok",
+    "input_audio": "input_audio_mtok",
+    "cached_audio_read": "cache_audio_read_mtok",
+    "output_audio": "output_audio_mtok",
+    "reasoning": "output_reasoning_mtok",
 }
 
 
@@ -114,21 +132,27 @@ class Catalogue:
         self._today = today or datetime.now(UTC).date()
         self._overrides = tuple(sorted(overrides, key=_precedence, reverse=True))
         # Changes whenever a price does, so that a dataset knows what it was priced with.
-        self.version = f"{VERSION} + {len(self._overrides)} own" if self._overrides else VERSION
+        self.version = f"{VERSION} + {_told(self._overrides)}" if self._overrides else VERSION
+        self._asked: dict[tuple[str, str, datetime], Rates | None] = {}
 
     def rates(self, *, model: str, provider: str = "", at: datetime) -> Rates | None:
         """The rates of `model` for a call at `at` (aware); None where the price is unknown."""
+        key = (model, provider, at)
+        if key not in self._asked:
+            self._asked[key] = self._look_up(model, provider, at)
+        return self._asked[key]
+
+    def _look_up(self, model: str, provider: str, at: datetime) -> Rates | None:
         for override in self._overrides:
             if override.holds(model=model, provider=provider, at=at):
                 return override.rates
         found = _find(model, provider)
-        return _rates(found, at, self._today) if found else None
+        return _rates_since(found, _since(found.model, at, self._today), self._today) if found else None
 
     def priced_by_time_of_day(self, *, model: str, provider: str = "") -> bool:
         """Whether the rates change within a day (on the half hour), so that a day is too coarse a key."""
         found = _find(model, provider)
-        prices = found.model.prices if found else []
-        return isinstance(prices, list) and any(isinstance(p.constraint, TimeOfDateConstraint) for p in prices)
+        return found is not None and _changes_within_a_day(found.model)
 
     def identify(self, *, model: str, provider: str = "") -> Identity | None:
         """Who offers `model` and what it can hold, as the public catalogue names it; None where it does not know."""
@@ -153,7 +177,7 @@ class Catalogue:
         yield from _entries_on(at.astimezone(UTC).date())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the same one for the same names
 class _Found:
     provider: Provider
     model: ModelInfo
@@ -162,6 +186,11 @@ class _Found:
 def _precedence(override: Override) -> tuple[bool, bool, float]:
     starts = override.rates.effective_from
     return override.own, bool(override.provider), starts.timestamp() if starts else 0.0
+
+
+def _told(overrides: Sequence[Override]) -> str:
+    prices = hashlib.blake2b(repr(overrides).encode(), digest_size=4).hexdigest()
+    return f"{len(overrides)} own ({prices})"
 
 
 @cache
@@ -192,61 +221,100 @@ def _readings(model: str, provider: str) -> Iterator[tuple[str, str | None]]:
         yield model, None
 
 
+def _changes_within_a_day(model: ModelInfo) -> bool:
+    prices = model.prices if isinstance(model.prices, list) else []
+    return any(isinstance(price.constraint, TimeOfDateConstraint) for price in prices)
+
+
+def _since(model: ModelInfo, at: datetime, today: date) -> datetime:
+    """The first moment from which on the list says of the model what it says at `at`; its rates are those of then."""
+    if _changes_within_a_day(model):
+        return at
+    dated = [*(model.prices if isinstance(model.prices, list) else ()), *(model.price_variants or ())]
+    turns = [part.constraint.start_date for part in dated if isinstance(part.constraint, StartDateConstraint)]
+    turns.append(LISTED.get(LIST_VERSION, today))
+    day = at.astimezone(UTC).date()
+    return datetime.combine(max((turn for turn in turns if turn <= day), default=date.min), time(), tzinfo=UTC)
+
+
+@cache
+def _rates_since(found: _Found, at: datetime, today: date) -> Rates | None:
+    return _rates(found, at, today)
+
+
 def _rates(found: _Found, at: datetime, today: date) -> Rates | None:
-    provenance = f"{VERSION}: {found.provider.id}/{found.model.id}"
-    rates = _from_listed(found.model.get_prices(at), provenance)
-    return rates and replace(rates, batch=_batch_rates(found, at, today, rates))
-
-
-def _batch_rates(found: _Found, at: datetime, today: date, standard: Rates) -> Rates | None:
-    """The batch prices at `at`; before their first listing those of that day, if the standard price was the same."""
-    # The catalogue lends other houses' models to a provider, but not their batch prices.
-    lends = not any(found.model is own for own in found.provider.models)
-    starts = [_start(v) for v in found.model.price_variants or () if v.when == BATCH and not lends]
-    if any(start <= at.date() for start in starts):
-        return _from_listed(found.model.get_prices(at, BATCH), f"{standard.provenance}, batch")
-    first = min((start for start in starts if start <= today), default=None)
-    if first is None:
-        return None
-    listed = datetime.combine(first, time(), tzinfo=UTC)
-    if _from_listed(found.model.get_prices(listed), standard.provenance) != standard:
-        return None
-    return _from_listed(
-        found.model.get_prices(listed, BATCH), f"{standard.provenance}, batch as first listed on {first}"
+    starts, ends = _listed_between(found.model, at)
+    provenance = Provenance(
+        source=LIST,
+        version=LIST_VERSION,
+        entry=f"{found.provider.id}/{found.model.id}",
+        assumed=starts is None and at.astimezone(UTC).date() < LISTED.get(LIST_VERSION, today),
     )
+    standard = _from_listed(found.model.get_prices(at), provenance)
+    if standard is None:
+        return None
+    tiers = {tier: _tier_rates(found, at, today, standard, tier) for tier in SERVICE}
+    return replace(
+        standard,
+        service={tier: rates for tier, rates in tiers.items() if rates},
+        effective_from=starts,
+        effective_to=ends,
+    )
+
+
+def _listed_between(model: ModelInfo, at: datetime) -> tuple[datetime | None, datetime | None]:
+    """From when until before when the list says that its price of `at` holds; None where it does not say."""
+    prices = model.prices if isinstance(model.prices, list) else []
+    starts = [p.constraint.start_date for p in prices if isinstance(p.constraint, StartDateConstraint)]
+    day = at.astimezone(UTC).date()
+    before, after = [start for start in starts if start <= day], [start for start in starts if start > day]
+    return _midnight(max(before, default=None)), _midnight(min(after, default=None))
+
+
+def _midnight(day: date | None) -> datetime | None:
+    return None if day is None else datetime.combine(day, time(), tzinfo=UTC)
+
+
+def _tier_rates(found: _Found, at: datetime, today: date, standard: Rates, tier: str) -> Rates | None:
+    """A tier's prices at `at`; before their first listing those of that day, if the standard price was the same."""
+    # The catalogue lends other houses' models to a provider, but not the prices of its tiers.
+    lends = not any(found.model is own for own in found.provider.models)
+    starts = [_start(v) for v in found.model.price_variants or () if v.when.items() <= SERVICE[tier].items()]
+    if lends or not starts:
+        return None
+    day, said = at.astimezone(UTC).date(), standard.provenance
+    if any(start <= day for start in starts):
+        return _from_listed(found.model.get_prices(at, SERVICE[tier]), said and replace(said, tier=tier))
+    first = min(starts)
+    listed = datetime.combine(first, time(), tzinfo=UTC)
+    if first > today or _from_listed(found.model.get_prices(listed), said) != standard:
+        return None
+    early = said and replace(said, tier=tier, remark=f"as first listed on {first}", assumed=True)
+    return _from_listed(found.model.get_prices(listed, SERVICE[tier]), early)
 
 
 def _start(variant: PriceVariant) -> date:
     return variant.constraint.start_date if isinstance(variant.constraint, StartDateConstraint) else date.min
 
 
-def _from_listed(listed: ModelPrice, provenance: str) -> Rates | None:
+def _from_listed(listed: ModelPrice, provenance: Provenance | None) -> Rates | None:
     """The listed prices per token; None where the model is not priced per token of input."""
     prices = {kind: getattr(listed, key) for kind, key in _PER_TOKEN.items()}
     starts = sorted({t.start for p in prices.values() if isinstance(p, TieredPrices) for t in p.tiers})
     base = _at_size(prices, -1)
     if base["input"] is None:
         return None
+    fee = listed.requests_kcount
     return Rates(
-        input=base["input"],
-        cached_read=base["cached_read"],
-        cached_write=base["cached_write"],
-        cached_write_1h=base["cached_write_1h"],
-        output=base["output"] or NOTHING,
-        tiers=tuple(_tier(_at_size(prices, start), start) for start in starts),
+        **_charges(base),
+        tiers=tuple(Tier(above=start, **_charges(_at_size(prices, start))) for start in starts),
+        fee=fee / THOUSAND if isinstance(fee, Decimal) else NOTHING,
         provenance=provenance,
     )
 
 
-def _tier(rates: Mapping[str, Decimal | None], above: int) -> Tier:
-    return Tier(
-        above=above,
-        input=rates["input"] or NOTHING,
-        cached_read=rates["cached_read"],
-        cached_write=rates["cached_write"],
-        cached_write_1h=rates["cached_write_1h"],
-        output=rates["output"] or NOTHING,
-    )
+def _charges(prices: Mapping[str, Decimal | None]) -> dict[str, Any]:
+    return {**prices, "input": prices["input"] or NOTHING, "output": prices["output"] or NOTHING}
 
 
 def _at_size(prices: Mapping[str, Decimal | TieredPrices | None], start: int) -> dict[str, Decimal | None]:

@@ -13,11 +13,22 @@ from apps.accounts.models import Organization
 from apps.accounts.tenancy import TenantQuerySet
 from apps.llm.pricing import MAX_RATE
 
+MAX_MULTIPLIER = Decimal(4)  # of a service tier
+MAX_OWN_RATE = MAX_RATE / MAX_MULTIPLIER  # dollars per 1,000,000 tokens
 # Dollars per 1,000,000 tokens, to the micro-dollar: the finest that pricing keeps.
 _RATE: dict[str, Any] = {
     "max_digits": 11,
     "decimal_places": 6,
-    "validators": [MinValueValidator(Decimal(0)), MaxValueValidator(MAX_RATE)],
+    "validators": [MinValueValidator(Decimal(0)), MaxValueValidator(MAX_OWN_RATE)],
+}
+
+
+_MULTIPLIER: dict[str, Any] = {
+    "max_digits": 5,
+    "decimal_places": 3,
+    "null": True,
+    "blank": True,
+    "validators": [MinValueValidator(Decimal(0)), MaxValueValidator(MAX_MULTIPLIER)],
 }
 
 
@@ -38,6 +49,8 @@ class Price(models.Model):
     cached_write = models.DecimalField(**_RATE, null=True, blank=True, help_text="Kept 5 minutes. Empty: as input.")
     cached_write_1h = models.DecimalField(**_RATE, null=True, blank=True, help_text="Empty: as the 5-minute write.")
     output = models.DecimalField(**_RATE, help_text="Dollars per 1,000,000 output tokens.")
+    input_audio = models.DecimalField(**_RATE, null=True, blank=True, help_text="Sound. Empty: as input.")
+    output_audio = models.DecimalField(**_RATE, null=True, blank=True, help_text="Sound. Empty: as output.")
     batch_multiplier = models.DecimalField(
         max_digits=4,
         decimal_places=3,
@@ -45,6 +58,10 @@ class Price(models.Model):
         blank=True,
         validators=[MinValueValidator(Decimal(0)), MaxValueValidator(Decimal(1))],
         help_text="0.5 halves every rate for batch calls. Empty: the batch price is unknown.",
+    )
+    flex_multiplier = models.DecimalField(**_MULTIPLIER, help_text="For flex calls. Empty: their price is unknown.")
+    priority_multiplier = models.DecimalField(
+        **_MULTIPLIER, help_text="For priority calls. Empty: their price is unknown."
     )
     effective_from = models.DateField(help_text="The first day (UTC) on which it holds.")
     effective_to = models.DateField(null=True, blank=True, help_text="The first day on which it no longer holds.")
@@ -65,10 +82,29 @@ class Price(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(
-                    input__range=(0, MAX_RATE),
-                    output__range=(0, MAX_RATE),
+                    input__range=(0, MAX_OWN_RATE),
+                    output__range=(0, MAX_OWN_RATE),
                 ),
                 name="price_possible",
+            ),
+            # What is null pays another rate, and passes.
+            models.CheckConstraint(
+                condition=models.Q(
+                    cached_read__range=(0, MAX_OWN_RATE),
+                    cached_write__range=(0, MAX_OWN_RATE),
+                    cached_write_1h__range=(0, MAX_OWN_RATE),
+                    input_audio__range=(0, MAX_OWN_RATE),
+                    output_audio__range=(0, MAX_OWN_RATE),
+                ),
+                name="price_parts_possible",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(
+                    batch_multiplier__range=(0, 1),
+                    flex_multiplier__range=(0, MAX_MULTIPLIER),
+                    priority_multiplier__range=(0, MAX_MULTIPLIER),
+                ),
+                name="price_multipliers_possible",
             ),
         ]
 

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from apps.accounts.permissions import principal_of
 from apps.llm import ledger, services
-from apps.llm.serializers import ModelSerializer, UsageSerializer, model_row
+from apps.llm.serializers import ModelSerializer, PriceChangeSerializer, UsageSerializer, model_row
 
 
 class ByPlace(LimitOffsetPagination):
@@ -36,6 +36,27 @@ class ModelsView(GenericAPIView):  # type: ignore[type-arg]
         found = services.models(principal=principal_of(request), now=timezone.now(), **asked)
         page = self.paginate_queryset(found)
         return self.get_paginated_response(ModelSerializer([model_row(entry) for entry in page or []], many=True).data)
+
+
+class ByChange(LimitOffsetPagination):
+    """Newest first. A price changes some times a year, so that a place seldom moves while somebody turns pages."""
+
+    default_limit = 50
+    max_limit = 200
+
+
+class PriceChangesView(GenericAPIView):  # type: ignore[type-arg]
+    """Who changed which own price, when and how."""
+
+    serializer_class = PriceChangeSerializer
+    pagination_class = ByChange
+    filter_backends = []
+
+    @extend_schema(operation_id="models_changes", responses=PriceChangeSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(services.price_changes(principal=principal_of(request)))
+        rows = services.as_changes(page or [])
+        return self.get_paginated_response(PriceChangeSerializer(rows, many=True).data)
 
 
 class UsageView(GenericAPIView):  # type: ignore[type-arg]

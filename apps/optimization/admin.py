@@ -4,7 +4,8 @@ from django.contrib import admin
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
-from apps.optimization.models import Dataset
+from apps.operations.read_only import ReadOnlyAdmin
+from apps.optimization.models import Dataset, PriceAlert
 
 
 @admin.register(Dataset)
@@ -21,3 +22,27 @@ class DatasetAdmin(ModelAdmin):  # type: ignore[misc]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+
+@admin.register(PriceAlert)
+class PriceAlertAdmin(ReadOnlyAdmin):
+    """Prices in use that have changed, and whether somebody took note."""
+
+    list_display = [
+        "created_at",
+        "organization",
+        "dataset",
+        "model",
+        "tier",
+        "kind",
+        "old",
+        "new",
+        "concerns",
+        "effective_from",
+        "share",
+        "dismissed_at",
+    ]
+    list_filter = ["concerns", "tier"]
+    search_fields = ["model", "provider"]
+    list_select_related = ["organization", "dataset"]
+    date_hierarchy = "created_at"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,9 +13,11 @@ import duckdb
 from apps.llm.catalogue import Catalogue
 from apps.optimization.duck import confined, quoted
 
+ROW_BITS = 40  # of `call` that name the row; the others name the file
+
 # The columns of `calls.parquet`. NULL is "the source does not say". Times are UTC without an offset.
 COLUMNS: Mapping[str, str] = {
-    "line": "BIGINT",  # of the source file, from 1, the header counted
+    "line": "BIGINT",  # of the source file, from 1, the header counted; calls of one line share it
     "call_id": "VARCHAR",
     "trace_id": "VARCHAR",  # one request of a user: its retries and its nested spans share it
     "started_at": "TIMESTAMP",
@@ -83,13 +86,26 @@ class Calls:
 
 @contextmanager
 def reading(
-    *, parquet: Path, catalogue: Catalogue, memory_mib: int, notes: tuple[str, ...] = (), scratch_in: Path | None = None
+    *,
+    files: Sequence[Path],
+    catalogue: Catalogue,
+    memory_mib: int,
+    notes: tuple[str, ...] = (),
+    scratch_in: Path | None = None,
 ) -> Iterator[Calls]:
-    """The calls kept in `parquet`; spills into a folder of its own below `scratch_in` (else the system's temporary)."""
-    source = f"read_parquet({quoted(str(parquet.resolve()))})"
+    """The calls kept in `files`; spills into a folder of its own below `scratch_in` (else the system's temporary)."""
     with (
         TemporaryDirectory(prefix="netra-analysis-", dir=scratch_in) as scratch,
-        confined(folders=(parquet.parent,), scratch=Path(scratch), memory_mib=memory_mib) as connection,
+        confined(
+            folders=tuple(file.parent for file in files), scratch=Path(scratch), memory_mib=memory_mib
+        ) as connection,
     ):
-        connection.execute(f"CREATE VIEW calls AS SELECT line AS call, * FROM {source}")  # noqa: S608
+        connection.execute(f"CREATE VIEW calls AS {' UNION ALL '.join(starmap(_part, enumerate(files)))}")
         yield Calls(connection=connection, catalogue=catalogue, notes=notes)
+
+
+def _part(number: int, file: Path) -> str:
+    """One file of a dataset; the upper bits of `call` are its number, the lower ones the row."""
+    rows = f"read_parquet({quoted(str(file.resolve()))}, file_row_number = true)"
+    return f"""SELECT ({number}::BIGINT << {ROW_BITS}) | file_row_number AS call, * EXCLUDE (file_row_number)
+               FROM {rows}"""  # noqa: S608

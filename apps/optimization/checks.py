@@ -1,8 +1,10 @@
 """From text to typed calls, in SQL: how each field is read, and the reason for which a row is turned away.
 
-The table `staged` holds `line`, the hashes and the prompt, and every other field as text in a column `raw_<field>`.
+The view `staged` holds the `number` of a row and its `line`, `is_call`, the hashes and the prompt, and each field that
+the file may say as text in a column `raw_<field>`. Of a field that it cannot say nothing is looked at.
 """
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from apps.llm.pricing import MAX_TOKENS
@@ -78,47 +80,79 @@ MACROS = (
     r" WHEN regexp_matches(t, '^\d{1,2}\.\d')"
     " THEN try_strptime(t, ['%d.%m.%Y %H:%M:%S', '%d.%m.%Y %H:%M', '%d.%m.%Y']) END",
     r"CREATE TEMP MACRO is_number(t) AS regexp_full_match(t, '\d+(\.\d+)?([eE]\+?\d+)?')",
-    "CREATE TEMP MACRO yes_no(t) AS CASE WHEN lower(t) IN ('true', 't', 'yes', 'y', '1') THEN true"
-    " WHEN lower(t) IN ('false', 'f', 'no', 'n', '0') THEN false END",
-    f"CREATE TEMP MACRO outcome(t) AS CASE WHEN t IN {FAILED} OR try_cast(t AS INTEGER) >= 400 THEN 'failed'"
-    f" WHEN t IN {SUCCEEDED} OR try_cast(t AS INTEGER) BETWEEN 200 AND 299 THEN 'succeeded' END",
+    "CREATE TEMP MACRO yes_no(t) AS CASE WHEN list_contains(['true', 't', 'yes', 'y', '1'], lower(t)) THEN true"
+    " WHEN list_contains(['false', 'f', 'no', 'n', '0'], lower(t)) THEN false END",
+    f"CREATE TEMP MACRO outcome(t) AS CASE WHEN list_contains({list(FAILED)}, t) OR try_cast(t AS INTEGER) >= 400"
+    f" THEN 'failed' WHEN list_contains({list(SUCCEEDED)}, t) OR try_cast(t AS INTEGER) BETWEEN 200 AND 299"
+    " THEN 'succeeded' END",
 )
 
 
 _OTHERS = ("recorded_cost", "status", "quality", "service_tier")
+# What a field is that the file cannot say; unknown where not named here.
+_UNSAID = dict.fromkeys(COUNTS, "0") | dict.fromkeys(TIMES, "NULL::TIMESTAMP") | dict.fromkeys(LIMITS, "NULL::BIGINT")
+_UNSAID |= dict.fromkeys(ANSWERS, "NULL::BOOLEAN") | dict.fromkeys((*NUMBERS, "quality"), "NULL::DOUBLE")
+_UNSAID |= {"recorded_cost": "NULL::DECIMAL(28,12)"}
 
 
-def checked_sql(*, now: datetime, decimal_comma: bool, unit: float | None) -> str:
+def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, unit: float | None, longest: int) -> str:
     """A query over `staged`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
 
-    `unit` is the seconds of one step of a clock that starts with the trace, None for calendar times.
+    `said` are the fields with a column; `unit` is the seconds of one step of a clock that starts with the trace, None
+    for calendar times; `longest` is the most characters of a prompt.
     """
-    checks = (*_word_checks(), *_time_checks(now, relative=unit is not None), *_count_checks(), *_number_checks())
-    columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in checks)
-    reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in checks)
-    kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS)), *_OTHERS))
-    return f"""
-        SELECT {kept}, prompt_hash::UUID AS prompt_hash, parameters_hash::UUID AS parameters_hash, prompt,
-               CASE {columns} END AS bad_column, CASE {reasons} END AS reason
-        FROM (SELECT *, {", ".join(_typed(decimal_comma, unit))} FROM staged)"""  # noqa: S608
-
-
-def _typed(decimal_comma: bool, unit: float | None) -> list[str]:
-    comma, mark = str(decimal_comma).lower(), quoted("." if decimal_comma else ",")
-    return [
-        *(f"said({_raw(name)}) AS {named(name)}" for name in WORDS),
-        *(f"{_time(name, unit)} AS {name}" for name in TIMES),
-        *(f"whole(ungrouped(said({_raw(name)}), {mark})) AS {name}" for name in COUNTS),
-        *(f"CASE WHEN said({_raw(name)}) IS NOT NULL THEN whole(said({_raw(name)})) END AS {name}" for name in LIMITS),
-        *(f"yes_no(trim({_raw(name)})) AS {name}" for name in ANSWERS if name != "batch"),
-        f"coalesce(yes_no(trim(raw_batch)), {_TIER} = 'batch') AS batch",
-        f"coalesce({_TIER}, CASE WHEN yes_no(trim(raw_batch)) THEN 'batch' END) AS service_tier",
-        *(f"try_cast(number(dotted(said({_raw(name)}), {comma})) AS DOUBLE) AS {name}" for name in NUMBERS),
-        f"try_cast(number(dotted(ltrim(trim(raw_recorded_cost), '$€ '), {comma})) AS DECIMAL(28,12)) AS recorded_cost",
-        "outcome(lower(trim(raw_status))) AS status",
-        # A verdict is worth 1 or 0; everything else is a score of its own scale.
-        "coalesce(yes_no(trim(raw_quality))::DOUBLE, try_cast(number(said(raw_quality)) AS DOUBLE)) AS quality",
+    checks = [
+        *_word_checks(),
+        *_time_checks(now, relative=unit is not None),
+        *_count_checks(said),
+        *_number_checks(),
+        ("prompt", f"length(prompt) > {longest}", f"The row is longer than {longest:,} characters."),
     ]
+    asked = [check for check in checks if check[0] in (*said, "prompt")]
+    columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in asked)
+    reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in asked)
+    kept = ", ".join(("line", "number", *map(named, (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS)), *_OTHERS))
+    typed = ", ".join(f"{sql} AS {named(name)}" for name, sql in _typed(said, decimal_comma, unit).items())
+    # A row is fine if no check fails; which one did is asked only then.
+    fine = " OR ".join(f"coalesce({condition}, false)" for _, condition, _ in asked)
+    return f"""
+        SELECT {kept}, prompt_hash, parameters_hash, prompt,
+               CASE WHEN {fine} THEN CASE {columns} END END AS bad_column,
+               CASE WHEN {fine} THEN CASE {reasons} END END AS reason
+        FROM (SELECT *, {typed} FROM staged WHERE is_call)"""  # noqa: S608
+
+
+def _typed(said: Collection[str], decimal_comma: bool, unit: float | None) -> dict[str, str]:
+    """Field -> expression for its value."""
+    comma, mark = str(decimal_comma).lower(), quoted("." if decimal_comma else ",")
+    values = {name: f"nullif(trim(replace({_raw(name)}, chr(0), '')), '')" for name in WORDS}
+    values |= {name: _time(name, unit) for name in TIMES}
+    values |= {name: _count(f"said({_raw(name)})", mark) for name in COUNTS}
+    values |= {
+        name: f"CASE WHEN said({_raw(name)}) IS NOT NULL THEN {_count(f'said({_raw(name)})', mark)} END"
+        for name in LIMITS
+    }
+    values |= {name: f"yes_no(trim({_raw(name)}))" for name in ANSWERS}
+    values |= {name: f"try_cast(number(dotted(said({_raw(name)}), {comma})) AS DOUBLE)" for name in NUMBERS}
+    values |= {
+        "recorded_cost": f"try_cast(number(dotted(ltrim(trim(raw_recorded_cost), '$€ '), {comma})) AS DECIMAL(28,12))",
+        "status": "outcome(lower(trim(raw_status)))",
+        # A verdict is worth 1 or 0; everything else is a score of its own scale.
+        "quality": "coalesce(yes_no(trim(raw_quality))::DOUBLE, try_cast(number(said(raw_quality)) AS DOUBLE))",
+        "service_tier": _TIER,
+    }
+    known = {name: sql if name in said else _UNSAID.get(name, "NULL::VARCHAR") for name, sql in values.items()}
+    tier, batch = known["service_tier"], known["batch"]
+    return known | {
+        "batch": f"coalesce({batch}, {tier} = 'batch')",
+        "service_tier": f"coalesce({tier}, CASE WHEN {batch} THEN 'batch' END)",
+    }
+
+
+def _count(text: str, mark: str) -> str:
+    """Tokens; plain digits, which nearly all are, are read without a second look."""
+    plain = f"try_cast(CASE WHEN length({text}) < 16 AND ltrim({text}, '0123456789') = '' THEN {text} END AS BIGINT)"
+    return f"coalesce({plain}, whole(ungrouped({text}, {mark})))"
 
 
 _TIER = f"""CASE lower(trim(raw_service_tier)) WHEN '' THEN NULL {
@@ -159,7 +193,7 @@ def _time_checks(now: datetime, *, relative: bool) -> list[Check]:
     ]
 
 
-def _count_checks() -> list[Check]:
+def _count_checks(said: Collection[str]) -> list[Check]:
     large = f"More than {MAX_TOKENS:,} tokens cannot be one call; sums of calls cannot be priced."
     return [
         *((name, f"{name} IS NULL", _NOT_WHOLE) for name in COUNTS),
@@ -176,12 +210,17 @@ def _count_checks() -> list[Check]:
             "cached_write_1h_tokens > cached_write_tokens",
             "More tokens are written for an hour than are written at all.",
         ),
-        (
-            "input_tokens",
-            "said(raw_input_tokens) IS NULL AND said(raw_output_tokens) IS NULL",
-            "The row has no token counts.",
-        ),
+        (_counted(said)[0], _without_tokens(said), "The row has no token counts."),
     ]
+
+
+def _without_tokens(said: Collection[str]) -> str:
+    return " AND ".join(f"said({_raw(name)}) IS NULL" for name in _counted(said))
+
+
+def _counted(said: Collection[str]) -> list[str]:
+    """Which of the two counts that make a call the file may say."""
+    return [name for name in ("input_tokens", "output_tokens") if name in said]
 
 
 def _number_checks() -> list[Check]:

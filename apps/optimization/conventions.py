@@ -13,7 +13,7 @@ import duckdb
 from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import ImpossibleUsage, Usage, price
 from apps.optimization.importers import Convention
-from apps.optimization.tariffs import Key
+from apps.optimization.tariffs import Key, tier_sql
 
 SAMPLE = 500  # calls per model whose recorded cost is recomputed both ways
 CLOSE = Decimal("0.01")  # a recomputed cost within 1 % reproduces the recorded one
@@ -92,10 +92,10 @@ def _recomputed(
 ) -> Iterator[tuple[Decimal, Decimal | None, Decimal | None]]:
     """(recorded, cost if inclusive, cost if exclusive) of a sample of calls whose price is known."""
     rows = connection.execute(
-        """SELECT coalesce(provider, ''), price_moment, recorded_cost, input_tokens, cached_read_tokens,
+        f"""SELECT coalesce(provider, ''), price_moment, recorded_cost, input_tokens, cached_read_tokens,
                   cached_write_tokens, cached_write_1h_tokens, output_tokens
            FROM parsed WHERE model = ? AND recorded_cost > 0 AND cached_read_tokens + cached_write_tokens > 0
-             AND batch IS NOT TRUE ORDER BY hash(line) LIMIT ?""",
+             AND {tier_sql("parsed")} = 'standard' ORDER BY hash(line) LIMIT ?""",  # noqa: S608
         [model, SAMPLE],
     ).fetchall()
     for provider, moment, recorded, *counts in rows:

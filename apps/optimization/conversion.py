@@ -4,9 +4,8 @@ Without Django: works in a worker, in a terminal and in a test alike. Memory sta
 """
 
 import csv
-import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,12 +19,32 @@ from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import band_sql, cost_sql
 from apps.optimization import checks
 from apps.optimization.calls import COLUMNS
+from apps.optimization.containers import unpacked
 from apps.optimization.conventions import Verdict, decide
 from apps.optimization.duck import confined, named, quoted
 from apps.optimization.importers import FIELDS, Importer, importer_for
-from apps.optimization.limits import MAX_LINE, MAX_SECONDS, MAX_STAGED, BoundedFile, Deadline, OverlongRow
-from apps.optimization.readers import MAX_FIELD, Reject, Table, UnusableFile, open_table, refuse_endless
-from apps.optimization.tariffs import Key, create_tariff
+from apps.optimization.limits import (
+    MAX_LINE,
+    MAX_SECONDS,
+    MAX_STAGED,
+    BoundedFile,
+    Deadline,
+    OverlongRow,
+    require_room,
+)
+from apps.optimization.readers import (
+    MAX_FIELD,
+    Reject,
+    Row,
+    Table,
+    TooLargeInside,
+    UnusableFile,
+    open_table,
+    refuse_endless,
+)
+from apps.optimization.tariffs import Key, create_tariff, tier_sql
+from apps.optimization.texts import MACRO, Texts
+from apps.optimization.watching import Progress, execute
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
 KEPT_REJECTS = 100
@@ -72,7 +91,9 @@ class Order:
     mapping: Mapping[str, str | None] = field(default_factory=dict)
     metadata_only: bool = False
     price_as: str | None = None  # price every call as this model, at today's list price
-    staged_bytes: int = MAX_STAGED  # of text that the calls may take on the way
+    hash_key: bytes = field(default_factory=lambda: secrets.token_bytes(32))  # of prompts; kept per dataset, or nowhere
+    known: Sequence[Path] = ()  # Parquet files of the same dataset: their calls are not taken a second time
+    staged_bytes: int = MAX_STAGED  # that the calls may take on the way
     seconds: float = MAX_SECONDS  # after which the conversion is stopped
 
 
@@ -85,14 +106,15 @@ class Conversion:
     rows: int
     rejected: int
     rejects: tuple[Reject, ...]  # the first KEPT_REJECTS, by line
+    not_calls: int  # rows of the source that are none: spans of other work, for example
+    repeated: int  # rows with the id and the time of an earlier row
+    nested: int  # calls that another, inner instrumentation reports as well
+    known: int  # calls that an earlier file of the dataset had brought
     verdicts: tuple[Verdict, ...]
     notes: tuple[str, ...]  # what was assumed, in sentences
     first_call_at: datetime | None
     last_call_at: datetime | None
     prices: str  # version of the catalogue
-
-
-Progress = Callable[[float], None]  # percent, 0-100
 
 
 def check_price_as(model: str, catalogue: Catalogue, now: datetime) -> None:
@@ -115,14 +137,31 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
     """
     check_price_as(order.price_as or "", order.catalogue, order.now)
     deadline = Deadline(order.seconds)
-    table = open_table(order.source)
-    importer = importer_for(table.columns, order.mapping)
-    with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as scratch:
-        staged = Path(scratch) / "staged.csv"
-        tally = _stage(table, importer, staged, order, deadline, progress)
-        progress(STAGED)
-        with _workbench(order, Path(scratch)) as connection, deadline.stopping(connection):
-            return _settle(connection, staged, order, table, importer, tally, progress)
+    with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as folder:
+        scratch = Path(folder)
+        table = open_table(unpacked(order.source, scratch, most=order.staged_bytes))
+        texts = Texts(table.places)
+        importer = importer_for(texts, order.mapping)
+        work = _Work(order=order, table=table, texts=texts, importer=importer, scratch=scratch, progress=progress)
+        with _workbench(order, scratch) as connection, deadline.stopping(connection):
+            return _settle(connection, work, _stage(connection, work, deadline))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """One conversion under way."""
+
+    order: Order
+    table: Table
+    texts: Texts
+    importer: Importer
+    scratch: Path
+    progress: Progress
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a call that the file may say."""
+        return tuple(name for name in _TEXT if name in self.importer.sql)
 
 
 @dataclass
@@ -131,6 +170,7 @@ class _Tally:
 
     rejected: int = 0
     rejects: list[Reject] = field(default_factory=list)
+    careful: bool = False  # the file was read row by row, and every line is known
 
     def add(self, reject: Reject) -> None:
         self.rejected += 1
@@ -140,22 +180,84 @@ class _Tally:
 
 @contextmanager
 def _workbench(order: Order, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    with confined(folders=(order.target.parent,), scratch=scratch, memory_mib=order.memory_mib) as connection:
-        for macro in checks.MACROS:
+    folders = tuple({file.parent for file in (order.source, order.target, *order.known)})
+    with confined(folders=folders, scratch=scratch, memory_mib=order.memory_mib) as connection:
+        for macro in (*checks.MACROS, MACRO):
             connection.execute(macro)
         yield connection
 
 
-def _stage(
-    table: Table, importer: Importer, staged: Path, order: Order, deadline: Deadline, progress: Progress
-) -> _Tally:
-    """Write the fields of every readable row to `staged`, prompts hashed, in the order line, _TEXT, hashes, prompt."""
-    tally, size = _Tally(), max(1, order.source.stat().st_size)
-    hashed = _hasher(keep_prompt=not order.metadata_only)
-    with staged.open("wb") as file:
+# --- From the file to the text of its fields -------------------------------------------------------------------------
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadline) -> _Tally:
+    """Make the view `staged`: `line`, `is_call`, the text of each field, the prompt's hash.
+
+    The file is read by DuckDB at once; if a row is damaged, it is read again row by row, which is slower and loses
+    nothing but that row.
+    """
+    require_room(work.scratch)
+    relation = work.table.relation(tuple(work.texts.needed))
+    if relation:
+        try:
+            _copy(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation})", start=0.0)  # noqa: S608
+        except (duckdb.InvalidInputException, duckdb.ConversionException):
+            pass
+        else:
+            return _Tally()
+    tally = _repair(work, deadline)
+    _copy(connection, work, _repaired(work), start=STAGED / 2)
+    return tally
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, *, start: float) -> None:
+    staged, order = work.scratch / "staged.parquet", work.order
+    columns = [f"({work.importer.sql[name]})::VARCHAR AS {named(f'raw_{name}')}" for name in work.fields]
+    prompt = work.importer.sql.get("prompt", "NULL")
+    kept = "NULL" if order.metadata_only else f"replace({prompt}, chr(0), '')"
+    columns += [
+        f"{_hash_sql(order.hash_key, prompt)} AS prompt_hash",
+        f"{_hash_sql(order.hash_key, work.importer.sql.get('parameters', 'NULL'))} AS parameters_hash",
+        f"({kept})::VARCHAR AS prompt",
+        f"({work.importer.is_call}) AS is_call",
+    ]
+    query = f"SELECT line, {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
+    execute(
+        connection,
+        f"COPY ({query}) TO {quoted(str(staged.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
+        work.progress,
+        start=start,
+        end=STAGED,
+    )
+    if staged.stat().st_size > order.staged_bytes:
+        raise TooLargeInside(
+            f"The calls in the file take more than {order.staged_bytes:,} bytes. Split the file, or import it without "
+            "prompts."
+        )
+    rows = f"read_parquet({quoted(str(staged.resolve()))}, file_row_number = true)"
+    connection.execute(
+        f"""CREATE VIEW staged AS SELECT * EXCLUDE (file_row_number)
+            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line),
+            file_row_number AS number FROM {rows}"""  # noqa: S608
+    )
+    refuse_endless(connection.execute("SELECT count(*) FROM staged").fetchall()[0][0])
+
+
+def _hash_sql(key: bytes, text: str) -> str:
+    """A keyed hash of a text (UUID), NULL where there is none. Nobody without the key can test what was among the
+    prompts by guessing it."""
+    return f"CASE WHEN ({text}) <> '' THEN sha256({quoted(key.hex())} || ({text}))[:32]::UUID END"
+
+
+def _repair(work: _Work, deadline: Deadline) -> _Tally:
+    """Write the needed columns of every readable row to a well-formed file, with their lines."""
+    tally, order = _Tally(careful=True), work.order
+    size = max(1, order.source.stat().st_size)
+    needed = tuple(work.texts.needed)
+    with _repaired_path(work).open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
-        writer = csv.writer(BoundedFile(file, staged.parent, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
-        records = table.records(lambda read: progress(STAGED * min(1.0, read / size)))
+        writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
+        records = work.table.records(lambda read: work.progress(STAGED / 2 * min(1.0, read / size)))
         for number, record in enumerate(records, start=1):
             deadline.check()
             refuse_endless(number)
@@ -164,113 +266,135 @@ def _stage(
                 continue
             line, row = record
             try:
-                writer.writerow((line, *hashed(importer.values(row))))
+                writer.writerow((line, *_texts(row, needed)))
             except OverlongRow:
                 tally.add(Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} characters."))
     return tally
 
 
-def _hasher(*, keep_prompt: bool) -> Callable[[list[str | None]], list[str]]:
-    """Replaces prompt and parameters of a call by hashes, the prompt's text at the end if it is kept.
-
-    The key of the hash is made for one import and kept nowhere: nobody, in this organization or another, can test
-    whether a text they guess was among the prompts.
-    """
-    key = secrets.token_bytes(32)
-    prompt, parameters = FIELDS.index("prompt"), FIELDS.index("parameters")
-    texts = [FIELDS.index(name) for name in _TEXT]
-
-    def hashed(values: list[str | None]) -> list[str]:
-        call = [(values[index] or "").replace("\0", "") for index in texts]
-        text = values[prompt] or ""
-        kept = text.replace("\0", "") if keep_prompt else ""
-        if sum(map(len, call)) + len(kept) > MAX_FIELD:
-            raise OverlongRow
-        return [*call, _hash(key, text), _hash(key, values[parameters] or ""), kept]
-
-    return hashed
+def _texts(row: Row, needed: tuple[str, ...]) -> list[str]:
+    texts = [(row.get(name) or "").replace("\0", "") for name in needed]
+    if sum(map(len, texts)) > MAX_FIELD:
+        raise OverlongRow
+    return texts
 
 
-def _hash(key: bytes, text: str) -> str:
-    if not text:
-        return ""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
+def _repaired_path(work: _Work) -> Path:
+    return work.scratch / "repaired.csv"
 
 
-def _settle(
-    connection: duckdb.DuckDBPyConnection,
-    staged: Path,
-    order: Order,
-    table: Table,
-    importer: Importer,
-    tally: _Tally,
-    progress: Progress,
-) -> Conversion:
+def _repaired(work: _Work) -> str:
+    """The repaired file as a relation."""
+    needed = tuple(work.texts.needed)
+    shape = {"line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
+    columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in shape.items())
+    read = ", ".join(["line", *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
+    size = MAX_LINE + 1024**2  # bytes of one line
+    return f"""(SELECT {read} FROM read_csv({quoted(str(_repaired_path(work).resolve()))}, columns = {{{columns}}},
+        auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
+        nullstr = '', allow_quoted_nulls = true, max_line_size = {size}, parallel = false))"""  # noqa: S608
+
+
+# --- From text to calls ----------------------------------------------------------------------------------------------
+
+
+def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -> Conversion:
     """Check, decide the conventions, price and write."""
-    _open_staged(connection, staged)
-    unit = _unit(connection)
-    _check(connection, staged.with_name("checked.parquet"), order, table, unit)
-    progress(CHECKED)
+    order, importer = work.order, work.importer
+    unit = _unit(connection, work)
+    _check(connection, work, unit)
+    counts = _leave_out(connection, work)
     verdicts = decide(connection, order.catalogue, documented=importer.documented)
     _apply(connection, verdicts)
-    rejected, rejects = _rejects(connection, tally, importer)
+    rejected, rejects = _rejects(connection, tally, work)
     _price_list(connection, order)
-    unfinished = staged.with_name("calls.parquet")
-    connection.execute(f"COPY ({_priced_sql()}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}")
+    unfinished = work.scratch / "calls.parquet"
+    execute(
+        connection,
+        f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
+        work.progress,
+        start=CHECKED,
+        end=100.0,
+    )
     rows, first, last = _written(connection, unfinished)
-    if not rows:
-        raise _no_calls(rejected, rejects)
+    if not rows and not counts.known:
+        raise _no_calls(rejected, rejects, counts)
     unfinished.replace(order.target)
-    progress(100)
     return Conversion(
         source=importer.kind,
         columns=dict(importer.columns),
         rows=rows,
         rejected=rejected,
         rejects=rejects,
+        not_calls=counts.not_calls,
+        repeated=counts.repeated,
+        nested=counts.nested,
+        known=counts.known,
         verdicts=tuple(verdicts),
-        notes=(*importer.notes, *_notes(order, importer, verdicts, unit)),
+        notes=(*importer.notes, *_notes(order, importer, verdicts, unit), *counts.notes()),
         first_call_at=first and first.replace(tzinfo=UTC),
         last_call_at=last and last.replace(tzinfo=UTC),
         prices=order.catalogue.version,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _LeftOut:
+    """Rows that were read and are no calls, or no new ones."""
+
+    not_calls: int
+    repeated: int
+    nested: int
+    known: int
+
+    @property
+    def any(self) -> bool:
+        """Whether rows that are calls were left out."""
+        return self.repeated + self.nested + self.known > 0
+
+    def notes(self) -> Iterator[str]:
+        if self.not_calls:
+            yield f"{self.not_calls:,} rows are no calls of a model and were left out."
+        if self.repeated:
+            yield f"{self.repeated:,} rows repeat the id and time of an earlier row and were left out."
+        if self.nested:
+            yield f"{self.nested:,} rows report calls that rows inside of them report as well; the inner ones count."
+        if self.known:
+            yield f"{self.known:,} calls had come with an earlier file and were left out."
+
+
 _FORMAT = f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
-_STAGED = ("prompt_hash", "parameters_hash", "prompt")
 
 
-def _open_staged(connection: duckdb.DuckDBPyConnection, staged: Path) -> None:
-    columns = {"line": "BIGINT"} | {f"raw_{name}": "VARCHAR" for name in _TEXT} | dict.fromkeys(_STAGED, "VARCHAR")
-    shape = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in columns.items())
-    size = MAX_LINE + 1024**2  # bytes of one line
-    connection.execute(
-        f"""CREATE VIEW staged AS SELECT * FROM read_csv({quoted(str(staged.resolve()))}, columns = {{{shape}}},
-            auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
-            nullstr = '', allow_quoted_nulls = true, max_line_size = {size}, parallel = false)"""  # noqa: S608
-    )
-
-
-def _unit(connection: duckdb.DuckDBPyConnection) -> float | None:
+def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
     """Seconds of one step if times are counted from the start of the trace; None if they are calendar times.
 
     Numbers below a billion would all be before 2002: whole ones are taken for milliseconds, others for seconds.
     """
+    if "started_at" not in work.fields:
+        return None
     said, numbers, largest, whole = connection.execute(
         """SELECT count(t), count(*) FILTER (is_number(t)), max(try_cast(t AS DOUBLE)), bool_and(NOT contains(t, '.'))
-           FROM (SELECT said(raw_started_at) AS t FROM staged)"""
+           FROM (SELECT said(raw_started_at) AS t FROM staged WHERE is_call)"""
     ).fetchall()[0]
     if not said or said != numbers or largest >= 1e9:
         return None
     return 1e-3 if whole else 1.0
 
 
-def _check(
-    connection: duckdb.DuckDBPyConnection, checked: Path, order: Order, table: Table, unit: float | None
-) -> None:
-    """Write the typed rows to `checked` and show the good ones as `parsed`, with the moment whose price holds."""
-    query = checks.checked_sql(now=order.now, decimal_comma=table.decimal_comma, unit=unit)
-    connection.execute(f"COPY ({query}) TO {quoted(str(checked.resolve()))} {_FORMAT}")
+def _check(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | None) -> None:
+    """Write the typed rows to a file and show them as `checked`, with the moment whose price holds as `read`."""
+    order, checked = work.order, work.scratch / "checked.parquet"
+    query = checks.checked_sql(
+        work.fields, now=order.now, decimal_comma=work.table.decimal_comma, unit=unit, longest=MAX_FIELD
+    )
+    execute(
+        connection,
+        f"COPY ({query}) TO {quoted(str(checked.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
+        work.progress,
+        start=STAGED,
+        end=CHECKED,
+    )
     source = f"read_parquet({quoted(str(checked.resolve()))})"
     connection.execute(f"CREATE VIEW checked AS SELECT * FROM {source}")  # noqa: S608
     if not order.price_as:
@@ -279,9 +403,58 @@ def _check(
     provider = "NULL" if order.price_as else "provider"
     today = unit is not None or order.price_as is not None
     connection.execute(
-        f"""CREATE VIEW parsed AS SELECT * REPLACE ({model} AS model, {provider}::VARCHAR AS provider),
+        f"""CREATE VIEW read AS SELECT * REPLACE ({model} AS model, {provider}::VARCHAR AS provider),
             {_moment(connection, order, today=today)} AS price_moment FROM checked WHERE reason IS NULL"""  # noqa: S608
     )
+
+
+def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
+    """Show as `parsed` the rows of `read` that are calls, each once, none of which an earlier file had brought."""
+    connection.execute("CREATE TEMP TABLE repeated (number BIGINT)")
+    connection.execute("CREATE TEMP TABLE nested (number BIGINT)")
+    connection.execute("CREATE TEMP TABLE known (number BIGINT)")
+    if {"trace_id", "span_id", "parent_id"} <= set(work.fields):
+        connection.execute(_NESTED)
+    if "call_id" in work.fields:
+        connection.execute(_REPEATED)
+        for file in work.order.known:
+            connection.execute(
+                f"""INSERT INTO known SELECT DISTINCT r.number FROM read r
+                    JOIN read_parquet({quoted(str(file.resolve()))}) k
+                      ON k.call_id = r.call_id AND k.started_at IS NOT DISTINCT FROM r.started_at
+                    ANTI JOIN nested n ON n.number = r.number ANTI JOIN repeated p ON p.number = r.number"""  # noqa: S608
+            )
+    not_calls, repeated, nested, known = connection.execute(
+        """SELECT (SELECT count(*) FROM staged WHERE NOT is_call), (SELECT count(*) FROM repeated),
+                  (SELECT count(*) FROM nested), (SELECT count(*) FROM known)"""
+    ).fetchall()[0]
+    gone = {"repeated": repeated, "nested": nested, "known": known}
+    # A join may change the order of rows, so there is one only where something is left out.
+    joins = " ".join(f"ANTI JOIN {name} USING (number)" for name, count in gone.items() if count)
+    connection.execute(f"CREATE VIEW parsed AS SELECT read.* FROM read {joins}")  # noqa: S608
+    return _LeftOut(not_calls=not_calls, **gone)
+
+
+# A call that has another call below it, through spans of whatever kind, was reported by an outer instrumentation too.
+_NESTED = """
+    INSERT INTO nested
+    WITH RECURSIVE above AS (
+        SELECT raw_trace_id AS trace, raw_parent_id AS span, 1 AS height FROM staged
+        WHERE is_call AND raw_parent_id <> ''
+        UNION
+        SELECT a.trace, s.raw_parent_id, a.height + 1 FROM above a
+        JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
+        WHERE s.raw_parent_id <> '' AND a.height < 64
+    )
+    SELECT DISTINCT s.number FROM above a JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
+    WHERE s.is_call
+"""
+_REPEATED = """
+    INSERT INTO repeated
+    SELECT number FROM (SELECT number, call_id, started_at FROM read ANTI JOIN nested USING (number))
+    WHERE call_id IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY call_id, started_at ORDER BY number) > 1
+"""
 
 
 def _refuse_many_models(connection: duckdb.DuckDBPyConnection) -> None:
@@ -325,9 +498,7 @@ def _apply(connection: duckdb.DuckDBPyConnection, verdicts: list[Verdict]) -> No
 _CONTRADICTS = "cached_read_tokens + cached_write_tokens > input_tokens"
 
 
-def _rejects(
-    connection: duckdb.DuckDBPyConnection, tally: _Tally, importer: Importer
-) -> tuple[int, tuple[Reject, ...]]:
+def _rejects(connection: duckdb.DuckDBPyConnection, tally: _Tally, work: _Work) -> tuple[int, tuple[Reject, ...]]:
     """How many rows were turned away in all, and the first of them."""
     found = connection.execute(
         f"""SELECT line, bad_column, reason, count(*) OVER () FROM (
@@ -335,28 +506,42 @@ def _rejects(
               SELECT line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
               WHERE {_CONTRADICTS}) ORDER BY line LIMIT {KEPT_REJECTS}"""  # noqa: S608
     ).fetchall()
+    lines = {} if tally.careful else _true_lines(work.table, [row[0] for row in found])
     rejects = [
-        Reject(line=line, column=importer.columns.get(bad, bad), reason=reason) for line, bad, reason, _ in found
+        Reject(line=lines.get(line, line), column=work.importer.columns.get(bad, bad), reason=reason)
+        for line, bad, reason, _ in found
     ]
     total = tally.rejected + (found[0][3] if found else 0)
     return total, tuple(sorted([*tally.rejects, *rejects], key=lambda reject: reject.line)[:KEPT_REJECTS])
 
 
+def _true_lines(table: Table, numbers: list[int]) -> dict[int, int]:
+    """Number of a row, as staged -> its line in the file, where blank lines or line ends in quotes come between."""
+    wanted = set(numbers)
+    lines: dict[int, int] = {}
+    for number, record in enumerate(table.records(lambda read: None), start=table.first_line):
+        if len(lines) == len(wanted):
+            break
+        if number in wanted and not isinstance(record, Reject):
+            lines[number] = record[0]
+    return lines
+
+
 def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
     keys = connection.execute(
-        """SELECT DISTINCT model, coalesce(provider, ''), price_moment, coalesce(batch, false)
-           FROM counted WHERE model IS NOT NULL"""
+        f"""SELECT DISTINCT model, coalesce(provider, ''), price_moment, {tier_sql("counted")}
+            FROM counted WHERE model IS NOT NULL"""  # noqa: S608
     ).fetchall()
     create_tariff(
         connection,
         "tariff",
-        (Key(model=model, provider=place, moment=moment, batch=batch) for model, place, moment, batch in keys),
+        (Key(model=model, provider=place, moment=moment, tier=tier) for model, place, moment, tier in keys),
         lambda key: order.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
     )
 
 
-def _priced_sql() -> str:
-    """The final rows, in the order and types of COLUMNS."""
+def _priced_sql(*, ordered: bool) -> str:
+    """The final rows, in the order and types of COLUMNS; `ordered` where a join may have changed that of the file."""
     derived = {
         "ended_at": "coalesce(c.ended_at, c.started_at + to_microseconds((c.latency_ms * 1000)::BIGINT))",
         "cached_answer": "coalesce(c.cached_answer, false)",
@@ -370,8 +555,8 @@ def _priced_sql() -> str:
     return f"""
         SELECT {selected} FROM counted c LEFT JOIN tariff t
           ON t.model = c.model AND t.provider = coalesce(c.provider, '') AND t.moment = c.price_moment
-         AND t.batch = coalesce(c.batch, false) AND {band_sql("c", "t")}
-        WHERE NOT ({_CONTRADICTS})"""  # noqa: S608
+         AND t.tier = {tier_sql("c")} AND {band_sql("c", "t")}
+        WHERE NOT ({_CONTRADICTS}) {"ORDER BY c.number" if ordered else ""}"""  # noqa: S608
 
 
 # A failed call is billed only where the source recorded a cost for it.
@@ -389,7 +574,9 @@ def _written(connection: duckdb.DuckDBPyConnection, parquet: Path) -> tuple[int,
     return rows, first, last
 
 
-def _no_calls(rejected: int, rejects: tuple[Reject, ...]) -> NoCalls:
+def _no_calls(rejected: int, rejects: tuple[Reject, ...], counts: _LeftOut) -> NoCalls:
+    if not rejects and counts.not_calls:
+        return NoCalls(f"None of {counts.not_calls:,} rows is a call of a model; all tell of other work.")
     if not rejects:
         return NoCalls("The file has a header but no rows. Export it again and look that it has calls.")
     first = rejects[0]

@@ -38,8 +38,8 @@ def _settings(folders: tuple[Path, ...], scratch: Path, memory_mib: int) -> tupl
         ("memory_limit", quoted(f"{memory_mib}MiB")),
         ("threads", str(THREADS)),
         ("TimeZone", "'UTC'"),
-        # It would be drawn on standard output, into the middle of a JSON document.
-        ("enable_progress_bar", "false"),
+        # How far a statement is, is asked for, but not drawn on standard output, into the middle of a JSON document.
+        ("enable_progress_bar", "true"),
         ("enable_progress_bar_print", "false"),
         ("preserve_insertion_order", "true"),
         ("temp_directory", quoted(str(scratch.resolve() / "spill"))),

@@ -84,6 +84,12 @@ class Deadline:
             wait = _AGAIN
 
 
+def require_room(place: Path) -> None:
+    """Raises DiskFull if the disk of `place` has too little left to begin with."""
+    if shutil.disk_usage(place).free < KEEP_FREE + LOOK_EVERY:
+        raise _disk_full()
+
+
 class BoundedFile:
     """Lines of text on disk, up to a number of bytes and never into the last of the disk."""
 
@@ -104,8 +110,7 @@ class BoundedFile:
             )
         if self._size > self._look_at:
             self._look_at = self._size + LOOK_EVERY
-            if shutil.disk_usage(self._place).free < KEEP_FREE + LOOK_EVERY:
-                raise _disk_full()
+            require_room(self._place)
         return self._file.write(data)
 
 

@@ -1,7 +1,10 @@
 """The bill as a whole: what there is, what it cost, and how much of that is known."""
 
 from apps.optimization.calls import Calls
+from apps.optimization.prices import assumed_share
 from apps.optimization.results import Overview, Tokens, in_dollars
+from apps.optimization.results import part_of as part_of
+from apps.optimization.results import share as share
 
 SHOWN_UNPRICED = 20  # models
 SHOWN_MODELS = 50
@@ -29,7 +32,7 @@ TOKENS = "sum(input_tokens), sum(output_tokens), sum(cached_read_tokens), sum(ca
 
 
 def overview(calls: Calls) -> Overview:
-    """Counts, tokens and dollars over all calls; two passes."""
+    """Counts, tokens and dollars over all calls; a few passes."""
     counts = calls.row(
         """SELECT count(*), count(*) FILTER (billed), count(*) FILTER (status = 'failed'),
                   count(*) FILTER (cached_answer), count(*) FILTER (billed AND cost_pico IS NULL),
@@ -39,6 +42,7 @@ def overview(calls: Calls) -> Overview:
         """SELECT count(*), sum(recorded_cost), sum(cost_pico) FROM calls
            WHERE billed AND recorded_cost IS NOT NULL AND cost_pico IS NOT NULL"""
     )
+    assumed = assumed_share(calls)
     return Overview(
         calls=counts[0],
         billed_calls=counts[1],
@@ -49,6 +53,7 @@ def overview(calls: Calls) -> Overview:
         unpriced_calls=counts[4],
         unpriced_share=_unpriced_share(calls),
         unpriced_models=_unpriced_models(calls),
+        assumed_share=assumed,
         recorded_cost_usd=recorded[1],
         recorded_on=recorded[0],
         computed_on_recorded_usd=in_dollars(recorded[2]),
@@ -56,8 +61,15 @@ def overview(calls: Calls) -> Overview:
         last_call_at=counts[6],
         models=_models(calls),
         coverage=coverage(calls),
-        assumptions=calls.notes,
+        assumptions=(*calls.notes, *_assumed(calls, assumed)),
     )
+
+
+def _assumed(calls: Calls, part: float | None) -> tuple[str, ...]:
+    if not part:
+        return ()
+    listed = f"the list of {calls.catalogue.version}"
+    return (f"{part:.1%} of the spend is priced at {listed}, which does not say that its prices held on those days.",)
 
 
 def spend(calls: Calls) -> int | None:
@@ -88,16 +100,6 @@ def coverage(calls: Calls) -> dict[str, float]:
     sums = ", ".join(f"sum({weight}) FILTER ({condition})" for condition in FIELDS.values())
     total, *parts = calls.row(f"SELECT sum({weight}), {sums} FROM calls WHERE billed")  # noqa: S608
     return {name: share(part, total) for name, part in zip(FIELDS, parts, strict=True)}
-
-
-def share(part: int | None, whole: int | None) -> float:
-    """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
-    return round(int(part or 0) / int(whole), 6) if whole else 0.0
-
-
-def part_of(cost: int | None, total: int | None) -> float | None:
-    """A cost's share of the spend, 0-1; None where either is unknown."""
-    return None if cost is None or total is None else share(cost, total)
 
 
 def _unpriced_share(calls: Calls) -> float:

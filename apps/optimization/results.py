@@ -1,12 +1,12 @@
 """What analyses answer. Dollars are exact decimals, strings in JSON; None is "not computed", never zero."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-from apps.llm.pricing import dollars
+from apps.llm.pricing import Provenance, dollars
 
 Dollars = Annotated[Decimal, PlainSerializer(lambda value: format(value, "f"), return_type=str, when_used="json")]
 
@@ -23,6 +23,16 @@ def usd(pico: int | Decimal | None) -> str | None:
     ('2.1075', None)
     """
     return None if pico is None else format(dollars(int(pico)), "f")
+
+
+def share(part: int | None, whole: int | None) -> float:
+    """`part` of `whole`, 0-1 in steps of a millionth; 0 of nothing."""
+    return round(int(part or 0) / int(whole), 6) if whole else 0.0
+
+
+def part_of(cost: int | None, total: int | None) -> float | None:
+    """A cost's share of the spend, 0-1; None where either is unknown."""
+    return None if cost is None or total is None else share(cost, total)
 
 
 # E0: a ceiling from list prices. E1: what is known of such workloads elsewhere. E2: replayed or repriced on the owner's
@@ -57,6 +67,7 @@ class Overview(Result):
     unpriced_calls: int
     unpriced_share: float  # share of the billed tokens whose price is unknown, 0-1
     unpriced_models: tuple[str, ...]  # at most 20, the largest first
+    assumed_share: float | None  # of the spend, 0-1: the list does not say that its price held on the day of the call
     recorded_cost_usd: Dollars | None  # what the source says it cost; None where it says nothing
     recorded_on: int  # billed, priced calls that carry a recorded cost
     computed_on_recorded_usd: Dollars | None  # the computed cost of the calls with a recorded cost
@@ -86,13 +97,59 @@ class Breakdown(Result):
     covered_share: float | None  # share of the priced spend whose calls carry the dimension, 0-1; None like `total_usd`
 
 
+class Parts(Result):
+    """What a score is made of, each 0-1."""
+
+    coverage: float  # share of spend whose calls carry every field that the analysis needs
+    history: float  # of four weeks
+    volume: float  # of a hundred sessions of equal size
+    reconciliation: float | None  # how much of the bill is explained; None where there is nothing to compare with
+
+
+class Lack(Result):
+    """What a field would bring that calls lack."""
+
+    field: str
+    points: int  # of the score, if every call carried it
+    at_most_usd: Dollars | None  # the spend of the calls that lack it: no saving on them can be larger
+
+
+class PriceInUse(Result):
+    """One model in one service tier, and what its calls pay."""
+
+    model: str
+    provider: str  # "" where the source does not say
+    tier: str
+    calls: int
+    cost_usd: Dollars | None  # None where no price is known
+    share: float | None  # of the priced spend, 0-1
+    assumed_share: float | None  # of the cost: priced at a list that does not say that it held on the day of the call
+    last_day: datetime  # whose rates these are: the last on which it was called
+    rates: dict[str, str]  # kind of tokens -> dollars per 1,000,000 tokens
+    provenance: Provenance | None  # None where no price is known
+    price_source: str | None  # the same in a sentence, as the calls keep it
+    effective_from: datetime | None  # None where the source does not say
+    effective_to: datetime | None  # from then on another price holds
+
+
+class PricesInUse(Result):
+    """What the calls of a dataset pay, the dearest use first."""
+
+    catalogue: str  # name and version
+    assumed_share: float | None  # of the priced spend, 0-1
+    prices: tuple[PriceInUse, ...]
+
+
 class Sufficiency(Result):
     """How far the data carries one analysis."""
 
-    score: int  # 0-100: percent of spend whose calls carry every field that the analysis needs; 0 below 40
+    score: int  # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs
     state: State
     missing: tuple[str, ...]  # fields that over 5 % of spend lacks, the worst first
     coverage: dict[str, float]  # needed field -> share of spend that carries it, 0-1
+    parts: Parts
+    lacks: tuple[Lack, ...]  # of the missing fields, in their order
+    sampled: str | None  # why the log is taken for a sample, where that matters
 
 
 class Strategy(Result):
@@ -112,6 +169,110 @@ class Strategy(Result):
     detail: dict[str, Any] = {}
 
 
+class LeftOut(Result):
+    """A strategy that takes no part in the joint saving."""
+
+    name: str
+    why: str
+
+
+class Interaction(Result):
+    """What two stages save together minus what they save one by one."""
+
+    stages: tuple[str, str]
+    usd: Dollars | None
+
+
+class Drift(Result):
+    """Whether the share of spend that would be saved stayed the same, and how well weeks told the weeks after them."""
+
+    verdict: Literal["stationary", "drifting", "unknown"]
+    p: float | None  # of a difference as large by chance
+    why: str
+    weeks: int  # that were predicted from the days before them
+    bias: float | None  # mean of predicted - realised share, 0-1
+    mape: float | None  # mean of |predicted - realised| / realised
+
+
+class Joint(Result):
+    """What several strategies would have saved together; no dollar is counted twice."""
+
+    saving_usd: Dollars | None
+    low: Dollars | None
+    high: Dollars | None
+    interval_note: str | None  # why there is no interval, or what it leaves out
+    drift: "Drift"
+    spent_usd: Dollars | None  # on the calls whose price is known
+    would_cost_usd: Dollars | None  # `spent_usd` - `saving_usd`
+    strategies: tuple[str, ...]  # that take part
+    left_out: tuple[LeftOut, ...]
+    stages: dict[str, Dollars | None]  # Shapley values; they add up to `saving_usd`
+    shares: dict[str, Dollars | None]  # the same by strategy
+    sum_of_parts_usd: Dollars | None  # what stages save one by one, added up
+    overlap_usd: Dollars | None  # by how much that is too much; negative where stages help each other
+    interactions: tuple[Interaction, ...]  # of pairs of stages that do not simply add up
+    up_to: bool  # a ceiling takes part, so it is one
+
+
+class ForecastDay(Result):
+    """One day (UTC) of a forecast."""
+
+    day: date
+    usd: Dollars
+
+
+class Forecast(Result):
+    """What the next days cost if the workload goes on as it did; the interval is of the total."""
+
+    days: int  # after the last whole day of the log
+    usd: Dollars | None  # None: not computed, see `why`
+    low: Dollars | None = None
+    high: Dollars | None = None
+    level: float | None = None  # of the interval, as promised, 0-1
+    why: str | None = None  # why there is none, or how far the interval carries
+    model: str | None = None  # the one used
+    baseline_error_usd: Dollars | None = None  # mean absolute error of a day, over days not seen: seasonal naive
+    better_error_usd: Dollars | None = None  # the same of the model that must beat it
+    windows: int = 0  # rolling origins behind both
+    by_day: tuple[ForecastDay, ...] = ()
+
+
+class Contribution(Result):
+    """What one factor did to spend. `feature`, `model` and `provider` where it is the factor of one group."""
+
+    factor: Literal["volume", "mix", "tokens", "price"]
+    usd: Dollars  # positive is dearer
+    feature: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    tokens: str | None = None  # kind: input, cached_read, cached_write, output
+
+
+class Changes(Result):
+    """Why one period cost more or less than another; the four factors add up to the difference."""
+
+    before_usd: Dollars
+    after_usd: Dollars
+    change_usd: Dollars
+    factors: dict[str, Dollars]  # volume, mix, tokens, price
+    contributions: tuple[Contribution, ...]  # at most 10, the largest first
+    cause: str | None  # the largest in a sentence; None where nothing changed
+
+
+class Anomaly(Result):
+    """A span in which spend was far above what this hour (or day) of the week costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    from_: datetime = Field(alias="from")
+    to: datetime  # the first moment after it
+    excess_usd: Dollars  # above the mean of the same hours (days) of other weeks
+    cause: str
+    user: str | None  # whose spend grew most; None where calls name nobody
+    user_excess_usd: Dollars | None
+    detail: Changes
+
+
 class Analysis(Result):
     """The whole answer for one set of calls: the document of `analyze --json`."""
 
@@ -121,8 +282,8 @@ class Analysis(Result):
     unpriced_share: float
     sufficiency: dict[str, Sufficiency]
     strategies: tuple[Strategy, ...]
-    joint: None = None  # strategies overlap; what they save together is not computed yet
-    anomalies: None = None  # not computed yet
-    forecast: None = None  # not computed yet
+    joint: Joint | None  # None: no strategy proves a saving
+    anomalies: tuple[Anomaly, ...] | None  # None: the log is too short for them, or nothing has a price
+    forecast: Forecast
     overview: Overview
     breakdown: dict[str, Breakdown]

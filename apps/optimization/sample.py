@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, TextIO
 
 from apps.llm.catalogue import Catalogue
-from apps.llm.pricing import Rates, Usage, cost_pico, dollars
+from apps.llm.pricing import BATCH, Rates, Usage, cost_pico, dollars
 
 FIRST_DAY = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday
 DAYS = 28
@@ -337,7 +337,7 @@ class Sample:
     def _count_batch(self, draft: "_Draft", usage: Usage, cost: int) -> None:
         if not draft.feature.interactive and draft.feature.deadline_seconds >= DAY:
             self.truth.batch_calls += 1
-            self.truth.batch_saving_pico += cost - cost_pico(usage, self._rates[draft.feature.model], batch=True)
+            self.truth.batch_saving_pico += cost - cost_pico(usage, self._rates[draft.feature.model], tier=BATCH)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,33 +3,37 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 from uuid import UUID
 
+import duckdb
 import structlog
-from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan
 from apps.accounts.tenancy import Principal, principal_for
-from apps.errors import Forbidden, NetraError, NotFound
+from apps.errors import Forbidden, Invalid, NetraError, NotFound
 from apps.llm.services import catalogue_for
-from apps.optimization import imports, storage, tasks
-from apps.optimization.analysis import analyse
+from apps.optimization import alerts, imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
-from apps.optimization.calls import Calls, reading
+from apps.optimization.calls import Calls
 from apps.optimization.conversion import check_price_as
+from apps.optimization.datasets import open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
-from apps.optimization.models import Dataset
-from apps.optimization.results import Analysis, Breakdown
+from apps.optimization.models import Dataset, PriceAlert, PriceWatch
+from apps.optimization.prices import prices_in_use
+from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
+from apps.optimization.sufficiency import sufficiency
 
+WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
 log = structlog.get_logger(__name__)
@@ -41,21 +45,6 @@ class DatasetNotFound(NotFound):
     code = "dataset.not_found"
 
 
-class DatasetNotReady(NetraError):
-    """Its calls are still being imported."""
-
-    code = "dataset.not_ready"
-    status = 409
-    retryable = True
-
-
-class DatasetFailed(NetraError):
-    """Its import failed, so it has no calls."""
-
-    code = "dataset.failed"
-    status = 409
-
-
 class DatasetExists(NetraError):
     """The same file was imported before, read in another way."""
 
@@ -63,11 +52,30 @@ class DatasetExists(NetraError):
     status = 409
 
 
+class ImportOver(NetraError):
+    """The import is not in a state in which this can be done."""
+
+    code = "import.over"
+    status = 409
+
+
+class AlertNotFound(NotFound):
+    """The alert does not exist, or is another organization's."""
+
+    code = "alert.not_found"
+
+
 class TooManyDatasets(NetraError):
     """The plan's number of datasets is reached."""
 
     code = "quota.exceeded"
     status = 409
+
+
+class NotTheFirstFile(Invalid):
+    """A file can continue a dataset, but not one of its later files."""
+
+    code = "dataset.not_the_first_file"
 
 
 class Upload(Protocol):
@@ -100,8 +108,11 @@ def create_dataset(
     mapping: Mapping[str, str | None] | None = None,
     metadata_only: bool = False,
     price_as: str = "",
+    continues: UUID | None = None,
 ) -> Dataset:
     """Keep an upload and queue its import. The same file again, read the same way, answers the dataset there is.
+
+    With `continues`, the file is a later one of that dataset, and is read and priced as its first file was.
 
     Raises:
         Forbidden: the principal may only look.
@@ -110,8 +121,12 @@ def create_dataset(
         DatasetExists: the file is there already, under another mapping.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
+        DatasetNotFound, NotTheFirstFile: `continues` names no dataset, or a later file of one.
     """
     _may_act(principal)
+    first = _first_file(principal, continues) if continues else None
+    if first:
+        mapping, metadata_only, price_as = first.mapping | dict(mapping or {}), first.metadata_only, first.price_as
     _check_mapping(mapping or {})
     check_price_as(price_as.strip(), catalogue_for(organization_id=principal.organization_id), timezone.now())
     dataset_id = uuid7()
@@ -129,13 +144,26 @@ def create_dataset(
         metadata_only=metadata_only,
         price_as=price_as.strip(),
         mapping=dict(mapping or {}),
+        continues=first,
     )
+    if first:
+        dataset.hash_key = first.hash_key
     return _queue_once(principal, dataset)
 
 
 def list_datasets(*, principal: Principal) -> QuerySet[Dataset]:
-    """The organization's datasets, newest first."""
-    return Dataset.objects.for_organization(principal).order_by("-id")
+    """The organization's datasets, newest first; later files are found at the dataset that they continue."""
+    return Dataset.objects.for_organization(principal).filter(continues=None).order_by("-id")
+
+
+def later_files(*, principal: Principal, dataset_id: UUID) -> QuerySet[Dataset]:
+    """The files that continue a dataset, newest first.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+    """
+    first = get_dataset(principal=principal, dataset_id=dataset_id)
+    return Dataset.objects.for_organization(principal).filter(continues=first).order_by("-id")
 
 
 def get_dataset(*, principal: Principal, dataset_id: UUID) -> Dataset:
@@ -157,11 +185,64 @@ def delete_dataset(*, principal: Principal, dataset_id: UUID) -> None:
         DatasetNotFound: there is none of that id.
         Forbidden: the principal neither made it nor owns the organization.
     """
+    dataset = _own(principal, dataset_id)
+    dataset.delete()
+
+
+def cancel_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """Stop an import that is queued or running; its upload is kept, so that it can be resumed.
+
+    Raises:
+        DatasetNotFound, Forbidden, ImportOver: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    if not jobs.cancel(dataset):
+        raise ImportOver(f"{dataset.name!r} is {dataset.state}; only an import under way can be cancelled.")
+    return _changed(dataset)
+
+
+def resume_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
+    """Queue a cancelled import once more.
+
+    Raises:
+        DatasetNotFound, Forbidden, ImportOver: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    if not jobs.resume(dataset):
+        raise ImportOver(f"{dataset.name!r} is {dataset.state}; only a cancelled import can be resumed.")
+    _ring(dataset.pk)
+    return _changed(dataset)
+
+
+def change_dataset(*, principal: Principal, dataset_id: UUID, **changes: object) -> Dataset:
+    """Change name, retention, or how reports show days and money; checked by the caller's serializer.
+
+    Raises:
+        DatasetNotFound, Forbidden: see there.
+    """
+    dataset = _own(principal, dataset_id)
+    Dataset.objects.filter(pk=dataset.pk).update(**changes)
+    return _changed(dataset)
+
+
+def _changed(dataset: Dataset) -> Dataset:
+    dataset.refresh_from_db()
+    imports.publish(dataset)
+    return dataset
+
+
+def _own(principal: Principal, dataset_id: UUID) -> Dataset:
+    """A dataset that the principal may change.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+        Forbidden: the principal neither made it nor owns the organization.
+    """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
     made_it = dataset.created_by == principal.user_id and principal.may(Membership.Role.MEMBER)
     if not (made_it or principal.may(Membership.Role.OWNER)):
-        raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may delete it.")
-    dataset.delete()
+        raise Forbidden("Only who uploaded a dataset, or an owner of the organization, may change or delete it.")
+    return dataset
 
 
 @contextmanager
@@ -171,14 +252,7 @@ def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
-    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
-    _refuse_unready(dataset)
-    with reading(
-        parquet=storage.folder_of(dataset) / storage.CALLS,
-        catalogue=catalogue_for(organization_id=dataset.organization_id),
-        memory_mib=settings.ANALYSIS_MEMORY_MIB,
-        notes=tuple(dataset.notes),
-    ) as calls:
+    with open_dataset(get_dataset(principal=principal, dataset_id=dataset_id)) as calls:
         yield calls
 
 
@@ -193,14 +267,75 @@ def breakdown(*, principal: Principal, dataset_id: UUID, by: str, limit: int = 5
         return spend_breakdown(calls, chosen, limit=limit)
 
 
-def analysis(*, principal: Principal, dataset_id: UUID) -> Analysis:
-    """Everything that is computed about a dataset: the document of `analyze --json`.
+def prices(*, principal: Principal, dataset_id: UUID) -> PricesInUse:
+    """The prices that a dataset's calls pay, and where each is from.
 
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
     with open_calls(principal=principal, dataset_id=dataset_id) as calls:
-        return analyse(calls)
+        return prices_in_use(calls)
+
+
+def price_alerts(*, principal: Principal, dismissed: bool = False) -> QuerySet[PriceAlert]:
+    """What the organization should know of changed prices; the dismissed ones too if asked for. Newest first."""
+    found = PriceAlert.objects.for_organization(principal).select_related("dataset").order_by("-id")
+    return found if dismissed else found.filter(dismissed_at=None)
+
+
+def dismiss_alert(*, principal: Principal, alert_id: UUID, now: datetime) -> PriceAlert:
+    """Take note of an alert; dismissing it twice keeps who did it first.
+
+    Raises:
+        AlertNotFound: there is none of that id.
+        Forbidden: the principal may only look.
+    """
+    found = price_alerts(principal=principal, dismissed=True).filter(pk=alert_id)
+    if not found.exists():
+        raise AlertNotFound(f"There is no price alert {alert_id}.")
+    if not principal.may(Membership.Role.MEMBER):
+        raise Forbidden("Viewers cannot dismiss alerts; ask an owner for the member role.")
+    PriceAlert.objects.filter(pk=alert_id, dismissed_at=None).update(dismissed_at=now, dismissed_by=principal.user_id)
+    alert: PriceAlert = found.get()
+    return alert
+
+
+def watch_prices(*, now: datetime) -> int:
+    """Compare the prices of every dataset with today's catalogue; how many alerts that raised. For the scheduler."""
+    catalogue = cache(lambda organization_id: catalogue_for(organization_id=organization_id))
+    seen = PriceWatch.objects.select_related("dataset").filter(dataset__state=Dataset.State.READY)
+    raised = sum(alerts.look(one, catalogue(one.dataset.organization_id), now) for one in seen)
+    for dataset in _unwatched()[:WATCHED_AT_ONCE]:
+        _watch(dataset, now)
+    return raised
+
+
+def _unwatched() -> QuerySet[Dataset]:
+    """Datasets that were imported since their prices were last remembered, or never were."""
+    ready = Dataset.objects.filter(state=Dataset.State.READY, finished_at__isnull=False, continues=None)
+    # The newest first, so that one that cannot be read never stands before those to come.
+    unwatched: QuerySet[Dataset] = ready.exclude(price_watch__imported_at=F("finished_at")).order_by("-id")
+    return unwatched
+
+
+def _watch(dataset: Dataset, now: datetime) -> None:
+    try:
+        with open_dataset(dataset) as calls:
+            found, catalogue = prices_in_use(calls), calls.catalogue
+        alerts.watch(dataset, found, catalogue, now)
+    except (duckdb.Error, IntegrityError) as error:
+        # It was deleted under our hands, or its disk is away; the next look tries again.
+        log.warning("Prices of a dataset not read", dataset=str(dataset.pk), reason=str(error))
+
+
+def sufficiency_of(*, principal: Principal, dataset_id: UUID) -> dict[str, Sufficiency]:
+    """How far a dataset carries each analysis.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
+    """
+    with open_calls(principal=principal, dataset_id=dataset_id) as calls:
+        return sufficiency(calls)
 
 
 def import_now(*, principal: Principal, dataset_id: UUID) -> Dataset:
@@ -257,6 +392,13 @@ def _ring(dataset_id: UUID) -> None:
         log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
 
+def _first_file(principal: Principal, dataset_id: UUID) -> Dataset:
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    if dataset.continues_id:
+        raise NotTheFirstFile(f"{dataset.name!r} is a later file itself; continue dataset {dataset.continues_id}.")
+    return dataset
+
+
 def _may_act(principal: Principal) -> None:
     if not principal.may(Membership.Role.MEMBER):
         raise Forbidden("Viewers cannot import data; ask an owner for the member role.")
@@ -282,8 +424,8 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     plan = Plan.objects.get(code=principal.plan)
-    kept = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED).count()
-    if kept >= plan.max_datasets:
+    kept = list_datasets(principal=principal).exclude(state__in=[Dataset.State.FAILED, Dataset.State.CANCELLED]).count()
+    if kept >= plan.max_datasets and not dataset.continues_id:
         raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
     try:
         with transaction.atomic():
@@ -310,10 +452,3 @@ def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
 def _refuse_other_mapping(found: Dataset, asked: Dataset) -> None:
     if asked.mapping and asked.mapping != found.mapping:
         raise DatasetExists(f"This file is dataset {found.name!r} already, read with another mapping. Delete it first.")
-
-
-def _refuse_unready(dataset: Dataset) -> None:
-    if dataset.state == Dataset.State.FAILED:
-        raise DatasetFailed(f"The import of {dataset.name!r} failed: {dataset.error_detail}")
-    if dataset.state != Dataset.State.READY:
-        raise DatasetNotReady(f"{dataset.name!r} is still being imported ({dataset.progress} %).", retry_after=2.0)

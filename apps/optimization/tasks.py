@@ -4,10 +4,22 @@ from uuid import UUID
 
 from celery import shared_task
 
-from apps.optimization import imports
+from apps.optimization import analyses, imports
 
 
 @shared_task(name="optimization.import_dataset")
 def import_dataset(*, dataset: str) -> None:
-    """Import one dataset; does nothing if it is not queued."""
-    imports.run_import(UUID(dataset))
+    """Import one file and have its dataset analysed; does nothing if it is not queued."""
+    ready = imports.run_import(UUID(dataset))
+    if ready is None:
+        return
+    analysis, made = analyses.kept(ready.continues or ready, "savings", {}, by=ready.created_by)
+    if made:
+        # A ring that is lost is repeated by the sweep.
+        run_analysis.apply_async(kwargs={"analysis": str(analysis.pk)}, retry=False)
+
+
+@shared_task(name="optimization.run_analysis")
+def run_analysis(*, analysis: str) -> None:
+    """Compute one analysis; does nothing if it is not queued."""
+    analyses.run_analysis(UUID(analysis))

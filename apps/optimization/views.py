@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
@@ -13,10 +14,26 @@ from rest_framework.response import Response
 from apps.accounts.permissions import principal_of
 from apps.operations.pagination import ByAge
 from apps.operations.parsers import UploadParser
-from apps.optimization import services
-from apps.optimization.models import Dataset
-from apps.optimization.results import Breakdown
-from apps.optimization.serializers import BreakdownQuerySerializer, DatasetSerializer, UploadSerializer
+from apps.optimization import advice, services
+from apps.optimization.datasets import DatasetNotReady
+from apps.optimization.metrics import business_metrics
+from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
+from apps.optimization.results import Breakdown, PricesInUse
+from apps.optimization.serializers import (
+    AlertsQuerySerializer,
+    AnalysisRequestSerializer,
+    AnalysisSerializer,
+    AnalysisWithResultSerializer,
+    BreakdownQuerySerializer,
+    ChangesSerializer,
+    DatasetSerializer,
+    DecisionSerializer,
+    OutcomeSerializer,
+    PriceAlertSerializer,
+    RecommendationQuerySerializer,
+    RecommendationSerializer,
+    UploadSerializer,
+)
 from apps.optimization.storage import refuse_beyond_limit
 
 FORM_BYTES = 16 * 1024  # of a multipart body beside the file
@@ -68,46 +85,223 @@ class DatasetView(GenericAPIView):  # type: ignore[type-arg]
         dataset = services.get_dataset(principal=principal_of(request), dataset_id=dataset_id)
         return Response(DatasetSerializer(dataset).data)
 
+    @extend_schema(request=ChangesSerializer)
+    def patch(self, request: Request, dataset_id: UUID) -> Response:
+        asked = ChangesSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        changed = services.change_dataset(
+            principal=principal_of(request), dataset_id=dataset_id, **asked.validated_data
+        )
+        return Response(DatasetSerializer(changed).data)
+
     @extend_schema(responses={204: None})
     def delete(self, request: Request, dataset_id: UUID) -> Response:
         services.delete_dataset(principal=principal_of(request), dataset_id=dataset_id)
         return Response(status=204)
 
 
-class _AnalysisView(GenericAPIView):  # type: ignore[type-arg]
-    """Part of the whole analysis of one dataset; 202 while it is being imported."""
+class FilesView(GenericAPIView):  # type: ignore[type-arg]
+    """The later files of one dataset. Upload one with `continues`."""
 
     serializer_class = DatasetSerializer
-    parts: tuple[str, ...]
+    pagination_class = ByAge
 
+    @extend_schema(operation_id="dataset_files_list")
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        found = services.later_files(principal=principal_of(request), dataset_id=dataset_id)
+        page = self.paginate_queryset(found)
+        return self.get_paginated_response(DatasetSerializer(page or [], many=True).data)  # type: ignore[arg-type]
+
+
+class CancelImportView(GenericAPIView):  # type: ignore[type-arg]
+    """Stop an import; its upload is kept."""
+
+    serializer_class = DatasetSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, dataset_id: UUID) -> Response:
+        return _answer(services.cancel_import(principal=principal_of(request), dataset_id=dataset_id))
+
+
+class ResumeImportView(GenericAPIView):  # type: ignore[type-arg]
+    """Go on with a cancelled import."""
+
+    serializer_class = DatasetSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, dataset_id: UUID) -> Response:
+        return _answer(services.resume_import(principal=principal_of(request), dataset_id=dataset_id))
+
+
+class SufficiencyView(GenericAPIView):  # type: ignore[type-arg]
+    """How far a dataset carries each analysis, and what is missing."""
+
+    serializer_class = DatasetSerializer
+
+    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: QUEUED})
     def get(self, request: Request, dataset_id: UUID) -> Response:
         principal = principal_of(request)
         try:
-            found = services.analysis(principal=principal, dataset_id=dataset_id)
-        except services.DatasetNotReady:
+            found = services.sufficiency_of(principal=principal, dataset_id=dataset_id)
+        except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
-        document = found.model_dump(mode="json", include=set(self.parts))
-        return Response(document[self.parts[0]] if len(self.parts) == 1 else document)
+        return Response({name: each.model_dump(mode="json") for name, each in found.items()})
 
 
-class SufficiencyView(_AnalysisView):
-    """How far a dataset carries each analysis, and what is missing."""
+class SavingsView(GenericAPIView):  # type: ignore[type-arg]
+    """What each way to save would have saved on a dataset, and all of them together; 202 until it is computed."""
 
-    parts = ("sufficiency",)
+    serializer_class = DatasetSerializer
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: QUEUED})
+    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: AnalysisSerializer})
     def get(self, request: Request, dataset_id: UUID) -> Response:
-        return super().get(request, dataset_id)
+        principal = principal_of(request)
+        try:
+            analysis = advice.request_analysis(principal=principal, dataset_id=dataset_id)
+        except DatasetNotReady:
+            return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
+        if analysis.state != StoredAnalysis.State.READY:
+            return _told(analysis)
+        parts = ("cost_usd", "unpriced_share", "strategies", "joint", "anomalies", "forecast")
+        result = analysis.result or {}
+        return Response({"analysis": str(analysis.pk)} | {name: result[name] for name in parts})
 
 
-class SavingsView(_AnalysisView):
-    """What each way to save would have saved on a dataset. They overlap; `joint` is null until it is computed."""
+def _told(analysis: StoredAnalysis) -> Response:
+    """The analysis: 202 while it is being computed, and always where to look again."""
+    over = analysis.state not in (StoredAnalysis.State.QUEUED, StoredAnalysis.State.RUNNING)
+    return Response(
+        AnalysisWithResultSerializer(analysis).data,
+        status=200 if over else 202,
+        headers={"Location": reverse("api_analysis", args=[analysis.pk])},
+    )
 
-    parts = ("cost_usd", "strategies", "joint")
 
-    @extend_schema(responses={200: OpenApiTypes.OBJECT, 202: QUEUED})
-    def get(self, request: Request, dataset_id: UUID) -> Response:
-        return super().get(request, dataset_id)
+class AnalysesView(GenericAPIView):  # type: ignore[type-arg]
+    """What was computed for the organization, and what shall be."""
+
+    serializer_class = AnalysisSerializer
+    pagination_class = ByAge
+
+    @extend_schema(operation_id="analyses_list")
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(advice.list_analyses(principal=principal_of(request)))
+        return self.get_paginated_response(AnalysisSerializer(page or [], many=True).data)  # type: ignore[arg-type]
+
+    @extend_schema(
+        request=AnalysisRequestSerializer, responses={200: AnalysisWithResultSerializer, 202: AnalysisSerializer}
+    )
+    def post(self, request: Request) -> Response:
+        asked = AnalysisRequestSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        wanted = asked.validated_data
+        return _told(
+            advice.request_analysis(
+                principal=principal_of(request),
+                dataset_id=wanted["dataset"],
+                kind=wanted["kind"],
+                parameters=wanted["parameters"],
+            )
+        )
+
+
+class AnalysisView(GenericAPIView):  # type: ignore[type-arg]
+    """One analysis with its result, and everything it was computed from."""
+
+    serializer_class = AnalysisWithResultSerializer
+
+    def get(self, request: Request, analysis_id: UUID) -> Response:
+        return _told(advice.get_analysis(principal=principal_of(request), analysis_id=analysis_id))
+
+
+class AnalysisAgainView(GenericAPIView):  # type: ignore[type-arg]
+    """The same computation on what the dataset, the prices and the code are now."""
+
+    serializer_class = AnalysisWithResultSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, analysis_id: UUID) -> Response:
+        return _told(advice.compute_again(principal=principal_of(request), analysis_id=analysis_id))
+
+
+class CancelAnalysisView(GenericAPIView):  # type: ignore[type-arg]
+    """Stop an analysis under way."""
+
+    serializer_class = AnalysisSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, analysis_id: UUID) -> Response:
+        return _told(advice.cancel_analysis(principal=principal_of(request), analysis_id=analysis_id))
+
+
+class MetricsView(GenericAPIView):  # type: ignore[type-arg]
+    """Whether Netra is of use to the organization, in groups of measures."""
+
+    serializer_class = DecisionSerializer
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    def get(self, request: Request) -> Response:
+        found = business_metrics(organization_id=principal_of(request).organization_id)
+        return Response({"business": found.model_dump(mode="json")})
+
+
+class RecommendationsView(GenericAPIView):  # type: ignore[type-arg]
+    """What to do, the most dollars per day of effort first."""
+
+    serializer_class = RecommendationSerializer
+
+    @extend_schema(
+        operation_id="recommendations_list",
+        parameters=[RecommendationQuerySerializer],
+        responses=RecommendationSerializer(many=True),
+    )
+    def get(self, request: Request) -> Response:
+        asked = RecommendationQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        found = advice.list_recommendations(
+            principal=principal_of(request),
+            dataset_id=asked.validated_data.get("dataset"),
+            state=asked.validated_data.get("state", ""),
+        )
+        return Response(RecommendationSerializer(found, many=True).data)
+
+
+class RecommendationView(GenericAPIView):  # type: ignore[type-arg]
+    """One recommendation."""
+
+    serializer_class = RecommendationSerializer
+
+    def get(self, request: Request, recommendation_id: UUID) -> Response:
+        found = advice.get_recommendation(principal=principal_of(request), recommendation_id=recommendation_id)
+        return Response(RecommendationSerializer(found).data)
+
+
+class OutcomeView(GenericAPIView):  # type: ignore[type-arg]
+    """Whether a recommendation was adopted, and what it did on the calls since."""
+
+    serializer_class = DecisionSerializer
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    def get(self, request: Request, recommendation_id: UUID) -> Response:
+        found = advice.get_recommendation(principal=principal_of(request), recommendation_id=recommendation_id)
+        return Response(_outcome(found))
+
+    @extend_schema(request=DecisionSerializer, responses=OpenApiTypes.OBJECT)
+    def post(self, request: Request, recommendation_id: UUID) -> Response:
+        asked = DecisionSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        found = advice.decide(
+            principal=principal_of(request), recommendation_id=recommendation_id, **asked.validated_data
+        )
+        return Response(_outcome(found))
+
+
+def _outcome(recommendation: Recommendation) -> dict[str, Any]:
+    measured = recommendation.outcomes.order_by("to_at")
+    return {
+        "recommendation": RecommendationSerializer(recommendation).data,
+        "outcomes": OutcomeSerializer(measured, many=True).data,
+    }
 
 
 class BreakdownView(GenericAPIView):  # type: ignore[type-arg]
@@ -122,6 +316,47 @@ class BreakdownView(GenericAPIView):  # type: ignore[type-arg]
         principal = principal_of(request)
         try:
             found = services.breakdown(principal=principal, dataset_id=dataset_id, **asked.validated_data)
-        except services.DatasetNotReady:
+        except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
         return Response(found.model_dump(mode="json"))
+
+
+class PricesView(GenericAPIView):  # type: ignore[type-arg]
+    """What a dataset's calls pay, where each price is from, and how much of the spend rests on assumed ones."""
+
+    serializer_class = DatasetSerializer
+
+    @extend_schema(responses={200: PricesInUse, 202: QUEUED})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        principal = principal_of(request)
+        try:
+            found = services.prices(principal=principal, dataset_id=dataset_id)
+        except DatasetNotReady:
+            return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
+        return Response(found.model_dump(mode="json"))
+
+
+class PriceAlertsView(GenericAPIView):  # type: ignore[type-arg]
+    """Prices in use that have changed."""
+
+    serializer_class = PriceAlertSerializer
+    pagination_class = ByAge
+
+    @extend_schema(operation_id="models_alerts", parameters=[AlertsQuerySerializer])
+    def get(self, request: Request) -> Response:
+        asked = AlertsQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        found = services.price_alerts(principal=principal_of(request), **asked.validated_data)
+        page = self.paginate_queryset(found)
+        return self.get_paginated_response(PriceAlertSerializer(page or [], many=True).data)
+
+
+class DismissAlertView(GenericAPIView):  # type: ignore[type-arg]
+    """Take note of an alert."""
+
+    serializer_class = PriceAlertSerializer
+
+    @extend_schema(request=None)
+    def post(self, request: Request, alert_id: UUID) -> Response:
+        alert = services.dismiss_alert(principal=principal_of(request), alert_id=alert_id, now=timezone.now())
+        return Response(PriceAlertSerializer(alert).data)

@@ -16,7 +16,7 @@ from apps.execution import services as execution
 from apps.execution.models import WorkerProcess
 from apps.llm.models import ModelCall, Price
 from apps.operations.models import CircuitBreaker, FeatureFlag, FlagOutcome, ReleaseStop
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, PriceAlert
 
 REGISTERED = sorted(admin.site._registry, key=lambda model: model._meta.label)
 WITHOUT_ROWS = {CircuitBreaker}  # they are in Redis, and have one page
@@ -38,13 +38,17 @@ def rows(alice, acme, as_principal, monkeypatch):
     flag = FeatureFlag.objects.create(name="new-team", stage=FeatureFlag.Stage.CANARY)
     owned = {"organization": acme, "user_id": alice.pk, "run": run.pk}
     attempt = {"username": "eve@example.com", "ip_address": "127.0.0.1", "user_agent": "x", "path_info": "/"}
+    dataset = Dataset.objects.create(organization=acme, created_by=alice.pk, name="calls", file_bytes=1)
+    price = Price.objects.create(model="gpt-4o", input=1, output=2, effective_from="2026-01-01", source="contract")
     made = [
         *(alice, acme, acme.plan, key, thread, run, flag),
         FlagOutcome.objects.create(flag=flag, round=0, user=alice, run_id=run.pk, succeeded=True),
         ReleaseStop.objects.create(disabled_by=alice),
-        Price.objects.create(model="gpt-4o", input=1, output=2, effective_from="2026-01-01", source="contract"),
+        price,
+        price.history.get(),
         ModelCall.objects.create(**owned, step="data", attempt=1, key="k", provider="openai", model="gpt-4o"),
-        Dataset.objects.create(organization=acme, created_by=alice.pk, name="calls", file_bytes=1),
+        dataset,
+        PriceAlert.objects.create(organization=acme, dataset=dataset, model="gpt-4o", kind="input", new="3"),
         Report.objects.create(**owned, body={"title": "Savings"}),
         WorkerProcess.objects.create(kind="agents", host="basement", pid=1),
         AccessAttempt.objects.create(**attempt, get_data="", post_data="", failures_since_start=1),

@@ -13,6 +13,7 @@ from apps.conversations import services as conversations
 from apps.execution import services as execution
 from apps.optimization import imports
 from apps.optimization import services as optimization
+from apps.optimization.models import PriceAlert
 
 # Per path and method: what Alice (owner), Bob (member), Vera (viewer), Charlie (stranger) and nobody get. Threads, runs
 # and reports are Alice's own, datasets and prices Acme's. Places in {braces} are filled from `things`.
@@ -42,7 +43,11 @@ DOORS = {
     ("GET", "datasets/{dataset}/sufficiency/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/savings/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/breakdown/"): (200, 200, 200, 404, 401),
+    ("GET", "datasets/{dataset}/prices/"): (200, 200, 200, 404, 401),
     ("GET", "models/"): (200, 200, 200, 200, 401),
+    ("GET", "models/changes/"): (200, 200, 200, 200, 401),
+    ("GET", "models/alerts/"): (200, 200, 200, 200, 401),
+    ("POST", "models/alerts/{alert}/dismiss/"): (200, 200, 403, 404, 401),
     ("GET", "usage/"): (200, 200, 200, 200, 401),
     ("POST", "ws-ticket/"): (201, 201, 403, 201, 401),
 }
@@ -100,6 +105,12 @@ def dataset(things, as_principal, alice, tmp_path):
     return made.pk
 
 
+@pytest.fixture
+def alert(dataset, acme):
+    """What Acme should know of a price that its dataset's calls pay."""
+    return PriceAlert.objects.create(organization=acme, dataset_id=dataset, model="gpt-4o", kind="input", new="3").pk
+
+
 PEOPLE = ["alice", "bob", "vera", "charlie", None]
 
 
@@ -107,8 +118,9 @@ PEOPLE = ["alice", "bob", "vera", "charlie", None]
 @pytest.mark.parametrize("person", PEOPLE)
 def test_a_door_opens_only_for_whom_it_should(request, things, client_for, method, path, person):
     client = client_for(request.getfixturevalue(person) if person else None)
-    if "{dataset}" in path:
-        things["dataset"] = request.getfixturevalue("dataset")
+    for thing in ("dataset", "alert"):
+        if f"{{{thing}}}" in path:
+            things[thing] = request.getfixturevalue(thing)
 
     answer = client.generic(method, "/api/" + path.format(**things), **_body(path))
 
@@ -122,7 +134,7 @@ def test_a_door_opens_only_for_whom_it_should(request, things, client_for, metho
 @pytest.mark.parametrize("path", sorted({path for _, path in DOORS if "{" in path}))
 def test_a_thing_that_does_not_exist_looks_like_one_that_is_not_ours(alice, client_for, path):
     method = next(m for m, p in DOORS if p == path)
-    nothing = dict.fromkeys(("thread", "run", "report", "dataset"), uuid7())
+    nothing = dict.fromkeys(("thread", "run", "report", "dataset", "alert"), uuid7())
 
     answer = client_for(alice).generic(method, "/api/" + path.format(**nothing), **_body(path))
 

@@ -1,11 +1,13 @@
 """Rates come from the public catalogue, unless the house knows better; an unknown model has none."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 
 import pytest
 
-from apps.llm.catalogue import Catalogue, Override
+from apps.llm import catalogue as catalogue_module
+from apps.llm.catalogue import LIST_VERSION, LISTED, Catalogue, Override
 from apps.llm.pricing import Rates, Usage, price
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -24,8 +26,9 @@ def test_gpt_4o_costs_what_its_list_says():
     known = rates("gpt-4o")
 
     assert (known.input, known.cached_read, known.output) == (Decimal("2.5"), Decimal("1.25"), Decimal(10))
-    assert (known.batch.input, known.batch.output) == (Decimal("1.25"), Decimal(5))
-    assert "genai-prices" in known.provenance
+    assert (known.service["batch"].input, known.service["batch"].output) == (Decimal("1.25"), Decimal(5))
+    assert known.provenance.source == "genai-prices"
+    assert known.provenance.entry == "openai/gpt-4o"
 
 
 def test_a_long_context_tier_is_read_from_the_catalogue():
@@ -71,12 +74,12 @@ def test_a_gateways_spelling_of_a_model_finds_the_same_price(model, provider):
 def test_bedrocks_spellings_find_bedrocks_price(model, provider):
     found = rates(model, provider)
 
-    assert "aws/" in found.provenance
+    assert found.provenance.entry.startswith("aws/")
     assert found.input == Decimal(3)
 
 
 def test_a_lent_models_batch_price_is_not_assumed():
-    assert rates("gpt-4o", "azure").batch is None
+    assert rates("gpt-4o", "azure").service == {}
 
 
 def test_an_own_price_holds_between_its_dates_only():
@@ -124,11 +127,76 @@ def test_every_listed_model_has_usable_rates():
 def test_a_batch_price_that_was_listed_later_holds_before_if_the_standard_price_was_the_same():
     before = rates("gpt-4o", at=datetime(2026, 1, 5, tzinfo=UTC))
 
-    assert before.batch.input * 2 == before.input
-    assert "first listed on 2026-10-14" in before.batch.provenance
+    assert before.service["batch"].input * 2 == before.input
+    assert "first listed on 2026-10-14" in str(before.service["batch"].provenance)
 
 
 def test_a_batch_price_that_is_only_announced_is_not_known_yet():
     early = Catalogue(today=date(2026, 10, 1))
 
-    assert early.rates(model="gpt-4o", at=datetime(2026, 1, 5, tzinfo=UTC)).batch is None
+    assert early.rates(model="gpt-4o", at=datetime(2026, 1, 5, tzinfo=UTC)).service == {}
+
+
+def test_the_day_of_the_bundled_list_is_written_down():
+    assert LIST_VERSION in LISTED, "The list changed: write down the newest change in it that is no announcement."
+
+
+@pytest.mark.parametrize(
+    ("model", "at", "assumed", "starts", "ends"),
+    [
+        pytest.param("gpt-4o", date(2024, 6, 1), True, None, None, id="the list names no start: today's price"),
+        pytest.param("gpt-4o", date(2026, 11, 20), False, None, None, id="of the days of the list it is known"),
+        pytest.param("mistral-large-4", date(2026, 10, 1), True, None, date(2026, 10, 20), id="before the first start"),
+        pytest.param(
+            "mistral-large-4", date(2026, 10, 20), False, date(2026, 10, 20), date(2026, 10, 29), id="from it"
+        ),
+        pytest.param("gemini-4-argon", date(2026, 11, 20), False, None, date(2026, 12, 1), id="a change is announced"),
+    ],
+)
+def test_a_price_says_whether_the_list_knows_it_for_that_day(model, at, assumed, starts, ends):
+    known = rates(model, at=datetime(at.year, at.month, at.day, 12, tzinfo=UTC))
+
+    days = [moment and moment.date() for moment in (known.effective_from, known.effective_to)]
+    assert (known.provenance.assumed, *days) == (assumed, starts, ends)
+    assert ("assumed" in str(known.provenance)) is assumed
+
+
+def test_the_version_of_a_catalogue_changes_with_each_own_price():
+    versions = {
+        Catalogue(own).version for own in ([], [override(3)], [override(4)], [override(3), override(4, own=True)])
+    }
+
+    assert len(versions) == 4
+
+
+def test_a_price_is_looked_up_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Catalogue, "_look_up", lambda *key: asked.append(key))
+    catalogue = Catalogue()
+
+    for _ in range(3):
+        assert catalogue.rates(model="gpt-4o", at=NOW) is None
+    assert len(asked) == 1
+
+
+def test_rates_of_one_span_of_days_are_those_of_each_of_its_days():
+    today, wrong = date(2026, 11, 20), []
+    days = [datetime(2024, 6, 1, 12, tzinfo=UTC)] + [
+        datetime(2026, 10, 8, 3, tzinfo=UTC) + timedelta(n) for n in range(60)
+    ]
+    dated = (
+        "mistral-large-4",
+        "gemini-4-argon",
+        "gpt-4o",
+        "deepseek-chat",
+        "o4-mini",
+        "gemini-3.8-flash-tts",
+        "grok-4.3",
+    )
+
+    for model, day in product(dated, days):
+        found = catalogue_module._find(model, "")
+        if Catalogue(today=today).rates(model=model, at=day) != catalogue_module._rates(found, day, today):
+            wrong.append((model, day))
+
+    assert wrong == []

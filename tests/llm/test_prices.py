@@ -12,6 +12,7 @@ from apps.llm.services import catalogue_for
 pytestmark = pytest.mark.django_db
 
 MODELS = "/api/models/"
+CHANGES = "/api/models/changes/"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -39,7 +40,7 @@ def test_an_organizations_price_is_its_own(make_price, acme, charlie):
     elsewhere = charlie.memberships.get().organization
 
     assert rates(acme).input == 2
-    assert rates(acme).provenance == "own price: contract"
+    assert str(rates(acme).provenance) == "own price: contract"
     assert rates(elsewhere).input == Decimal("2.5")
 
 
@@ -62,16 +63,25 @@ def test_a_price_holds_from_its_first_day_until_before_its_last(make_price, acme
     ]
 
 
-def test_a_batch_multiplier_makes_batch_prices(make_price, acme):
-    make_price(batch_multiplier=Decimal("0.5"))
+def test_a_multiplier_makes_the_prices_of_a_tier_and_without_one_they_are_unknown(make_price, acme):
+    make_price(batch_multiplier=Decimal("0.5"), priority_multiplier=Decimal("1.75"))
 
-    assert (rates(acme).batch.input, rates(acme).batch.output) == (1, 4)
+    paid = rates(acme).service
+    assert {tier: (own.input, own.output) for tier, own in paid.items()} == {"batch": (1, 4), "priority": (3.5, 14)}
+    assert str(paid["priority"].provenance) == "own price: contract, priority"
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"input": -1}, {"output": 10_001}, {"effective_to": date(2025, 1, 1)}],
-    ids=["negative", "beyond what pricing holds", "ends before it starts"],
+    [
+        {"input": -1},
+        {"output": 10_001},
+        {"output_audio": -1},
+        {"cached_read": 10_001},
+        {"priority_multiplier": 5},
+        {"effective_to": date(2025, 1, 1)},
+    ],
+    ids=["negative", "too dear", "negative sound", "too dear to read", "no such multiplier", "ends before it starts"],
 )
 def test_an_impossible_price_is_refused_by_the_database(make_price, fields):
     with pytest.raises(IntegrityError, match="price_"):
@@ -93,14 +103,61 @@ def test_a_change_of_a_price_is_remembered(make_price):
     assert [entry.input for entry in price.history.order_by("history_id")] == [2, 5]
 
 
+def test_a_change_of_a_price_is_told_with_what_changed_and_by_whom(client_for, bob, alice, acme, make_price):
+    price = make_price(organization=acme, effective_to=date(2026, 12, 1))
+    price.input, price.output_audio = Decimal("2.5"), Decimal(64)
+    price._history_user = alice
+    price.save()
+    price.delete()
+
+    deleted, changed, created = client_for(bob).get(CHANGES).json()["results"]
+
+    assert (created["change"], created["by"], created["everybody"]) == ("created", None, False)
+    assert {"field": "input", "old": None, "new": "2"} in created["fields"]
+    assert (changed["change"], changed["by"], changed["price"]) == ("changed", alice.email, created["price"])
+    assert changed["fields"] == [
+        {"field": "input", "old": "2", "new": "2.5"},
+        {"field": "output_audio", "old": None, "new": "64"},
+    ]
+    assert deleted["change"] == "deleted"
+    assert {"field": "effective_to", "old": "2026-12-01", "new": None} in deleted["fields"]
+
+
+def test_changes_are_told_to_those_whose_prices_they_are(client_for, bob, charlie, alice, acme, make_price):
+    make_price(organization=acme, model="llama-in-the-cellar")
+    house = make_price(model="llama-for-all")
+    house._history_user = alice
+    house.save()
+
+    models = {who: [row["model"] for row in client_for(who).get(CHANGES).json()["results"]] for who in (bob, charlie)}
+    assert models == {bob: ["llama-for-all"] * 2 + ["llama-in-the-cellar"], charlie: ["llama-for-all"] * 2}
+    # Who runs the house is nobody's business.
+    assert {row["by"] for row in client_for(charlie).get(CHANGES).json()["results"]} == {None}
+    assert client_for(None).get(CHANGES).status_code == 401
+
+
+def test_telling_changes_asks_the_database_as_often_for_many_as_for_one(
+    client_for, bob, acme, make_price, django_assert_max_num_queries
+):
+    for number in range(20):
+        make_price(organization=acme, model=f"model-{number}")
+    client = client_for(bob)
+    client.get(CHANGES)
+
+    with django_assert_max_num_queries(9):
+        assert client.get(CHANGES).json()["count"] == 20
+
+
 def test_models_are_listed_with_todays_prices_and_their_provenance(client_for, bob):
     found = client_for(bob).get(MODELS, {"search": "gpt-4o", "provider": "openai"}).json()
 
     row = next(row for row in found["results"] if row["model"] == "gpt-4o")
     assert (row["input"], row["output"], row["cached_read"]) == ("2.5", "10", "1.25")
     assert row["batch"]["input"] == "1.25"
-    assert row["fallbacks"] == ["cached_write", "cached_write_1h"]
-    assert row["provenance"].startswith("genai-prices")
+    assert row["service"]["priority"]["output"] == "17"
+    assert row["fallbacks"][:2] == ["cached_write", "cached_write_1h"]
+    assert row["provenance"]["text"].startswith("genai-prices")
+    assert (row["provenance"]["entry"], row["provenance"]["override"]) == ("openai/gpt-4o", None)
 
 
 def test_an_own_price_is_listed_first(client_for, bob, acme, make_price):

@@ -12,9 +12,10 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from apps.llm.catalogue import Catalogue
-from apps.optimization import imports, services
+from apps.optimization import analyses, imports, services
 from apps.optimization.calls import reading
 from apps.optimization.conversion import Order, convert
+from apps.optimization.models import StoredAnalysis
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
 MEMORY = 256  # MiB
@@ -80,7 +81,7 @@ def opened(tmp_path):
     @contextmanager
     def opened(catalogue=None):
         target = tmp_path / "converted" / "calls.parquet"
-        with reading(parquet=target, catalogue=catalogue or Catalogue(), memory_mib=MEMORY) as calls:
+        with reading(files=[target], catalogue=catalogue or Catalogue(), memory_mib=MEMORY) as calls:
             yield calls
 
     return opened
@@ -126,3 +127,9 @@ def import_dataset(as_principal, django_capture_on_commit_callbacks, monkeypatch
         return dataset
 
     return import_dataset
+
+
+def run_analyses() -> None:
+    """Compute what is queued, as workers would."""
+    for analysis in StoredAnalysis.objects.filter(state=StoredAnalysis.State.QUEUED):
+        analyses.run_analysis(analysis.pk)

@@ -15,7 +15,6 @@ from apps.optimization.breakdown import UnknownDimension, dimension, spend_break
 from apps.optimization.overview import overview
 from apps.optimization.sample import write_sample_files
 from apps.optimization.simulators import UnknownStrategy, simulate
-from apps.optimization.sufficiency import sufficiency
 from tests.optimization.conftest import call
 
 TRACES = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -202,7 +201,7 @@ def test_cached_tokens_keep_the_price_that_the_batch_list_gives_them(write, call
     row = call(model="claude-sonnet-4-5", input_tokens=300_000, output_tokens=1000, interactive="false")
 
     with calls_of(write("calls.csv", [row | {"cached_tokens": 100_000}])) as calls:
-        assert saving(calls, "batch_eligible") == price(usage, rates) - price(usage, rates, batch=True)
+        assert saving(calls, "batch_eligible") == price(usage, rates) - price(usage, rates, tier="batch")
 
 
 # --- Swapping models -------------------------------------------------------------------------------------------------
@@ -248,29 +247,6 @@ def test_an_unknown_strategy_is_named_with_the_known_ones(write, calls_of):
         simulate(calls, "pray")
 
 
-# --- Sufficiency -----------------------------------------------------------------------------------------------------
-
-
-def test_an_analysis_whose_fields_most_of_the_spend_lacks_scores_nothing(write, calls_of):
-    rows = [call(prompt="p"), call(prompt=""), call(prompt="")]
-
-    with calls_of(write("calls.csv", rows)) as calls:
-        found = sufficiency(calls)
-
-    assert (found["exact_duplicates"].score, found["exact_duplicates"].state) == (0, "insufficient")
-    assert found["exact_duplicates"].missing == ("prompt_hash",)
-    assert (found["spend_breakdown"].score, found["spend_breakdown"].state) == (100, "optimal")
-
-
-def test_the_score_is_the_share_of_spend_that_carries_every_needed_field(write, calls_of):
-    rows = [call(prompt="p"), call(prompt="q"), call(prompt="")]
-
-    with calls_of(write("calls.csv", rows)) as calls:
-        found = sufficiency(calls)["exact_duplicates"]
-
-    assert (found.score, found.state) == (67, "minimal")
-
-
 # --- The whole -------------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +255,7 @@ def test_dollars_leave_as_decimal_strings_and_what_is_not_computed_as_null(write
         document = json.loads(analyse(calls).model_dump_json())
 
     assert document["cost_usd"] == "0.0035"
-    assert (document["joint"], document["anomalies"], document["forecast"]) == (None, None, None)
+    assert (document["joint"], document["anomalies"], document["forecast"]["usd"]) == (None, None, None)
     assert {s["name"] for s in document["strategies"]} == set(simulators.known())
     assert all(s["low"] is None and s["high"] is None for s in document["strategies"])
 
@@ -339,4 +315,4 @@ def test_a_slow_query_draws_nothing_on_standard_output(write, calls_of):
     with calls_of(write("calls.csv", [call()])) as calls:
         shown = calls.row("SELECT current_setting('enable_progress_bar'), current_setting('enable_progress_bar_print')")
 
-    assert shown == (False, False)
+    assert shown == (True, False)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from apps.accounts.models import Plan
 from apps.errors import Forbidden
-from apps.optimization import imports, services, storage, tasks
+from apps.optimization import imports, jobs, services, storage, tasks
 from apps.optimization.conversion import convert
 from apps.optimization.models import Dataset
 from apps.optimization.readers import UnusableFile
@@ -337,7 +337,7 @@ def test_an_import_that_shows_life_is_left_alone(post, alice):
 
 def test_a_worker_that_was_given_up_cannot_write_anymore(post, alice):
     post(alice)
-    zombie = imports._claim(Dataset.objects.get().pk)
+    zombie = jobs.claim(Dataset, Dataset.objects.get().pk)
     Dataset.objects.update(attempt=2)
 
     imports._fail(zombie, imports.Interrupted("The zombie fails."))

@@ -1,8 +1,12 @@
 """From a file to calls: what is understood, what is turned away and why, and what is never stored."""
 
+import gzip
+import io
 import json
+import os
 import shutil
 import time
+import zipfile
 from datetime import datetime
 from decimal import Decimal
 
@@ -18,11 +22,16 @@ from apps.optimization.conversion import NoCalls, TooManyModels, UnknownModel
 from apps.optimization.importers import NoUsableColumns, WrongMapping, importer_for
 from apps.optimization.limits import DiskFull, TookTooLong
 from apps.optimization.readers import TooLargeInside, UnusableFile
+from apps.optimization.texts import Place, Texts
 from tests.optimization.conftest import as_csv, call
 
 
 def one(calls, columns):
     return calls.row(f"SELECT {columns} FROM calls")
+
+
+def texts(columns):
+    return Texts({name: Place(column=name) for name in columns})
 
 
 # --- Columns ---------------------------------------------------------------------------------------------------------
@@ -53,26 +62,26 @@ def one(calls, columns):
     ],
 )
 def test_columns_are_understood_by_their_names(columns, expected):
-    assert importer_for(columns, {}).columns == expected
+    assert importer_for(texts(columns), {}).columns == expected
 
 
 def test_an_own_mapping_overrules_the_guess_and_can_take_a_column_away():
     columns = ("prompt_len", "reply_len", "model", "input_tokens")
 
-    found = importer_for(columns, {"input_tokens": "prompt_len", "output_tokens": "reply_len", "model": None})
+    found = importer_for(texts(columns), {"input_tokens": "prompt_len", "output_tokens": "reply_len", "model": None})
 
     assert found.columns == {"input_tokens": "prompt_len", "output_tokens": "reply_len"}
 
 
 def test_without_token_counts_nothing_can_be_imported_and_the_columns_are_listed():
     with pytest.raises(NoUsableColumns, match="'question', 'answer'"):
-        importer_for(("question", "answer"), {})
+        importer_for(texts(("question", "answer")), {})
 
 
 @pytest.mark.parametrize("mapping", [{"tokens": "a"}, {"input_tokens": "b"}])
 def test_a_mapping_to_nowhere_is_refused(mapping):
     with pytest.raises(WrongMapping, match=r"no (field|column)"):
-        importer_for(("a",), mapping)
+        importer_for(texts(("a",)), mapping)
 
 
 def test_a_key_that_appears_late_in_a_json_file_is_understood_from_there_on(write, calls_of):
@@ -256,11 +265,11 @@ def test_metadata_only_stores_no_prompt_anywhere(write, converted, tmp_path):
 
 
 def test_metadata_only_writes_no_prompt_on_the_way_either(write, converted):
-    path = write("calls.jsonl", [call(prompt="x" * 10_000) for _ in range(20)])
+    path = write("calls.jsonl", [call(prompt=os.urandom(5000).hex()) for _ in range(20)])
 
-    assert converted(path, metadata_only=True, staged_bytes=10_000).rows == 20
+    assert converted(path, metadata_only=True, staged_bytes=30_000).rows == 20
     with pytest.raises(TooLargeInside):
-        converted(path, staged_bytes=10_000)
+        converted(path, staged_bytes=30_000)
 
 
 def test_the_same_prompt_has_the_same_hash_within_an_import_and_another_in_the_next(write, converted, opened):
@@ -335,7 +344,7 @@ def test_a_row_whose_values_are_too_long_together_is_turned_away_alone(write, co
 
 
 @pytest.mark.parametrize(
-    ("character", "many", "kept"), [("🦙", 4_000_000, 2), ("語", 6_500_000, 1), ('\\"', 4_000_000, 2)]
+    ("character", "many", "kept"), [("🦙", 4_000_000, 2), ("語", 6_500_000, 2), ('\\"', 4_000_000, 2)]
 )
 def test_a_prompt_of_many_bytes_is_kept_or_turned_away_and_never_a_failure_of_ours(
     write, converted, character, many, kept
@@ -529,7 +538,7 @@ def test_a_litellm_spend_log_is_recognised_and_its_cached_tokens_are_found(write
 
 
 def test_an_answer_from_litellms_own_cache_costs_nothing_and_it_is_said(write, converted, opened):
-    conversion = converted(write("spend.jsonl", [spend_log(), spend_log(cache_hit="True", spend=0)]))
+    conversion = converted(write("spend.jsonl", [spend_log(), spend_log(request_id="r2", cache_hit="True", spend=0)]))
 
     assert any("own cache" in note for note in conversion.notes)
     with opened() as calls:
@@ -560,3 +569,156 @@ def test_anthropics_cache_writes_are_read_from_the_usage_object(write, calls_of)
 def test_unexpected_metadata_only_loses_what_it_does_not_hold(write, calls_of, metadata):
     with calls_of(write("spend.jsonl", [spend_log(metadata=metadata)])) as calls:
         assert one(calls, "cached_read_tokens, cost_pico") == (0, 8_500_000_000)
+
+
+# --- Packed files ----------------------------------------------------------------------------------------------------
+
+
+def zipped(files):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+LINES = as_csv([call(), call()])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(LINES.encode()), zipped({"calls": LINES}), zipped({"calls": LINES, "__MACOSX/calls": "litter"})],
+    ids=["gzip", "zip", "zip with litter"],
+)
+def test_a_packed_file_is_read_as_what_is_inside(write, converted, tmp_path, content):
+    assert converted(write("calls.csv.gz", content)).rows == 2
+    assert [path.name for path in (tmp_path / "converted").iterdir()] == ["calls.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (gzip.compress(LINES.encode())[:-12], "breaks off"),
+        (b"\x1f\x8b\x08 nothing", "breaks off|damaged"),
+        (gzip.compress(gzip.compress(LINES.encode())), "another archive"),
+        (zipped({}), "holds 0 files"),
+        (zipped({"a": LINES, "b": LINES}), "holds 2 files"),
+        (zipped({"xl/sheet": LINES}), "spreadsheet"),
+        (b"PK\x03\x04 no zip", "damaged"),
+        (gzip.compress(b""), "empty"),
+    ],
+    ids=["half", "nonsense", "twice", "empty zip", "two", "sheet", "no zip", "nothing"],
+)
+def test_a_packed_file_that_is_none_fails_with_a_sentence(write, converted, tmp_path, content, sentence):
+    with pytest.raises(UnusableFile, match=sentence):
+        converted(write("calls.gz", content))
+
+    assert nothing_left(tmp_path)
+
+
+def test_a_bomb_is_refused_long_before_the_disk_is_full(write, converted, tmp_path):
+    bomb = gzip.compress(b"0" * 100_000_000)
+
+    with pytest.raises(TooLargeInside, match="far more"):
+        converted(write("calls.gz", bomb))
+    with pytest.raises(TooLargeInside, match="far more"):
+        converted(write("calls.gz", gzip.compress(LINES.encode() * 2000)), staged_bytes=1000)
+
+    assert nothing_left(tmp_path)
+
+
+# --- Each call once --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_that_repeats_id_and_time_is_one_call(write, converted):
+    rows = [call(request_id="a"), call(request_id="a"), call(request_id="a", timestamp="2026-10-02T12:00:00Z"), call()]
+
+    found = converted(write("calls.csv", rows))
+
+    assert (found.rows, found.repeated) == (3, 1)
+    assert any("1 rows repeat" in note for note in found.notes)
+
+
+def span(number, parent="", **more):
+    return call(trace_id="t", span_id=f"s{number}", parent_span_id=parent, **more)
+
+
+def test_a_call_that_two_instrumentations_report_is_the_inner_one(write, converted, opened):
+    rows = [
+        span(1, input_tokens=90),  # sums up 2 and 4
+        span(2, "s1", input_tokens=40),
+        span(3, "s1", input_tokens=50),  # wraps 4
+        span(4, "s3", input_tokens=50),
+        call(trace_id="other", span_id="s1", input_tokens=7),
+    ]
+
+    found = converted(write("calls.csv", rows))
+
+    assert (found.rows, found.nested) == (3, 2)
+    with opened() as calls:
+        assert sorted(n for (n,) in calls.rows("SELECT input_tokens FROM calls")) == [7, 40, 50]
+
+
+def test_spans_that_are_each_others_parents_end(write, converted):
+    found = converted(write("calls.csv", [span(1, "s2"), span(2, "s1"), span(3)]))
+
+    assert (found.rows, found.nested) == (1, 2)
+
+
+def test_calls_that_an_earlier_file_brought_are_not_taken_again(write, converted, tmp_path):
+    september = [call(request_id=f"r{n}", timestamp=f"2026-09-{1 + n:02}T12:00:00Z") for n in range(20)]
+    converted(write("september.csv", september))
+    known = tmp_path / "known.parquet"
+    shutil.copy(tmp_path / "converted" / "calls.parquet", known)
+
+    overlapping = converted(write("october.csv", [*september[15:], call(request_id="new")]), known=[known])
+    again = converted(write("again.csv", september), known=[known])
+
+    assert (overlapping.rows, overlapping.known) == (1, 5)
+    assert (again.rows, again.known) == (0, 20)
+
+
+# --- Two ways to read a file are one ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["calls.csv", "calls.jsonl"])
+def test_a_damaged_file_gives_the_calls_of_a_whole_one(write, converted, opened, name):
+    rows = [call(prompt='say "hi",\nor é', request_id=f"r{n}", metadata='{"x": [1, 2]}') for n in range(50)]
+    key = os.urandom(32)
+    seen = []
+    for damage in ("", "1,2,3\n" if name == "calls.csv" else "nonsense\n"):
+        path = write(name, rows)
+        path.write_text(path.read_text() + damage)
+        found = converted(path, hash_key=key)
+        with opened() as calls:
+            seen.append(calls.rows("SELECT * EXCLUDE (call, line) FROM calls ORDER BY call_id"))
+        assert found.rejected == bool(damage)
+
+    assert seen[0] == seen[1]
+
+
+def test_a_line_is_the_one_in_the_file_where_prompts_span_lines(write, converted):
+    rows = [call(prompt="one\ntwo"), call(prompt="x", input_tokens=-1), call(prompt="a\n\nb", input_tokens="y")]
+
+    assert [reject.line for reject in converted(write("calls.csv", rows)).rejects] == [4, 7]
+
+
+def test_progress_rises_to_the_end(write, converted):
+    heard = []
+
+    converted(write("calls.csv", [call() for _ in range(20_000)]), progress=heard.append)
+
+    assert heard == sorted(heard)
+    assert heard[-1] == 100
+
+
+def test_who_says_stop_while_it_reads_is_heard(write, converted, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(percent):
+        raise Stop
+
+    with pytest.raises(Stop):
+        converted(write("calls.csv", [call() for _ in range(20_000)]), progress=stop)
+    assert nothing_left(tmp_path)

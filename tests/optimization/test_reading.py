@@ -1,6 +1,5 @@
 """Files as they come: good ones are read whatever they are called, bad ones fail whole with a sentence."""
 
-import gzip
 import json
 import os
 import resource
@@ -50,11 +49,11 @@ def test_the_bytes_decide_and_not_the_name(write):
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_every_delimiter_is_recognised(write, delimiter):
-    assert open_table(write("calls.csv", as_csv(ROWS, delimiter))).columns[0] == "timestamp"
+    assert next(iter(open_table(write("calls.csv", as_csv(ROWS, delimiter))).places)) == "timestamp"
 
 
 def test_a_byte_order_mark_belongs_to_no_column(write):
-    assert open_table(write("calls.csv", b"\xef\xbb\xbf" + as_csv(ROWS).encode())).columns[0] == "timestamp"
+    assert next(iter(open_table(write("calls.csv", b"\xef\xbb\xbf" + as_csv(ROWS).encode())).places)) == "timestamp"
 
 
 def test_a_decimal_comma_is_recognised_only_where_the_comma_does_not_separate(write):
@@ -131,8 +130,6 @@ def test_lines_that_are_no_objects_are_turned_away_one_by_one(write):
         (b"\xef\xbb\xbf", EmptyFile, "byte order mark"),
         ("input_tokens\n1\n".encode("utf-16"), WrongEncoding, "UTF-16"),
         ("input_tokens,feature\n1,Gr\xf6\xdfe\n".encode("latin-1"), WrongEncoding, "Line 2 is not UTF-8"),
-        (gzip.compress(b"input_tokens\n1\n", mtime=0), BinaryFile, "gzip"),
-        (b"PK\x03\x04 a spreadsheet", BinaryFile, "spreadsheet"),
         (b"\x7fELF\x02\x01\x01\0\0\0", BinaryFile, "binary"),
         (b"PAR1 but no more", MalformedFile, "Parquet"),
         (b"a,b,a\n1,2,3\n", DuplicateColumns, "'a' more than once"),
@@ -145,8 +142,6 @@ def test_lines_that_are_no_objects_are_turned_away_one_by_one(write):
         "a byte order mark",
         "UTF-16",
         "Latin-1",
-        "gzip",
-        "zip",
         "a program",
         "half a Parquet file",
         "two columns of one name",
@@ -305,7 +300,6 @@ def test_an_object_with_far_too_many_names_is_turned_away_alone(write):
     found = rows_of(path)
 
     assert [f.reason for f in found[1:]] == ["The object has more than 2,000 names."] * 2
-    assert len(open_table(path).columns) == 1
 
 
 def test_names_inside_an_overlong_name_do_not_repeat_it(write):

@@ -16,7 +16,7 @@ from apps.agents.tools import (
 )
 from apps.optimization.services import open_calls
 from apps.optimization.simulators import simulate
-from tests.optimization.conftest import as_csv, call
+from tests.optimization.conftest import as_csv, call, run_analyses
 from tests.optimization.test_commands import run
 
 UNPRICED = [
@@ -105,6 +105,8 @@ def test_rest_and_page_say_unknown_where_nothing_has_a_price(import_dataset, cli
     client = client_for(alice)
 
     breakdown = client.get(f"/api/datasets/{dataset.pk}/breakdown/", {"by": "day"}).json()
+    client.get(f"/api/datasets/{dataset.pk}/savings/")
+    run_analyses()
     savings = client.get(f"/api/datasets/{dataset.pk}/savings/").json()
     page = client.get(f"/data/{dataset.pk}/").content.decode()
 

@@ -1,16 +1,18 @@
 """What rows mean: one source of calls per file here, told by its columns.
 
-An importer turns a row into the fields of a call, still as text; checking, converting and pricing come after, in one
-place for all sources. A new source is a file here with a class that `@importer` registers.
+An importer says where the fields of a call stand, as SQL for text; checking, converting and pricing come after, in one
+place for all sources. A new source is a file here with a function that `@importer` registers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal, Protocol
+from typing import Literal
 
 from apps.errors import Invalid
-from apps.optimization.readers import Row, UnusableFile
+from apps.optimization.readers import UnusableFile
+from apps.optimization.texts import NOTHING, Texts
 
 Convention = Literal["inclusive", "exclusive"]
 
@@ -18,6 +20,8 @@ Convention = Literal["inclusive", "exclusive"]
 FIELDS = (
     "call_id",
     "trace_id",
+    "span_id",
+    "parent_id",
     "started_at",
     "ended_at",
     "latency_ms",
@@ -71,27 +75,24 @@ class WrongMapping(Invalid):
     status = 422
 
 
-class Importer(Protocol):
-    """One source of calls."""
+@dataclass(frozen=True, kw_only=True)
+class Importer:
+    """One source of calls, as it reads one file."""
 
     kind: str
     documented: Convention | None  # whether its input counts cached tokens, where its makers say so
-    notes: tuple[str, ...]  # what it assumes, in sentences
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """Field -> column that it is read from."""
-
-    def values(self, row: Row) -> list[str | None]:
-        """The call in `row`, in the order of FIELDS."""
+    columns: Mapping[str, str]  # field -> where it is read from, for people
+    sql: Mapping[str, str]  # field -> expression for its text; a field without one is never said
+    is_call: str = "true"  # the condition under which a row is a call
+    notes: tuple[str, ...] = ()  # what it assumes, in sentences
 
 
-Maker = Callable[[tuple[str, ...], Mapping[str, str | None]], Importer | None]
+Maker = Callable[[Texts, Mapping[str, str | None]], Importer | None]
 _makers: list[tuple[int, Maker]] = []
 
 
 def importer(*, order: int) -> Callable[[Maker], Maker]:
-    """Register a maker of importers, which answers None for columns it does not know; lower orders are asked first."""
+    """Register a maker of importers, which answers None for files it does not know; lower orders are asked first."""
 
     def register(maker: Maker) -> Maker:
         _makers.append((order, maker))
@@ -100,20 +101,21 @@ def importer(*, order: int) -> Callable[[Maker], Maker]:
     return register
 
 
-def importer_for(columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> Importer:
-    """The importer for a table with `columns`. A `mapping` (field -> column, None for "no column") overrules guesses.
+def importer_for(texts: Texts, mapping: Mapping[str, str | None]) -> Importer:
+    """The importer for a file. A `mapping` (field -> column, None for "no column") overrules guesses.
 
     Raises:
         NoUsableColumns, WrongMapping: see there.
     """
     for module in iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
-    _check_mapping(columns, mapping)
+    _check_mapping(texts.columns, mapping)
     for _, maker in sorted(_makers, key=lambda entry: entry[0]):
-        if (found := maker(columns, mapping)) is not None:
+        texts.forget()
+        if (found := maker(texts, mapping)) is not None:
             return found
     raise NoUsableColumns(
-        f"No column holds token counts. Columns found: {_listed(columns)}. Say which do, for example "
+        f"No column holds token counts. Columns found: {_listed(texts.columns)}. Say which do, for example "
         "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the terminal, "
         "or as `mapping` over REST."
     )
@@ -155,3 +157,16 @@ def _check_mapping(columns: tuple[str, ...], mapping: Mapping[str, str | None]) 
 def _listed(columns: tuple[str, ...]) -> str:
     shown = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
     return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown
+
+
+def fields_at(texts: Texts, places: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, str], dict[str, str]]:
+    """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first."""
+    found = {field: [name for name in names if texts.at(name) != NOTHING] for field, names in places.items()}
+    columns = {field: ", ".join(name.replace("/", ".") for name in names) for field, names in found.items() if names}
+    return columns, {field: texts.first(*names) for field, names in found.items() if names}
+
+
+def together(texts: Iterable[str]) -> str:
+    """One text of several, told apart from all others; NULL where none says anything."""
+    listed = [f"({text})::VARCHAR" for text in texts]
+    return f"CASE WHEN coalesce({', '.join(listed)}) IS NOT NULL THEN to_json([{', '.join(listed)}])::VARCHAR END"

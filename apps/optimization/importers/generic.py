@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
-from apps.optimization.importers import FIELDS, Convention, importer
-from apps.optimization.readers import MAX_COLUMNS, MAX_NAME, Row, is_storable
+from apps.optimization.importers import Convention, Importer, importer
+from apps.optimization.readers import MAX_NAME, is_storable
+from apps.optimization.texts import Texts
 
 # Field -> the names it goes by, in lower case without punctuation; the first that a file has is taken.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -85,6 +85,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "feature": ("feature", "featurename", "usecase", "tag", "application", "appname", "app", "service", "task"),
     "session": ("session", "sessionid", "conversationid", "threadid"),
     "trace_id": ("traceid",),
+    "span_id": ("spanid",),
+    "parent_id": ("parentid", "parentspanid"),
     "api_key": ("apikey", "apikeyid", "apikeyhash", "apikeyalias", "keyid"),
     "service_tier": ("servicetier",),
     "batch": ("batch", "isbatch"),
@@ -105,36 +107,18 @@ _INCLUSIVE_NAMES = ("prompttokens",)
 
 
 @importer(order=90)
-def generic(columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> "GenericImporter | None":
+def generic(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
     """Takes every table in which some column holds token counts."""
-    made = GenericImporter(columns, mapping)
-    return made if {"input_tokens", "output_tokens"} & made.columns.keys() else None
-
-
-class GenericImporter:
-    """Fields by the names of columns; a column that appears late is understood when it appears."""
-
-    kind = "table"
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, columns: tuple[str, ...], mapping: Mapping[str, str | None]) -> None:
-        self._fixed = dict(mapping)
-        self._seen: set[str] = set()  # columns that need no second look
-        self.columns: dict[str, str] = {}
-        self._learn(columns)
-        self.documented = _documented(self.columns)
-
-    def values(self, row: Row) -> list[str | None]:
-        if not row.keys() <= self._seen:
-            self._learn(row.keys() - self._seen)
-        return [row.get(column) if (column := self.columns.get(field)) else None for field in FIELDS]
-
-    def _learn(self, new: Iterable[str]) -> None:
-        # Of endless names only so many are remembered; the others are looked at again and never add up.
-        self._seen.update(islice(new, max(0, MAX_COLUMNS - len(self._seen))))
-        # What was understood once stays; new columns only fill what was missing.
-        known = {**_guess(new), **self.columns, **self._fixed}
-        self.columns = {field: column for field, column in known.items() if column}
+    known = {**_guess(texts.columns), **mapping}
+    columns = {field: column for field, column in known.items() if column}
+    if not {"input_tokens", "output_tokens"} & columns.keys():
+        return None
+    return Importer(
+        kind="table",
+        documented=_documented(columns),
+        columns=columns,
+        sql={field: texts.at(column) for field, column in columns.items()},
+    )
 
 
 def _guess(columns: Iterable[str]) -> dict[str, str]:

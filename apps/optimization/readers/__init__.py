@@ -5,7 +5,7 @@ A reader promises rows of `column -> text` with their line numbers, in constant 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from pkgutil import iter_modules
 from typing import Protocol
 
 from apps.errors import NetraError
+from apps.optimization.texts import Place
 
 HEAD = 256 * 1024  # bytes that are looked at to tell a format
 MAX_FIELD = 8 * 1024 * 1024  # characters of one value; above it, something is wrong with the quotes
@@ -100,11 +101,18 @@ class Table(Protocol):
     """An opened file."""
 
     kind: str
-    columns: tuple[str, ...]  # those known from its beginning; later rows may bring more
+    places: Mapping[str, Place]  # name -> where its text is, for every name that is known from the beginning
     decimal_comma: bool
+    first_line: int  # of the first row
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         """Every row in order; `read` is told the bytes read so far, now and then."""
+
+    def relation(self, columns: Collection[str]) -> str | None:
+        """SQL for the rows with these `columns` of `places` as text, in order; it fails at the first damaged row.
+
+        None where only `records` can be trusted with the file.
+        """
 
 
 Opener = Callable[[Head], Table | None]
@@ -157,8 +165,6 @@ def look(path: Path) -> Head:
 
 
 _KNOWN_BINARIES = (
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it, or save it as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old spreadsheet: save it as CSV"),
     (b"%PDF", "a PDF: export the calls as CSV, JSON lines or Parquet"),
     (b"SQLite format 3", "a SQLite database: export the table as CSV"),

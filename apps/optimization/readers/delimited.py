@@ -2,12 +2,14 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from io import TextIOWrapper
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
+from apps.optimization.duck import named, quoted
 from apps.optimization.readers import MAX_COLUMNS, MAX_FIELD, Head, MalformedFile, Record, Reject, not_utf8, reader
+from apps.optimization.texts import Place
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -44,12 +46,23 @@ class DelimitedTable:
     """Rows by the names of the first line."""
 
     kind = "csv"
+    first_line = 2
 
     def __init__(self, head: Head, delimiter: str, columns: tuple[str, ...], *, decimal_comma: bool) -> None:
         self._path = head.path
         self._delimiter = delimiter
-        self.columns = columns
+        self.places = {name: Place(column=name) for name in columns}
+        self._columns = columns
         self.decimal_comma = decimal_comma
+
+    def relation(self, columns: Collection[str]) -> str | None:
+        if len({name.casefold() for name in self._columns}) < len(self._columns):
+            return None  # to DuckDB, two of them would be one
+        shape = ", ".join(f"{quoted(f'c{number}')}: 'VARCHAR'" for number, _ in enumerate(self._columns))
+        read = ", ".join(f"c{number} AS {named(name)}" for number, name in enumerate(self._columns) if name in columns)
+        return f"""(SELECT {read or "1 AS nothing"} FROM read_csv({quoted(str(self._path.resolve()))},
+            columns = {{{shape}}}, auto_detect = false, header = true, delim = {quoted(self._delimiter)},
+            quote = '"', escape = '"', max_line_size = {MAX_FIELD}, strict_mode = true))"""  # noqa: S608
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
@@ -83,10 +96,10 @@ class DelimitedTable:
                     yield self._record(lines.line_num, row)
 
     def _record(self, line: int, row: list[str]) -> Record:
-        if len(row) != len(self.columns):
-            reason = f"The row has {len(row)} values, the header {len(self.columns)}."
+        if len(row) != len(self._columns):
+            reason = f"The row has {len(row)} values, the header {len(self._columns)}."
             return Reject(line=line, column=None, reason=reason)
-        return line, dict(zip(self.columns, row, strict=True))
+        return line, dict(zip(self._columns, row, strict=True))
 
 
 def _as_text(raw: BinaryIO) -> TextIOWrapper:

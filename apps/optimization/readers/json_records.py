@@ -2,11 +2,16 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from io import TextIOWrapper
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TextIO
 
+import duckdb
+
+from apps.optimization.duck import confined, quoted
 from apps.optimization.readers import (
     MAX_COLUMNS,
     MAX_FIELD,
@@ -16,12 +21,18 @@ from apps.optimization.readers import (
     Record,
     Reject,
     Row,
+    is_storable,
     not_utf8,
     reader,
 )
+from apps.optimization.texts import Place
 
 SAMPLE = 200  # objects that are looked at for the names of columns
 TELL_EVERY = 5000  # objects between two reports of progress
+LOOKED_THROUGH = 64 * 1024**2  # bytes of a file whose objects are all looked at for names
+LOOKED_AT = 100_000  # objects of a larger one
+MAX_NAMES = 50_000
+MEMORY_MIB = 512
 CHUNK = 256 * 1024  # characters read at once from an array
 MAX_DEPTH = 4  # levels of nesting that become columns; deeper objects stay JSON text
 MAX_DIGITS = 400  # digits of one number; more is refused, because reading them takes quadratic time
@@ -40,14 +51,45 @@ class JsonTable:
     """Objects as rows; a key that appears late is a column from there on."""
 
     kind = "json"
+    first_line = 1
     decimal_comma = False
 
     def __init__(self, head: Head, objects: "Callable[[TextIO], Iterator[Record]]") -> None:
-        self._path = head.path
+        self._path, self._size = head.path, head.size
         self._objects = objects
+        self._format = "array" if objects is _array else "newline_delimited"
         sample = islice(self.records(lambda _: None), SAMPLE)
         names = dict.fromkeys(name for record in sample for name in _names(record))
-        self.columns = tuple(islice(names, MAX_COLUMNS))
+        self.places = {name: Place(column=name) for name in self._late_names()}
+        self.places = {name: _place(name, names) for name in islice(names, MAX_COLUMNS)} | self.places
+
+    def relation(self, columns: Collection[str]) -> str | None:
+        if len({name.casefold() for name in columns}) < len(columns):
+            return None  # to DuckDB, two of them would be one
+        shape = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in columns) or "'nothing': 'VARCHAR'"
+        return f"""(SELECT * FROM read_json({quoted(str(self._path.resolve()))}, format = {quoted(self._format)},
+            records = true, columns = {{{shape}}}, maximum_object_size = {MAX_FIELD}))"""  # noqa: S608
+
+    def _late_names(self) -> tuple[str, ...]:
+        """Keys of the objects that the sample may not have shown: of all of a small file, of the start of a large one.
+
+        None of a damaged file: what is said there is read row by row, by the names of the sample.
+        """
+        objects = f"""read_json_objects({quoted(str(self._path.resolve()))}, format = {quoted(self._format)},
+            maximum_object_size = {MAX_FIELD})"""
+        rows = "" if self._size <= LOOKED_THROUGH else f"LIMIT {LOOKED_AT}"
+        with (
+            TemporaryDirectory(prefix="netra-json-") as scratch,
+            confined(folders=(self._path.parent,), scratch=Path(scratch), memory_mib=MEMORY_MIB) as connection,
+        ):
+            try:
+                found = connection.execute(
+                    f"""SELECT DISTINCT unnest(json_keys(json)) FROM (SELECT json FROM {objects} {rows})
+                        LIMIT {MAX_NAMES}"""  # noqa: S608
+                ).fetchall()
+            except duckdb.Error:
+                return ()
+        return tuple(name for (name,) in found if len(name) <= MAX_NAME and is_storable(name))
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
@@ -64,6 +106,15 @@ class JsonTable:
 
 def _as_text(raw: BinaryIO) -> TextIOWrapper:
     return TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline="\n")
+
+
+def _place(name: str, names: Mapping[str, None]) -> Place:
+    """A dotted name that stands beside the name of its object is inside of it; any other is a key as it is."""
+    outer, dot, inner = name.rpartition(".")
+    if not dot or outer not in names:
+        return Place(column=name)
+    place = _place(outer, names)
+    return Place(column=place.column, keys=(*place.keys, inner))
 
 
 def _names(record: Record) -> tuple[str, ...]:
@@ -155,7 +206,8 @@ def _flatten(value: dict[str, Any], prefix: str, row: Row, depth: int) -> None:
 def _text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    # As DuckDB writes it, so that a prompt has one hash whichever way its file is read.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _integer(digits: str) -> int:

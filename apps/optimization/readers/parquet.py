@@ -1,7 +1,7 @@
 """Parquet: columns by name; the line is the number of the row."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,9 +21,11 @@ from apps.optimization.readers import (
     reader,
     refuse_endless,
 )
+from apps.optimization.texts import Place
 
 MEMORY_MIB = 256
 AT_ONCE = 64 * 1024**2  # bytes of text in one answer: what DuckDB answers is copied outside its limit on memory
+MOST_TEXT = 4 * 1024**3  # bytes in a file that is read at once
 STEP = 16  # rows whose text is measured together
 TELL_EVERY = 2000  # rows between two reports of progress
 _NESTED = ("STRUCT", "MAP", "UNION")
@@ -42,6 +44,7 @@ class ParquetTable:
     """Values as text: numbers plain, times as ISO, nested values as JSON."""
 
     kind = "parquet"
+    first_line = 1
     decimal_comma = False
 
     def __init__(self, head: Head) -> None:
@@ -50,12 +53,27 @@ class ParquetTable:
             described = connection.execute(f"DESCRIBE FROM {self._source}").fetchall()
             self._rows = connection.execute(f"FROM {self._source} SELECT count(*)").fetchall()[0][0]
         self._types = {name: kind for name, kind, *_ in described}
-        self.columns = tuple(self._types)
-        if len(self.columns) > MAX_COLUMNS:
-            raise MalformedFile(f"The file has {len(self.columns):,} columns; at most {MAX_COLUMNS:,} can be read.")
+        self._columns = tuple(self._types)
+        self.places = {name: Place(column=name) for name in self._columns}
+        if len(self._columns) > MAX_COLUMNS:
+            raise MalformedFile(f"The file has {len(self._columns):,} columns; at most {MAX_COLUMNS:,} can be read.")
         if _ROW in self._types:
             raise MalformedFile(f"The column {_ROW!r} is none that can be read. Rename or remove it.")
         refuse_endless(self._rows)
+
+    def relation(self, columns: Collection[str]) -> str | None:
+        if self._is_larger_inside():
+            return None
+        read = ", ".join(f"{_as_text(name, self._types[name])} AS {named(name)}" for name in columns)
+        return f"(SELECT {read or '1 AS nothing'} FROM {self._source})"  # noqa: S608
+
+    def _is_larger_inside(self) -> bool:
+        """Whether so much text is in it, or in one row, that it must be read in portions."""
+        with _opened(self._path) as connection, self._declared():
+            longest, whole = connection.execute(
+                f"SELECT max({self._length_sql()}), sum({self._length_sql()}) FROM {self._measured_sql()}"  # noqa: S608
+            ).fetchall()[0]
+        return (longest or 0) > MAX_FIELD or (whole or 0) > MOST_TEXT
 
     @property
     def _source(self) -> str:
@@ -70,7 +88,7 @@ class ParquetTable:
                     if overlong:
                         yield Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} bytes.")
                     else:
-                        yield line, dict(zip(self.columns, texts, strict=True))
+                        yield line, dict(zip(self._columns, texts, strict=True))
 
     def _fetched(self, connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows one by one, so that not all of an answer is in memory a second time."""
@@ -92,7 +110,7 @@ class ParquetTable:
         yield first, self._rows
 
     def _texts_sql(self, first: int, end: int) -> str:
-        texts = ", ".join(f"CASE WHEN NOT overlong THEN {_text(number)} END" for number in range(len(self.columns)))
+        texts = ", ".join(f"CASE WHEN NOT overlong THEN {_text(number)} END" for number in range(len(self._columns)))
         measured = self._measured_sql(f"WHERE {_ROW} >= {first} AND {_ROW} < {end}")
         return f"""SELECT {_ROW} + 1, overlong, {texts}
                    FROM (SELECT *, {self._length_sql()} > {MAX_FIELD} AS overlong FROM {measured})"""  # noqa: S608

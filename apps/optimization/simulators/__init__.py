@@ -1,31 +1,24 @@
 """Ways to save, one per file. A file that decorates a function with `@strategy` is found; nothing else changes.
 
-Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that the
-joint saving can apply several at once: a row per changed call, with the column `call` and those of TREATMENTS.
+Each acts at one stage of a call's life. What it changes it leaves in the temporary table `treatment_<name>`, so that
+the joint saving can apply several at once: a row per changed call, with `call` and the columns of its stage in
+`coalitions.TREATMENTS`.
 """
 
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal
 
 from apps.errors import Invalid
+from apps.llm.pricing import Stage
 from apps.optimization.calls import Calls
+from apps.optimization.coalitions import Replay
 from apps.optimization.results import Strategy
 
 Simulator = Callable[[Calls], Strategy]
-# In causal order: what an earlier stage takes away, a later one cannot save again.
-Stage = Literal["drop", "answer", "route", "trim", "prefix", "batch"]
-TREATMENTS: dict[Stage, dict[str, str]] = {
-    "drop": {},  # the call would not have been made
-    "answer": {},  # a cache of answers would have answered it
-    "route": {"model": "VARCHAR", "provider": "VARCHAR"},  # who would have been asked; provider as calls name it
-    "trim": {"less_input": "BIGINT", "less_output": "BIGINT"},  # tokens it would have had less
-    "prefix": {"cached_read_tokens": "BIGINT", "cached_write_tokens": "BIGINT"},  # instead of those it had
-    "batch": {},  # it would have gone through the batch API
-}
 _simulators: dict[str, Simulator] = {}
 _stages: dict[str, Stage] = {}
+_replays: dict[str, Replay] = {}
 
 
 class UnknownStrategy(Invalid):
@@ -34,15 +27,22 @@ class UnknownStrategy(Invalid):
     code = "strategy.unknown"
 
 
-def strategy(*, stage: Stage) -> Callable[[Simulator], Simulator]:
-    """Register a simulator under its own name, as one that acts at `stage`."""
+def strategy(*, stage: Stage, replay: Replay | None = None) -> Callable[[Simulator], Simulator]:
+    """Register a simulator under its own name, as one that acts at `stage`; for the prefix cache, with its `replay`."""
 
     def register(simulator: Simulator) -> Simulator:
+        if replay:
+            _replays[simulator.__name__] = replay
         _simulators[simulator.__name__] = simulator
         _stages[simulator.__name__] = stage
         return simulator
 
     return register
+
+
+def replay_of(name: str) -> Replay | None:
+    """How the prefix cache of the strategy `name` is replayed behind other stages; None where it is always the same."""
+    return _replays.get(name)
 
 
 def stage_of(name: str) -> Stage:

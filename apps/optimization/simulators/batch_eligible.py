@@ -3,7 +3,7 @@
 from typing import Any
 
 from apps.llm.amounts import spell_dollars
-from apps.llm.pricing import band_sql, cost_sql
+from apps.llm.pricing import BATCH, band_sql, cost_sql
 from apps.optimization.calls import Calls
 from apps.optimization.overview import known_cost, part_of, spend
 from apps.optimization.results import Strategy, in_dollars, usd
@@ -38,12 +38,12 @@ def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
     create_tariff(
         calls.connection,
         "batch_tariff",
-        (Key(model=model, provider=provider, moment=moment, batch=True) for model, provider, moment in keys),
+        (Key(model=model, provider=provider, moment=moment, tier=BATCH) for model, provider, moment in keys),
         lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
     )
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE batched AS
-            SELECT c.model, c.feature, c.cost_pico, {cost_sql("c", "t")} AS batch_pico
+            SELECT c.call, c.model, c.feature, c.cost_pico, {cost_sql("c", "t")} AS batch_pico
             FROM (SELECT * {eligible}) c LEFT JOIN batch_tariff t
               ON t.model = c.model AND t.provider = coalesce(c.provider, '') AND t.moment = c.price_moment
              AND {band_sql("c", "t")}""",  # noqa: S608
@@ -52,6 +52,7 @@ def _reprice(calls: Calls, condition: str, parameters: list[float]) -> None:
 
 
 def _result(calls: Calls, *, hinted: bool) -> Strategy:
+    calls.connection.execute("CREATE OR REPLACE TEMP TABLE treatment_batch_eligible AS SELECT call FROM batched")
     count, cost, saving, unpriced, unlisted = calls.row(
         """SELECT count(*), sum(cost_pico), sum(cost_pico - batch_pico), count(*) FILTER (cost_pico IS NULL),
                   coalesce(sum(cost_pico) FILTER (batch_pico IS NULL), 0) FROM batched"""

@@ -14,7 +14,7 @@ LATENCY = "A repeat answers at once instead of after the model's time; other cal
 _REPEATS = """
     CREATE OR REPLACE TEMP TABLE repeats AS
     SELECT *, started_at >= first_answer_at AND started_at > first_started_at AS repeated FROM (
-        SELECT line, model, feature, prompt_hash, started_at, cost_pico, temperature, status,
+        SELECT call, line, model, feature, prompt_hash, started_at, cost_pico, temperature, status,
                min(coalesce(ended_at, started_at)) FILTER (status IS DISTINCT FROM 'failed') OVER same
                    AS first_answer_at,
                min(started_at) FILTER (status IS DISTINCT FROM 'failed') OVER same AS first_started_at
@@ -34,6 +34,9 @@ def exact_duplicates(calls: Calls) -> Strategy:
     if not hashed or not timed:
         return _not_computable(hashed=bool(hashed), timed=bool(timed))
     calls.connection.execute(_REPEATS)
+    calls.connection.execute(
+        "CREATE OR REPLACE TEMP TABLE treatment_exact_duplicates AS SELECT call FROM repeats WHERE repeated"
+    )
     return _result(calls)
 
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 
 from apps.llm.catalogue import Catalogue, Identity
-from apps.llm.pricing import KINDS, Rates, dollars
+from apps.llm.pricing import KINDS, Rates, dollars, tokens_sql
 from apps.optimization.calls import Calls
 from apps.optimization.results import Strategy, usd
 from apps.optimization.simulators import priceless, strategy
@@ -92,11 +92,11 @@ def _thresholds(candidates: list[_Candidate]) -> list[int]:
 
 def _buckets(calls: Calls, thresholds: list[int]) -> list[_Bucket]:
     # Within a bucket every candidate stays on one band, so sums of tokens price exactly like the calls themselves.
+    sums = ", ".join(f"sum({tokens})" for tokens in tokens_sql("calls").values())
     step = " + ".join(f"(input_tokens > {threshold})::INTEGER" for threshold in thresholds) or "0"
     found = calls.rows(
         f"""SELECT model, coalesce(provider, ''), price_moment, {step}, min(input_tokens), count(*), sum(cost_pico),
-                   sum(input_tokens - cached_read_tokens - cached_write_tokens), sum(cached_read_tokens),
-                   sum(cached_write_tokens - cached_write_1h_tokens), sum(cached_write_1h_tokens), sum(output_tokens)
+                   {sums}
             FROM calls WHERE billed AND batch IS NOT TRUE AND cost_pico > 0 AND model IS NOT NULL
             GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""  # noqa: S608
     )
@@ -150,7 +150,7 @@ def _offer(buckets: list[_Bucket], candidate: _Candidate, own: Identity | None) 
 
 def _cost(bucket: _Bucket, rates: Rates) -> int:
     band = next(b for b in rates.bands() if b.above < bucket.smallest <= b.up_to)
-    return sum(count * int(getattr(band, kind)) for kind, count in bucket.tokens.items())
+    return bucket.calls * band.fee + sum(count * int(getattr(band, kind)) for kind, count in bucket.tokens.items())
 
 
 def _in_dollars(swap: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _computed(
         price_as=model,
     )
     conversion = convert(order, progress)
-    with reading(parquet=parquet, catalogue=catalogue, memory_mib=memory, notes=conversion.notes) as calls:
+    with reading(files=[parquet], catalogue=catalogue, memory_mib=memory, notes=conversion.notes) as calls:
         return conversion, analyse(calls)
 
 

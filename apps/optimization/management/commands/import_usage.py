@@ -11,6 +11,7 @@ from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import NetraError, NotFound
 from apps.operations.commands import NetraCommand
 from apps.optimization import services
+from apps.optimization.datasets import DatasetFailed
 from apps.optimization.importers import mapping_of
 from apps.optimization.models import Dataset
 
@@ -61,7 +62,7 @@ class Command(NetraCommand):
         dataset = _imported(principal, dataset)
         self.tell(services.as_document(dataset))
         if dataset.state == Dataset.State.FAILED:
-            raise services.DatasetFailed(dataset.error_detail)
+            raise DatasetFailed(dataset.error_detail)
         self.say(f"{dataset.name}: {dataset.rows:,} calls, {dataset.rejected_rows:,} rows rejected. {dataset.pk}")
         return True
 

@@ -1,0 +1,164 @@
+"""Analyses that are kept: computed once by a tool worker, with everything needed to compute them again."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.utils import timezone
+from pydantic import BaseModel
+
+from apps.errors import Invalid, NetraError
+from apps.llm.services import catalogue_for
+from apps.optimization import jobs, recommendations
+from apps.optimization.analysis import analyse
+from apps.optimization.calls import Calls
+from apps.optimization.datasets import content_hash, open_dataset
+from apps.optimization.models import Dataset, StoredAnalysis
+from apps.realtime.notifier import publish_to_user
+
+log = structlog.get_logger(__name__)
+
+Progress = Callable[[float], None]  # percent, 0-100
+TELL_EVERY = 0.5  # seconds between two frames of progress
+
+
+class UnknownAnalysis(Invalid):
+    """Nothing of this kind can be computed."""
+
+    code = "analysis.unknown"
+
+
+class AnalysisInterrupted(NetraError):
+    """The computation died several times."""
+
+    code = "analysis.interrupted"
+    status = 500
+
+
+def _savings(calls: Calls, parameters: Mapping[str, Any], progress: Progress) -> BaseModel:
+    return analyse(calls, progress=progress)
+
+
+# Kind -> what computes it from the calls and the stored parameters.
+KINDS: dict[str, Callable[[Calls, Mapping[str, Any], Progress], BaseModel]] = {"savings": _savings}
+
+
+@cache
+def code_version() -> str:
+    """What names the code that computes: a hash of its sources, so that it changes whenever they do."""
+    digest = hashlib.sha256()
+    for app in ("optimization", "llm"):
+        for path in sorted((Path(__file__).resolve().parents[1] / app).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID) -> tuple[StoredAnalysis, bool]:
+    """The analysis of these inputs, and whether it was made now and has to be rung for.
+
+    Raises:
+        UnknownAnalysis: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UnknownAnalysis(f"There is no analysis {kind!r}; there are {', '.join(sorted(KINDS))}.")
+    prices = catalogue_for(organization_id=dataset.organization_id).version
+    facts = {
+        "kind": kind,
+        "parameters": dict(parameters),
+        "dataset_hash": content_hash(dataset),
+        "prices": prices,
+        "code_version": code_version(),
+    }
+    inputs = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return StoredAnalysis.objects.exclude(
+        state__in=[StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED]
+    ).get_or_create(
+        dataset=dataset,
+        inputs=inputs,
+        defaults={**facts, "organization_id": dataset.organization_id, "created_by": by},
+    )
+
+
+def run_analysis(analysis_id: UUID) -> None:
+    """Compute a queued analysis, if no other worker does; calling it twice does no harm."""
+    analysis = jobs.claim(StoredAnalysis, analysis_id)
+    if analysis is None:
+        return
+    started = time.monotonic()
+    try:
+        with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls:
+            tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
+            result = KINDS[analysis.kind](calls, analysis.parameters, tell)
+    except Exception as error:
+        _give_up(analysis, error)
+    else:
+        _keep(analysis, result, time.monotonic() - started)
+
+
+def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
+    document = result.model_dump(mode="json")
+    if jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds):
+        if analysis.kind == "savings" and not analysis.parameters:
+            recommendations.renew(analysis)
+        publish(analysis)
+
+
+def _give_up(analysis: StoredAnalysis, error: Exception) -> None:
+    """Settle a failed computation; raises the error again if it is a bug."""
+    if isinstance(error, jobs.Superseded) or not jobs.held(analysis).exists():
+        log.info("Analysis given up", analysis=str(analysis.pk), attempt=analysis.attempt)
+    elif isinstance(error, NetraError):
+        _fail(analysis, error)
+    else:
+        log.error("Analysis failed", analysis=str(analysis.pk), exc_info=error)
+        _fail(analysis, AnalysisInterrupted("The analysis failed on our side. Ask for it again; then tell us."))
+        raise error
+
+
+def _fail(analysis: StoredAnalysis, error: NetraError) -> None:
+    if jobs.settle(analysis, state=StoredAnalysis.State.FAILED, error_code=error.code, error_detail=error.detail):
+        publish(analysis)
+
+
+def requeue_silent(now: datetime) -> list[UUID]:
+    """Unfinished analyses without a sign of life, queued again; those that died too often fail. Rows to ring for."""
+    interrupted = AnalysisInterrupted("The analysis was interrupted three times. Ask for it again.")
+    return jobs.requeue_silent(StoredAnalysis, now, lambda analysis: _fail(analysis, interrupted))
+
+
+def frame(analysis: StoredAnalysis) -> dict[str, Any]:
+    """The analysis as `analyses/{id}/` shows it, without its result; the body of an `analysis_progress` frame too."""
+    error = {"code": analysis.error_code, "detail": analysis.error_detail} if analysis.error_code else None
+    return {
+        "id": str(analysis.pk),
+        "dataset": str(analysis.dataset_id),
+        "kind": analysis.kind,
+        "parameters": analysis.parameters,
+        "state": analysis.state,
+        "progress": analysis.progress,
+        "inputs": analysis.inputs,
+        "dataset_hash": analysis.dataset_hash,
+        "prices": analysis.prices,
+        "code_version": analysis.code_version,
+        "seconds": analysis.seconds,
+        "error": error,
+        "created_by": str(analysis.created_by),
+        "created_at": _iso(analysis.created_at),
+        "finished_at": _iso(analysis.finished_at),
+    }
+
+
+def publish(analysis: StoredAnalysis) -> None:
+    """Tell who asked for it how it stands."""
+    publish_to_user(user_id=analysis.created_by, frame={"type": "analysis_progress", **frame(analysis)})
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.astimezone(timezone.get_default_timezone()).isoformat().replace("+00:00", "Z") if moment else None

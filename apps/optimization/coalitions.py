@@ -1,0 +1,211 @@
+"""What calls would have cost under sets of strategies, summed per cluster once: all else is arithmetic.
+
+The six causal stages are the players. What the provider's prefix cache would hold depends on which calls the earlier
+stages leave and on the models they go to, so it is replayed for each subset of those.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apps.llm.pricing import STAGES, Stage, spared_sql
+from apps.optimization.calls import Calls
+from apps.optimization.tariffs import Key, costs_sql, create_tariff, treated_keys_sql
+
+Coalition = frozenset[Stage]
+NOBODY: Coalition = frozenset()
+# Replays the prefix cache on the calls of a relation (call, model, provider); makes a table of that name with columns
+# call, cached_read_tokens, cached_write_tokens, cached_write_1h_tokens.
+Replay = Callable[[Calls, str, str], None]
+
+MOST_CLUSTERS = 4096  # more are thrown together by their hash: still a random sample of whole clusters, in less memory
+# Calls that resemble each other and must be drawn together: a session, else what one user did within an hour.
+CLUSTER = f"""hash(coalesce(session, concat_ws(' ', "user", date_trunc('hour', started_at)))) % {MOST_CLUSTERS}"""
+_BEFORE_PREFIX: tuple[Stage, ...] = ("drop", "answer", "route")  # what changes the calls that a prefix cache meets
+_NEEDED = """call, model, provider, price_moment, batch, service_tier, billed, cost_pico, input_tokens, output_tokens,
+    cached_read_tokens, cached_write_tokens, cached_write_1h_tokens, reasoning_tokens, input_audio_tokens,
+    output_audio_tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What clusters paid, and what they would have saved under each coalition, in pico-dollars."""
+
+    coalitions: tuple[Coalition, ...]  # the empty one first
+    totals: tuple[int, ...]  # saved by all calls, exact, in the order of `coalitions`
+    spent: int  # by all priced calls, exact
+    by_cluster: NDArray[np.float64]  # clusters x coalitions
+    paid: NDArray[np.float64]  # by each cluster
+    by_day: NDArray[np.float64]  # days (UTC, none left out) x (saved by the whole coalition, paid)
+
+    def total(self, coalition: Coalition) -> int:
+        """Saved by all calls under `coalition`."""
+        return self.totals[self.coalitions.index(coalition)]
+
+    def of_clusters(self, coalition: Coalition) -> NDArray[np.float64]:
+        """Saved by each cluster under `coalition`."""
+        column: NDArray[np.float64] = self.by_cluster[:, self.coalitions.index(coalition)]
+        return column
+
+
+def subsets(stages: Sequence[Stage]) -> tuple[Coalition, ...]:
+    """Every set of `stages`, the empty one first."""
+    return tuple(map(frozenset, chain.from_iterable(combinations(stages, size) for size in range(len(stages) + 1))))
+
+
+def saved(calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None = None) -> Saved:
+    """Price the calls under every coalition of the stages in `treatments`.
+
+    `treatments` gives for each stage the name of a relation with `call` and the columns of TREATMENTS, a
+    row per changed call. Calls without a known price are left out; where only the changed call has none, it stays as it
+    was and saves nothing.
+    """
+    stages = tuple(stage for stage in STAGES if stage in treatments)
+    with_prefix = [stages_ for stages_ in subsets(stages) if "prefix" in stages_]
+    calls.connection.execute(
+        "CREATE OR REPLACE TEMP TABLE cluster_saved (cluster UBIGINT, day DATE, coalition INTEGER, pico HUGEINT)"
+    )
+    coalitions = subsets(stages)
+    _add(calls, treatments, [each for each in coalitions if "prefix" not in each], coalitions)
+    for before in subsets([stage for stage in _BEFORE_PREFIX if stage in treatments]):
+        these = [each for each in with_prefix if each & frozenset(_BEFORE_PREFIX) == before]
+        if these:
+            _add(calls, _replayed(calls, treatments, before, replay), these, coalitions)
+    return _collected(calls, coalitions)
+
+
+def _replayed(
+    calls: Calls, treatments: Mapping[Stage, str], before: Coalition, replay: Replay | None
+) -> dict[Stage, str]:
+    """The treatments with the prefix cache as it would be behind the stages of `before`."""
+    if replay is None or not before:
+        return dict(treatments)
+    remaining = _remaining(treatments, before)
+    replay(calls, remaining, "prefix_behind")
+    return {**treatments, "prefix": "prefix_behind"}
+
+
+def _remaining(treatments: Mapping[Stage, str], before: Coalition) -> str:
+    """The calls that the provider would still get, and who would be asked, as a query."""
+    gone = " ".join(
+        f"ANTI JOIN {treatments[stage]} {stage}_ ON {stage}_.call = c.call"
+        for stage in ("drop", "answer")
+        if stage in before
+    )
+    if "route" not in before:
+        return f"SELECT c.call, c.model, c.provider FROM calls c {gone} WHERE c.billed"  # noqa: S608
+    return f"""SELECT c.call, coalesce(r.model, c.model) AS model,
+                      CASE WHEN r.model IS NULL THEN c.provider ELSE r.provider END AS provider
+               FROM calls c {gone} LEFT JOIN {treatments["route"]} r ON r.call = c.call WHERE c.billed"""  # noqa: S608
+
+
+TREATMENTS: dict[Stage, dict[str, str]] = {
+    "drop": {},
+    "answer": {},
+    "route": {"model": "VARCHAR", "provider": "VARCHAR"},
+    "trim": {"less_input": "BIGINT", "less_output": "BIGINT"},
+    "prefix": dict.fromkeys(("cached_read_tokens", "cached_write_tokens", "cached_write_1h_tokens"), "BIGINT"),
+    "batch": {},
+}
+_FLAGS: dict[Stage, str] = {"drop": "dropped", "answer": "answered", "batch": "batched"}
+
+
+def _add(
+    calls: Calls, treatments: Mapping[Stage, str], wanted: Sequence[Coalition], coalitions: Sequence[Coalition]
+) -> None:
+    """Sum what the coalitions `wanted` save, per cluster, into `cluster_saved`."""
+    _treat(calls, treatments)
+    _price(calls)
+    # What a dropped or answered call costs needs no arithmetic, so only what remains of a coalition is priced.
+    priced = list(dict.fromkeys([NOBODY, *(each - _SPARING for each in wanted)]))
+    sums = ", ".join(_saved_sql(each, priced.index(each - _SPARING)) for each in wanted)
+    costs = costs_sql("treated", "treated_tariff", priced)
+    numbers = [coalitions.index(each) for each in wanted]
+    calls.connection.execute(
+        f"""INSERT INTO cluster_saved SELECT cluster, day, unnest(?::INTEGER[]), unnest(sums) FROM (
+              SELECT cluster, day, [{sums}] AS sums FROM ({costs}) GROUP BY cluster, day)""",  # noqa: S608
+        [numbers],
+    )
+
+
+_SPARING: Coalition = frozenset({"drop", "answer"})
+
+
+def _saved_sql(stages: Coalition, place: int) -> str:
+    """What all calls save under `stages`, whose remaining price is the column cost_<place>."""
+    spared = spared_sql("treatment", stages) or "false"
+    return f"sum(CASE WHEN {spared} THEN cost_0 ELSE cost_0 - coalesce(cost_{place}, cost_0) END)"
+
+
+def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
+    """Make `treated`: the calls that any stage changes, each with the row of what all of them change."""
+    fields, joins = [], []
+    for stage in STAGES:
+        relation = treatments.get(stage)
+        if relation:
+            joins.append(f"LEFT JOIN {relation} {stage}_ ON {stage}_.call = c.call")
+        if flag := _FLAGS.get(stage):
+            fields.append(f"'{flag}': " + (f"{stage}_.call IS NOT NULL" if relation else "false"))
+        fields += [
+            f"'{name}': " + (f"{stage}_.{name}" if relation else f"NULL::{kind}")
+            for name, kind in TREATMENTS[stage].items()
+        ]
+    touched = " OR ".join(f"{stage}_.call IS NOT NULL" for stage in treatments)
+    needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
+    calls.connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE treated AS
+            SELECT {needed}, {CLUSTER} AS cluster, c.started_at::DATE AS day, {{{", ".join(fields)}}} AS treatment
+            FROM calls c {" ".join(joins)} WHERE c.billed AND c.cost_pico IS NOT NULL AND ({touched})"""  # noqa: S608
+    )
+
+
+def _price(calls: Calls) -> None:
+    """Make `treated_tariff`: the rates of every model, moment and tier that a treated call can come to."""
+    keys = calls.rows(treated_keys_sql("treated"))
+    calls.connection.execute("DROP TABLE IF EXISTS treated_tariff")
+    create_tariff(
+        calls.connection,
+        "treated_tariff",
+        (Key(model=model, provider=provider, moment=moment, tier=tier) for model, provider, moment, tier in keys),
+        lambda key: calls.catalogue.rates(model=key.model, provider=key.provider, at=key.at),
+    )
+
+
+def _collected(calls: Calls, coalitions: tuple[Coalition, ...]) -> Saved:
+    paid: dict[str, Any] = calls.connection.execute(
+        f"""SELECT {CLUSTER} AS cluster, sum(cost_pico)::DOUBLE AS pico FROM calls
+            WHERE billed AND cost_pico IS NOT NULL GROUP BY 1 ORDER BY 1"""  # noqa: S608
+    ).fetchnumpy()
+    sums = calls.connection.execute(
+        "SELECT cluster, coalition, sum(pico)::DOUBLE AS pico FROM cluster_saved GROUP BY ALL"
+    ).fetchnumpy()
+    by_cluster = np.zeros((len(paid["cluster"]), len(coalitions)))
+    by_cluster[np.searchsorted(paid["cluster"], sums["cluster"]), sums["coalition"]] = sums["pico"]
+    exact = dict(calls.rows("SELECT coalition, sum(pico) FROM cluster_saved GROUP BY 1"))
+    spent = calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls WHERE billed")[0]
+    return Saved(
+        coalitions=coalitions,
+        totals=tuple(int(exact.get(number, 0)) for number in range(len(coalitions))),
+        spent=int(spent),
+        by_cluster=by_cluster,
+        paid=np.asarray(paid["pico"], dtype=np.float64),
+        by_day=_by_day(calls, len(coalitions) - 1),
+    )
+
+
+def _by_day(calls: Calls, coalition: int) -> NDArray[np.float64]:
+    """What each day saved under a coalition, and what it paid; a day without calls is a row of zeros."""
+    rows = calls.connection.execute(
+        f"""WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
+                          WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
+                 saved AS (SELECT day, sum(pico)::DOUBLE AS pico FROM cluster_saved WHERE coalition = {coalition}
+                           GROUP BY 1),
+                 days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM paid)
+            SELECT coalesce(saved.pico, 0) AS saved, coalesce(paid.pico, 0) AS paid
+            FROM days LEFT JOIN paid USING (day) LEFT JOIN saved USING (day) ORDER BY day"""  # noqa: S608
+    ).fetchnumpy()
+    return np.column_stack([np.asarray(rows["saved"], dtype=np.float64), np.asarray(rows["paid"], dtype=np.float64)])

@@ -1,0 +1,72 @@
+"""A dataset as one thing: its files, what names its content, and its calls opened for reading."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.conf import settings
+
+from apps.errors import NetraError
+from apps.llm.catalogue import Catalogue
+from apps.llm.services import catalogue_for
+from apps.optimization import storage
+from apps.optimization.calls import Calls, reading
+from apps.optimization.models import Dataset
+
+
+class DatasetNotReady(NetraError):
+    """Its calls are still being imported."""
+
+    code = "dataset.not_ready"
+    status = 409
+    retryable = True
+
+
+class DatasetFailed(NetraError):
+    """Its import failed or was cancelled, so it has no calls."""
+
+    code = "dataset.failed"
+    status = 409
+
+
+def files_of(dataset: Dataset) -> list[Dataset]:
+    """The rows of its imported files, the first one first. One query."""
+    later = dataset.later_files.filter(state=Dataset.State.READY).order_by("created_at", "id")
+    return [dataset, *later]
+
+
+def content_hash(dataset: Dataset) -> str:
+    """SHA-256 over what the dataset holds: the same files, read the same way, have the same hash. One query."""
+    # A file is read in one way, and what is too old is removed from it: its hash and its number of calls say all.
+    files = [
+        f"{file.sha256} {file.metadata_only} {file.price_as} {file.mapping} {file.rows}" for file in files_of(dataset)
+    ]
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
+@contextmanager
+def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None) -> Iterator[Calls]:
+    """The calls of all files of a dataset, for analyses; blocking, so not for an event loop.
+
+    Raises:
+        DatasetNotReady, DatasetFailed: see there.
+    """
+    refuse_unready(dataset)
+    files = files_of(dataset)
+    with reading(
+        files=[storage.folder_of(file) / storage.CALLS for file in files],
+        catalogue=catalogue or catalogue_for(organization_id=dataset.organization_id),
+        memory_mib=settings.ANALYSIS_MEMORY_MIB,
+        notes=tuple(dict.fromkeys(note for file in files for note in file.notes)),
+    ) as calls:
+        yield calls
+
+
+def refuse_unready(dataset: Dataset) -> None:
+    """Raises DatasetNotReady or DatasetFailed if the dataset has no calls yet, or never will."""
+    if dataset.state in (Dataset.State.FAILED, Dataset.State.CANCELLED):
+        raise DatasetFailed(
+            f"The import of {dataset.name!r} {dataset.state}: {dataset.error_detail or 'it was stopped'}"
+        )
+    if dataset.state != Dataset.State.READY:
+        raise DatasetNotReady(f"{dataset.name!r} is still being imported ({dataset.progress} %).", retry_after=2.0)

@@ -1,0 +1,189 @@
+"""What several ways to save would have saved together: no dollar is counted twice.
+
+Joint saving = what was paid - what would have been paid with all of them. It is shared out by Shapley values over the
+six causal stages (Shapley 1953: a stage's mean marginal saving over all orders in which stages can be added), which add
+up to it exactly. Intervals come from resampling whole clusters of calls.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from itertools import combinations
+from math import factorial
+
+import numpy as np
+
+from apps.llm.pricing import STAGES, Stage
+from apps.optimization.calls import Calls
+from apps.optimization.coalitions import Coalition, Saved, saved
+from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
+from apps.optimization.simulators import replay_of, stage_of
+from apps.optimization.statistics.backtest import backtest
+from apps.optimization.statistics.bootstrap import Interval, Ratio, cluster_interval, widened
+from apps.optimization.statistics.stationarity import stationarity
+
+
+def joint(calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = False) -> Joint | None:
+    """The joint saving of the strategies that prove something, after their simulators ran on `calls`.
+
+    With `ceilings`, those that only bound a saving from above take part as well, and so the result is a ceiling too.
+    None if no strategy takes part.
+    """
+    taking, left_out = _chosen(strategies, ceilings)
+    if not taking:
+        return None
+    by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
+    treatments = {stage: _merged(calls, stage, several) for stage, several in by_stage.items() if several}
+    replays = [replay_of(each.name) for each in by_stage["prefix"]]
+    found = saved(calls, treatments, replays[0] if replays else None)
+    return _told(found, by_stage, taking, left_out)
+
+
+def _chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strategy], tuple[LeftOut, ...]]:
+    """Those that take part, and why the others do not."""
+    taking, left_out = [], []
+    for each in strategies:
+        if each.saving_usd is None:
+            left_out.append(LeftOut(name=each.name, why=each.why or "It cannot be computed on these calls."))
+        elif each.up_to and not ceilings:
+            left_out.append(LeftOut(name=each.name, why="It is a ceiling; whether it can be reached was not measured."))
+        elif each.saving_usd > 0:
+            taking.append(each)
+    return taking, tuple(left_out)
+
+
+def _merged(calls: Calls, stage: Stage, strategies: Sequence[Strategy]) -> str:
+    """One relation of what the strategies of a stage change. Where two change the same call, the larger saving wins,
+    except that tokens which two of them trim away are trimmed by both."""
+    ordered = sorted(strategies, key=lambda each: -(each.saving_usd or 0))
+    if len(ordered) == 1:
+        return f"treatment_{ordered[0].name}"
+    columns = {"route": ", model, provider", "trim": ", less_input, less_output"}.get(stage, "")
+    rows = " UNION ALL ".join(
+        f"SELECT {place} AS place, call{columns} FROM treatment_{each.name}"  # noqa: S608
+        for place, each in enumerate(ordered)
+    )
+    if stage == "trim":
+        query = f"""SELECT call, sum(less_input)::BIGINT AS less_input, sum(less_output)::BIGINT AS less_output
+                    FROM ({rows}) GROUP BY call"""  # noqa: S608
+    else:
+        query = f"""SELECT * EXCLUDE (place) FROM ({rows})
+                    QUALIFY row_number() OVER (PARTITION BY call ORDER BY place) = 1"""  # noqa: S608
+    calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE merged_{stage} AS {query}")
+    return f"merged_{stage}"
+
+
+def _told(
+    found: Saved,
+    by_stage: Mapping[Stage, Sequence[Strategy]],
+    taking: Sequence[Strategy],
+    left_out: tuple[LeftOut, ...],
+) -> Joint:
+    everything = frozenset(stage for stage, several in by_stage.items() if several)
+    whole = found.total(everything)
+    values = shapley({each: found.total(each) for each in found.coalitions}, sorted(everything, key=STAGES.index))
+    singles = sum(found.total(frozenset({stage})) for stage in everything)
+    interval, drift = _interval(found, everything)
+    return Joint(
+        saving_usd=in_dollars(whole),
+        low=_scaled(interval.low, found.spent),
+        high=_scaled(interval.high, found.spent),
+        interval_note=interval.why,
+        drift=drift,
+        spent_usd=in_dollars(found.spent),
+        would_cost_usd=in_dollars(found.spent - whole),
+        strategies=tuple(each.name for each in taking),
+        left_out=left_out,
+        stages={stage: in_dollars(value) for stage, value in values.items()},
+        shares=_by_strategy(values, by_stage),
+        sum_of_parts_usd=in_dollars(singles),
+        overlap_usd=in_dollars(singles - whole),
+        interactions=tuple(_interactions(found, sorted(everything, key=STAGES.index))),
+        up_to=any(each.up_to for each in taking),
+    )
+
+
+def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
+    """A strategy that changes calls, with the interval of what it saves alone; any other as it is."""
+    if not strategy.saving_usd:
+        return strategy
+    stage, table = stage_of(strategy.name), f"treatment_{strategy.name}"
+    if not calls.rows("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]):
+        return strategy
+    found = saved(calls, {stage: table})
+    interval, _ = _interval(found, frozenset({stage}))
+    return strategy.model_copy(
+        update={"low": _scaled(interval.low, found.spent), "high": _scaled(interval.high, found.spent)}
+    )
+
+
+WEEK = 7  # days of one origin of the backtest
+
+
+def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
+    """The interval of the share of spend that is saved, never narrower than weeks missed by that were not seen."""
+    both = np.column_stack([found.of_clusters(coalition), found.paid])
+    tested = backtest(found.by_day, first=WEEK, horizon=WEEK)
+    moving = stationarity(found.by_day) if len(found.by_day) else None
+    drift = Drift(
+        verdict=moving.verdict if moving else "unknown",
+        p=moving.p if moving else None,
+        why=moving.why if moving else "No call has a time.",
+        weeks=len(tested.windows),
+        bias=tested.bias,
+        mape=tested.mape,
+    )
+    return widened(cluster_interval(both[found.paid > 0], Ratio(0, 1)), tested.residuals), drift
+
+
+def _scaled(share: float | None, spent: int) -> Decimal | None:
+    return None if share is None else in_dollars(int(share * spent))
+
+
+def shapley(saved_by: Mapping[Coalition, int], players: Sequence[Stage]) -> dict[Stage, int]:
+    """Each player's mean marginal saving over all orders, in whole pico-dollars that add up exactly to the whole.
+
+    What rounding leaves goes to the last player; it is less than one pico-dollar for each of them.
+    """
+    exact: dict[Stage, Fraction] = {}
+    for player in players:
+        others = [other for other in players if other != player]
+        exact[player] = sum(
+            (
+                Fraction(factorial(size) * factorial(len(others) - size), factorial(len(players)))
+                * (saved_by[frozenset(group) | {player}] - saved_by[frozenset(group)])
+                for size in range(len(others) + 1)
+                for group in combinations(others, size)
+            ),
+            Fraction(0),
+        )
+    values = {player: round(value) for player, value in exact.items()}
+    if players:
+        values[players[-1]] += saved_by[frozenset(players)] - sum(values.values())
+    return values
+
+
+def _by_strategy(values: Mapping[Stage, int], by_stage: Mapping[Stage, Sequence[Strategy]]) -> dict[str, object]:
+    """A stage's share among its strategies, by what each would have saved alone."""
+    shares: dict[str, object] = {}
+    for stage, value in values.items():
+        alone = {each.name: each.saving_usd or 0 for each in by_stage[stage]}
+        left = value
+        for place, (name, saving) in enumerate(alone.items(), start=1):
+            part = left if place == len(alone) else round(Fraction(saving) / Fraction(sum(alone.values())) * value)
+            left -= part
+            shares[name] = in_dollars(part)
+    return shares
+
+
+def _interactions(found: Saved, stages: Sequence[Stage]) -> list[Interaction]:
+    """Of each pair of stages: what they save together minus what they save one by one; mostly negative, an overlap."""
+    return [
+        Interaction(stages=(one, other), usd=in_dollars(together))
+        for one, other in combinations(stages, 2)
+        if (
+            together := found.total(frozenset({one, other}))
+            - found.total(frozenset({one}))
+            - found.total(frozenset({other}))
+        )
+    ]

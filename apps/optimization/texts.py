@@ -1,0 +1,162 @@
+"""What a row says, as SQL: text by the name of its column, or by a place inside the JSON that a column holds.
+
+A place is written `column/key/key`; a column is any name that the reader gives, also a dotted one.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from apps.optimization.duck import named, quoted
+
+NOTHING = "NULL"
+_EMPTY = ("", "{}", "[]", '""', "null")  # what is written where nothing is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the text of a name is: in a column of the relation, and by these keys inside its JSON."""
+
+    column: str
+    keys: tuple[str, ...] = ()
+
+
+@dataclass
+class Texts:
+    """Builds expressions over the columns of a file, and remembers which columns they need."""
+
+    places: Mapping[str, Place]  # name -> place, in the order of the file
+    needed: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # column -> paths into its JSON
+    _derived: dict[str, str] = field(default_factory=dict)  # name -> expression over the columns
+    _inside: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # derived name -> paths into its JSON
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names that the file has."""
+        return tuple(self.places)
+
+    def at(self, name: str) -> str:
+        """The text at a name or place; NULL where the file has no such column."""
+        place = self._place(name)
+        if place is None:
+            return NOTHING
+        here = self._inside if place.column in self._derived else self.needed
+        paths = here.setdefault(place.column, [])
+        if not place.keys:
+            return f'"text".{named(place.column)}'
+        if place.keys not in paths:
+            paths.append(place.keys)
+        return f'"text".{_piece(place.column, paths.index(place.keys))}'
+
+    def first(self, *names: str) -> str:
+        """The first of several places that says something; empty objects and lists say nothing."""
+        found = [f"said_something({at})" for at in map(self.at, names) if at != NOTHING]
+        return f"coalesce({', '.join(found)})" if len(found) > 1 else "".join(found) or NOTHING
+
+    def derive(self, name: str, *names: str) -> None:
+        """Give the first of several places a name of its own, so that many texts inside of it are found at once."""
+        if (found := self.first(*names)) != NOTHING:
+            self._derived[name] = found
+
+    def forget(self) -> None:
+        """Forget what was asked for."""
+        for asked in (self.needed, self._derived, self._inside):
+            asked.clear()
+
+    def relation(self, source: str) -> str:
+        """`source`, which has the needed columns and `line`, with the JSON that is looked into taken apart."""
+        columns = ["line", *map(named, self.needed)]
+        rows = _apart(f'(SELECT {", ".join(columns)} FROM {source}) "text"', self.needed)  # noqa: S608
+        if self._derived:
+            named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())
+            rows = _apart(f'(SELECT *, {named_ones} FROM {rows}) "text"', self._inside)  # noqa: S608
+        return rows
+
+    def _place(self, name: str) -> Place | None:
+        if name in self.places:
+            return self.places[name]
+        column, *keys = name.split("/")
+        if column in self._derived:
+            return Place(column=column, keys=tuple(keys))
+        if not keys or column not in self.places:
+            return None
+        outer = self.places[column]
+        return Place(column=outer.column, keys=(*outer.keys, *keys))
+
+
+# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time.
+MACRO = f"""CREATE TEMP MACRO said_something(t) AS
+    CASE WHEN {" AND ".join(f"trim(t) <> {quoted(word)}" for word in _EMPTY)} THEN t END"""
+
+
+def _apart(rows: str, paths: Mapping[str, list[tuple[str, ...]]]) -> str:
+    """`rows` with a column for each text inside of a column's JSON; NULL where it holds no JSON.
+
+    The JSON is read once for all texts that fit into one shape, and by itself for each that does not.
+    """
+    asked = {column: inside for column, inside in paths.items() if inside}
+    if not asked:
+        return rows
+    shaped, pieces = [], []
+    for column, inside in asked.items():
+        shape: Shape = {}
+        fits = [_fit(shape, path) for path in inside]
+        whole = named(f"{column} inside")
+        shaped.append(f"try(from_json({named(column)}, {quoted(json.dumps(_spelled(shape)))})) AS {whole}")
+        pieces += [
+            (f"{whole}{_steps(path)}" if fit else f"try(json_extract_string({named(column)}, {_path(path)}))")
+            + f" AS {_piece(column, number)}"
+            for number, (path, fit) in enumerate(zip(inside, fits, strict=True))
+        ]
+    rows = f'(SELECT {", ".join(["*", *shaped])} FROM {rows}) "text"'  # noqa: S608
+    return f'(SELECT {", ".join(["*", *pieces])} FROM {rows}) "text"'  # noqa: S608
+
+
+Shape = dict[str, Any]  # key -> Shape, or "VARCHAR" where a text is read; a key of digits is a place in a list
+
+
+def _fit(shape: Shape, path: tuple[str, ...]) -> bool:
+    """Add `path` to `shape`, unless a text stands where it goes on, or a key that DuckDB takes for the same."""
+    key, *rest = path
+    there = shape.get(key)
+    alike = [other for other in shape if other != key and (other.casefold() == key.casefold())]
+    mixed = any(other.isdigit() != key.isdigit() for other in shape)
+    if alike or mixed or (there is not None and (not rest or isinstance(there, str))):
+        return False
+    if not rest:
+        shape[key] = "VARCHAR"
+        return True
+    inner: Shape = {} if there is None else there
+    if not _fit(inner, tuple(rest)):
+        return False
+    shape[key] = inner
+    return True
+
+
+def _spelled(shape: Shape | str) -> Any:
+    """A shape as `from_json` wants it."""
+    if isinstance(shape, str):
+        return shape
+    inner = {key: _spelled(value) for key, value in shape.items()}
+    return [_together(list(inner.values()))] if inner and all(key.isdigit() for key in inner) else inner or "JSON"
+
+
+def _together(shapes: list[Any]) -> Any:
+    """One shape for all elements of a list."""
+    objects = [shape for shape in shapes if isinstance(shape, dict)]
+    return {key: value for shape in objects for key, value in shape.items()} if objects else shapes[0]
+
+
+def _steps(path: tuple[str, ...]) -> str:
+    return "".join(f"[{int(key) + 1}]" if key.isdigit() else f".{named(key)}" for key in path)
+
+
+def _piece(column: str, number: int) -> str:
+    return named(f"{column} inside {number}")
+
+
+def _path(keys: Iterable[str]) -> str:
+    """A JSON path; a number is a place in a list."""
+    steps = (f"[{key}]" if key.isdigit() else f'."{key}"' for key in keys)
+    return quoted(f"${''.join(steps)}")

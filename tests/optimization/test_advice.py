@@ -1,0 +1,293 @@
+"""Analyses that are kept, files that continue a dataset, recommendations and who decides on them."""
+
+from datetime import timedelta
+from decimal import Decimal
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+from apps.optimization import advice, analyses, imports, jobs, services
+from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
+from tests.optimization.conftest import call, uploaded
+
+DATASETS = "/api/datasets/"
+ANALYSES = "/api/analyses/"
+RECOMMENDATIONS = "/api/recommendations/"
+
+
+def weeks(count, **more):
+    """The same question each day, answered anew each time: something to save."""
+    return [
+        call(
+            call_id=f"c{day}",
+            timestamp=f"2026-{9 + day // 30:02}-{1 + day % 30:02}T12:00:00Z",
+            prompt="What is the price?",
+            temperature=0,
+            **more,
+        )
+        for day in range(7 * count)
+    ]
+
+
+@pytest.fixture
+def rung(monkeypatch):
+    """The analyses that a worker was woken for."""
+    rung = []
+    monkeypatch.setattr(advice, "ring", rung.append)
+    return rung
+
+
+@pytest.fixture
+def analysed(import_dataset, alice, as_principal, rung, django_capture_on_commit_callbacks):
+    """A dataset of Alice with a computed analysis."""
+
+    def analysed(content=None, user=alice):
+        dataset = import_dataset(user, content or weeks(3))
+        with django_capture_on_commit_callbacks(execute=True):
+            analysis = advice.request_analysis(principal=as_principal(user), dataset_id=dataset.pk)
+        analyses.run_analysis(analysis.pk)
+        analysis.refresh_from_db()
+        return analysis
+
+    return analysed
+
+
+# --- Analyses --------------------------------------------------------------------------------------------------------
+
+
+def test_savings_are_computed_by_a_worker_once_and_then_answered(
+    import_dataset, client_for, alice, rung, django_capture_on_commit_callbacks
+):
+    dataset = import_dataset(alice, weeks(3))
+    client = client_for(alice)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        asked = client.get(f"{DATASETS}{dataset.pk}/savings/")
+        again = client.get(f"{DATASETS}{dataset.pk}/savings/")
+
+    assert (asked.status_code, again.status_code, len(rung)) == (202, 202, 1)
+    assert asked.json()["state"] == "queued"
+
+    analyses.run_analysis(rung[0])
+
+    answer = client.get(f"{DATASETS}{dataset.pk}/savings/")
+    assert answer.status_code == 200
+    assert {strategy["name"] for strategy in answer.json()["strategies"]} >= {"batch_eligible"}
+    kept = client.get(asked.headers["Location"]).json()
+    assert kept["state"] == "ready"
+    assert kept["result"]["calls"] == 21
+    assert kept["seconds"] > 0
+
+
+def test_the_same_inputs_are_the_same_analysis_and_others_are_not(analysed, as_principal, alice, monkeypatch):
+    first = analysed()
+    ask = lambda: advice.request_analysis(principal=as_principal(alice), dataset_id=first.dataset_id)  # noqa: E731
+
+    assert ask().pk == first.pk
+
+    monkeypatch.setattr(analyses, "code_version", lambda: "another")
+    other = ask()
+    assert (other.pk != first.pk, other.state) == (True, "queued")
+    assert other.dataset_hash == first.dataset_hash
+
+
+def test_an_analysis_is_computed_again_from_its_stored_inputs(analysed, client_for, alice):
+    first = analysed()
+
+    again = client_for(alice).post(f"{ANALYSES}{first.pk}/again/")
+
+    assert again.status_code == 200  # nothing has changed, so it is the same one
+    assert again.json()["inputs"] == first.inputs
+
+
+def test_what_cannot_be_computed_is_refused_by_name(import_dataset, client_for, alice, rung):
+    dataset = import_dataset(alice, weeks(1))
+    client = client_for(alice)
+
+    unknown = client.post(ANALYSES, {"dataset": str(dataset.pk), "kind": "miracles"}, format="json")
+
+    assert unknown.status_code == 400
+    assert StoredAnalysis.objects.count() == 0
+    assert client.post(ANALYSES, {"dataset": str(uuid4())}, format="json").status_code == 404
+
+
+def test_a_cancelled_analysis_writes_nothing_anymore(
+    import_dataset, as_principal, client_for, alice, rung, monkeypatch
+):
+    dataset = import_dataset(alice, weeks(1))
+    analysis = advice.request_analysis(principal=as_principal(alice), dataset_id=dataset.pk)
+    real = analyses.KINDS["savings"]
+
+    def cancelled_meanwhile(calls, parameters, progress):
+        assert client_for(alice).post(f"{ANALYSES}{analysis.pk}/cancel/").json()["state"] == "cancelled"
+        return real(calls, parameters, progress)
+
+    monkeypatch.setitem(analyses.KINDS, "savings", cancelled_meanwhile)
+    analyses.run_analysis(analysis.pk)
+
+    analysis.refresh_from_db()
+    assert (analysis.state, analysis.result) == ("cancelled", None)
+    assert not Recommendation.objects.exists()
+    assert client_for(alice).post(f"{ANALYSES}{analysis.pk}/cancel/").json()["code"] == "analysis.over"
+
+
+def test_an_analysis_whose_worker_died_is_rung_for_again_and_finally_fails(import_dataset, as_principal, alice, rung):
+    dataset = import_dataset(alice, weeks(1))
+    analysis = advice.request_analysis(principal=as_principal(alice), dataset_id=dataset.pk)
+    now = timezone.now()
+    silent = {"state": "running", "progress_at": now - timedelta(minutes=5)}
+
+    StoredAnalysis.objects.update(attempt=1, **silent)
+    assert advice.rescue_analyses(now=now) == 1
+    assert rung[-1] == analysis.pk
+
+    StoredAnalysis.objects.update(attempt=jobs.MAX_ATTEMPTS, **silent)
+    assert advice.rescue_analyses(now=now) == 0
+    analysis.refresh_from_db()
+    assert analysis.error_code == "analysis.interrupted"
+
+
+# --- Files that continue a dataset -----------------------------------------------------------------------------------
+
+
+def test_a_later_file_adds_its_calls_to_the_dataset(import_dataset, client_for, as_principal, alice):
+    september = import_dataset(alice, [call(call_id="a"), call(call_id="b")])
+    october = import_dataset(alice, [call(call_id="c", input_tokens=9)], continues=september.pk)
+
+    with services.open_calls(principal=as_principal(alice), dataset_id=september.pk) as calls:
+        assert calls.row("SELECT count(*), count(DISTINCT call) FROM calls") == (3, 3)
+    client = client_for(alice)
+    assert [row["id"] for row in client.get(DATASETS).json()["results"]] == [str(september.pk)]
+    files = client.get(f"{DATASETS}{september.pk}/files/").json()["results"]
+    assert [(row["id"], row["continues"]) for row in files] == [(str(october.pk), str(september.pk))]
+
+
+def test_a_later_file_is_read_and_hashed_as_the_first_one(import_dataset, alice):
+    first = import_dataset(alice, [{"spent": 5, "model": "gpt-4o"}], mapping={"input_tokens": "spent"})
+
+    later = import_dataset(alice, [{"spent": 6, "model": "gpt-4o"}], continues=first.pk)
+
+    assert (later.state, later.mapping, bytes(later.hash_key)) == ("ready", first.mapping, bytes(first.hash_key))
+    assert bytes(import_dataset(alice, [call()]).hash_key) != bytes(first.hash_key)
+
+
+def test_only_the_first_file_is_continued_and_only_ones_own(import_dataset, client_for, alice, charlie):
+    first = import_dataset(alice, [call()])
+    later = import_dataset(alice, [call(input_tokens=7)], continues=first.pk)
+
+    def post(user, continues):
+        body = {"file": uploaded([call(input_tokens=8)]), "continues": str(continues)}
+        return client_for(user).post(DATASETS, body, format="multipart").json()["code"]
+
+    assert post(alice, later.pk) == "dataset.not_the_first_file"
+    assert post(charlie, first.pk) == "dataset.not_found"
+
+
+def test_with_the_dataset_its_later_files_go(
+    import_dataset, client_for, alice, settings, django_capture_on_commit_callbacks
+):
+    first = import_dataset(alice, [call()])
+    import_dataset(alice, [call(input_tokens=7)], continues=first.pk)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        client_for(alice).delete(f"{DATASETS}{first.pk}/")
+
+    assert not Dataset.objects.exists()
+    assert [path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()] == []
+
+
+def test_an_import_can_be_stopped_and_taken_up_again(client_for, alice, vera, monkeypatch):
+    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+    client = client_for(alice)
+    made = client.post(DATASETS, {"file": uploaded([call()])}, format="multipart").json()["id"]
+
+    assert client_for(vera).post(f"{DATASETS}{made}/cancel/").status_code == 403
+    assert client.post(f"{DATASETS}{made}/cancel/").json()["state"] == "cancelled"
+    assert client.post(f"{DATASETS}{made}/cancel/").json()["code"] == "import.over"
+    assert imports.run_import(made) is None
+
+    assert client.post(f"{DATASETS}{made}/resume/").json()["state"] == "queued"
+    assert imports.run_import(made).rows == 1
+    assert client.post(f"{DATASETS}{made}/resume/").json()["code"] == "import.over"
+
+
+def test_how_reports_show_days_and_money_is_chosen_per_dataset(import_dataset, client_for, alice):
+    dataset = import_dataset(alice, [call()])
+    change = lambda **body: client_for(alice).patch(f"{DATASETS}{dataset.pk}/", body, format="json")  # noqa: E731
+
+    changed = change(time_zone="Europe/Berlin", currency="EUR", currency_rate="0.92", keep_days=90).json()
+
+    assert (changed["time_zone"], changed["currency"], changed["currency_rate"]) == ("Europe/Berlin", "EUR", "0.920000")
+    assert changed["keep_days"] == 90
+    for wrong in ({"time_zone": "Mars/Base"}, {"currency": "euro"}, {"currency_rate": "0"}, {"keep_days": 0}):
+        assert change(**wrong).status_code == 400
+
+
+# --- Recommendations -------------------------------------------------------------------------------------------------
+
+
+def test_an_analysis_leaves_recommendations_with_what_is_needed_to_act(analysed, client_for, alice):
+    analysis = analysed()
+
+    found = client_for(alice).get(RECOMMENDATIONS).json()
+
+    assert found
+    first = found[0]
+    assert first["analysis"] == str(analysis.pk)
+    assert Decimal(first["saving_usd"]) > 0
+    assert first["confidence_basis"] == "prior, uncalibrated"
+    assert {"effort_days", "risk", "steps", "prerequisites", "rollback"} <= first["detail"].keys()
+    proven = [row for row in found if not row["detail"]["up_to"]]
+    assert [row["per_day_usd"] for row in proven] == sorted((row["per_day_usd"] for row in proven), key=Decimal)[::-1]
+
+
+def test_a_later_analysis_renews_what_is_open_and_leaves_what_was_decided(analysed, client_for, alice, monkeypatch):
+    analysis = analysed()
+    client = client_for(alice)
+    adopted, *others = client.get(RECOMMENDATIONS).json()
+    answer = client.post(f"{RECOMMENDATIONS}{adopted['id']}/outcome/", {"state": "adopted"}, format="json").json()
+    assert answer["recommendation"]["state"] == "adopted"
+
+    monkeypatch.setattr(analyses, "code_version", lambda: "another")
+    again = StoredAnalysis.objects.get(pk=client.post(f"{ANALYSES}{analysis.pk}/again/").json()["id"])
+    analyses.run_analysis(again.pk)
+
+    rows = client.get(RECOMMENDATIONS).json()
+    assert sorted(row["strategy"] for row in rows) == sorted(row["strategy"] for row in (adopted, *others))
+    assert {row["state"] for row in rows if row["id"] == adopted["id"]} == {"adopted"}
+    assert {row["analysis"] for row in rows if row["state"] == "open"} <= {str(again.pk)}
+
+
+def test_a_decision_is_made_once(analysed, client_for, alice):
+    analysed()
+    client = client_for(alice)
+    chosen = client.get(RECOMMENDATIONS).json()[0]["id"]
+    decide = lambda state: client.post(f"{RECOMMENDATIONS}{chosen}/outcome/", {"state": state}, format="json")  # noqa: E731
+
+    assert [decide("dismissed").status_code, decide("dismissed").status_code] == [200, 200]
+    assert decide("adopted").json()["code"] == "recommendation.decided"
+    assert decide("postponed").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("who", "look", "act"),
+    [("alice", 200, 200), ("bob", 200, 200), ("vera", 200, 403), ("charlie", 404, 404), (None, 401, 401)],
+)
+def test_who_may_see_and_decide(request, analysed, client_for, who, look, act):
+    analysis = analysed()
+    chosen = Recommendation.objects.first()
+    client = client_for(request.getfixturevalue(who) if who else None)
+
+    assert client.get(f"{ANALYSES}{analysis.pk}/").status_code == look
+    assert client.get(f"{RECOMMENDATIONS}{chosen.pk}/").status_code == look
+    assert client.get(f"{RECOMMENDATIONS}{chosen.pk}/outcome/").status_code == look
+    assert client.get(f"{DATASETS}{analysis.dataset_id}/savings/").status_code == look
+    assert client.get(f"{DATASETS}{analysis.dataset_id}/files/").status_code == look
+    decided = client.post(f"{RECOMMENDATIONS}{chosen.pk}/outcome/", {"state": "adopted"}, format="json")
+    assert decided.status_code == act
+    for listed in (ANALYSES, RECOMMENDATIONS):
+        answer = client.get(listed)
+        assert answer.status_code == (200 if who else 401)
+        if who == "charlie":
+            assert answer.json() in ([], {"next": None, "previous": None, "results": []})
