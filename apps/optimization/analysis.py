@@ -4,26 +4,37 @@ from collections.abc import Callable
 from typing import get_args
 
 from apps.optimization import simulators
+from apps.optimization.anomalies import anomalies
 from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.calls import Calls
-from apps.optimization.joint import joint
+from apps.optimization.forecast import forecast
+from apps.optimization.joint import joint, with_interval
 from apps.optimization.overview import overview
 from apps.optimization.results import Analysis, Dimension
 from apps.optimization.sufficiency import sufficiency
 
 
 def analyse(calls: Calls, *, progress: Callable[[float], None] = lambda percent: None) -> Analysis:
-    """Overview, breakdowns, sufficiency and every strategy. About ten passes over the calls."""
+    """Everything: overview, breakdowns, sufficiency, every strategy, what they save together, what stood out and what
+    comes. Some twenty passes over the calls; `progress` hears percents."""
     whole = overview(calls)
-    strategies = tuple(simulator(calls) for simulator in simulators.known().values())
+    progress(5)
+    strategies = []
+    for place, simulator in enumerate(known := simulators.known().values()):
+        strategies.append(with_interval(calls, simulator(calls)))
+        progress(5 + 55 * (place + 1) / len(known))
+    together = joint(calls, strategies)
+    progress(80)
     return Analysis(
         calls=whole.calls,
         tokens=whole.tokens,
         cost_usd=whole.cost_usd,
         unpriced_share=whole.unpriced_share,
         sufficiency=sufficiency(calls),
-        strategies=strategies,
-        joint=joint(calls, strategies),
+        strategies=tuple(strategies),
+        joint=together,
+        anomalies=anomalies(calls),
+        forecast=forecast(calls),
         overview=whole,
         breakdown={by: spend_breakdown(calls, by) for by in get_args(Dimension)},
     )

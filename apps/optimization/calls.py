@@ -13,11 +13,11 @@ import duckdb
 from apps.llm.catalogue import Catalogue
 from apps.optimization.duck import confined, quoted
 
-LINE_BITS = 40  # of `call` that name the line; the others name the file
+ROW_BITS = 40  # of `call` that name the row; the others name the file
 
 # The columns of `calls.parquet`. NULL is "the source does not say". Times are UTC without an offset.
 COLUMNS: Mapping[str, str] = {
-    "line": "BIGINT",  # of the source file, from 1, the header counted
+    "line": "BIGINT",  # of the source file, from 1, the header counted; calls of one line share it
     "call_id": "VARCHAR",
     "trace_id": "VARCHAR",  # one request of a user: its retries and its nested spans share it
     "started_at": "TIMESTAMP",
@@ -105,6 +105,7 @@ def reading(
 
 
 def _part(number: int, file: Path) -> str:
-    """One file of a dataset; the upper bits of `call` are its number, the lower ones the line."""
-    rows = f"read_parquet({quoted(str(file.resolve()))})"
-    return f"SELECT ({number}::BIGINT << {LINE_BITS}) | line AS call, * FROM {rows}"  # noqa: S608
+    """One file of a dataset; the upper bits of `call` are its number, the lower ones the row."""
+    rows = f"read_parquet({quoted(str(file.resolve()))}, file_row_number = true)"
+    return f"""SELECT ({number}::BIGINT << {ROW_BITS}) | file_row_number AS call, * EXCLUDE (file_row_number)
+               FROM {rows}"""  # noqa: S608

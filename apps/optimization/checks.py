@@ -1,7 +1,7 @@
 """From text to typed calls, in SQL: how each field is read, and the reason for which a row is turned away.
 
-The view `staged` holds `line`, `is_call`, the hashes and the prompt, and each field that the file may say as text in a
-column `raw_<field>`. Of a field that it cannot say nothing is looked at.
+The view `staged` holds the `number` of a row and its `line`, `is_call`, the hashes and the prompt, and each field that
+the file may say as text in a column `raw_<field>`. Of a field that it cannot say nothing is looked at.
 """
 
 from collections.abc import Collection
@@ -80,10 +80,11 @@ MACROS = (
     r" WHEN regexp_matches(t, '^\d{1,2}\.\d')"
     " THEN try_strptime(t, ['%d.%m.%Y %H:%M:%S', '%d.%m.%Y %H:%M', '%d.%m.%Y']) END",
     r"CREATE TEMP MACRO is_number(t) AS regexp_full_match(t, '\d+(\.\d+)?([eE]\+?\d+)?')",
-    "CREATE TEMP MACRO yes_no(t) AS CASE WHEN lower(t) IN ('true', 't', 'yes', 'y', '1') THEN true"
-    " WHEN lower(t) IN ('false', 'f', 'no', 'n', '0') THEN false END",
-    f"CREATE TEMP MACRO outcome(t) AS CASE WHEN t IN {FAILED} OR try_cast(t AS INTEGER) >= 400 THEN 'failed'"
-    f" WHEN t IN {SUCCEEDED} OR try_cast(t AS INTEGER) BETWEEN 200 AND 299 THEN 'succeeded' END",
+    "CREATE TEMP MACRO yes_no(t) AS CASE WHEN list_contains(['true', 't', 'yes', 'y', '1'], lower(t)) THEN true"
+    " WHEN list_contains(['false', 'f', 'no', 'n', '0'], lower(t)) THEN false END",
+    f"CREATE TEMP MACRO outcome(t) AS CASE WHEN list_contains({list(FAILED)}, t) OR try_cast(t AS INTEGER) >= 400"
+    f" THEN 'failed' WHEN list_contains({list(SUCCEEDED)}, t) OR try_cast(t AS INTEGER) BETWEEN 200 AND 299"
+    " THEN 'succeeded' END",
 )
 
 
@@ -110,7 +111,7 @@ def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, un
     asked = [check for check in checks if check[0] in (*said, "prompt")]
     columns = " ".join(f"WHEN {condition} THEN {quoted(column)}" for column, condition, _ in asked)
     reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in asked)
-    kept = ", ".join(("line", *map(named, (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS)), *_OTHERS))
+    kept = ", ".join(("line", "number", *map(named, (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS)), *_OTHERS))
     typed = ", ".join(f"{sql} AS {named(name)}" for name, sql in _typed(said, decimal_comma, unit).items())
     # A row is fine if no check fails; which one did is asked only then.
     fine = " OR ".join(f"coalesce({condition}, false)" for _, condition, _ in asked)

@@ -40,6 +40,7 @@ class Saved:
     spent: int  # by all priced calls, exact
     by_cluster: NDArray[np.float64]  # clusters x coalitions
     paid: NDArray[np.float64]  # by each cluster
+    by_day: NDArray[np.float64]  # days (UTC, none left out) x (saved by the whole coalition, paid)
 
     def total(self, coalition: Coalition) -> int:
         """Saved by all calls under `coalition`."""
@@ -66,7 +67,7 @@ def saved(calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None =
     stages = tuple(stage for stage in STAGES if stage in treatments)
     with_prefix = [stages_ for stages_ in subsets(stages) if "prefix" in stages_]
     calls.connection.execute(
-        "CREATE OR REPLACE TEMP TABLE cluster_saved (cluster UBIGINT, coalition INTEGER, pico HUGEINT)"
+        "CREATE OR REPLACE TEMP TABLE cluster_saved (cluster UBIGINT, day DATE, coalition INTEGER, pico HUGEINT)"
     )
     coalitions = subsets(stages)
     _add(calls, treatments, [each for each in coalitions if "prefix" not in each], coalitions)
@@ -125,8 +126,8 @@ def _add(
     costs = costs_sql("treated", "treated_tariff", priced)
     numbers = [coalitions.index(each) for each in wanted]
     calls.connection.execute(
-        f"""INSERT INTO cluster_saved SELECT cluster, unnest(?::INTEGER[]), unnest(sums) FROM (
-              SELECT cluster, [{sums}] AS sums FROM ({costs}) GROUP BY cluster)""",  # noqa: S608
+        f"""INSERT INTO cluster_saved SELECT cluster, day, unnest(?::INTEGER[]), unnest(sums) FROM (
+              SELECT cluster, day, [{sums}] AS sums FROM ({costs}) GROUP BY cluster, day)""",  # noqa: S608
         [numbers],
     )
 
@@ -157,7 +158,7 @@ def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
     needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE treated AS
-            SELECT {needed}, {CLUSTER} AS cluster, {{{", ".join(fields)}}} AS treatment
+            SELECT {needed}, {CLUSTER} AS cluster, c.started_at::DATE AS day, {{{", ".join(fields)}}} AS treatment
             FROM calls c {" ".join(joins)} WHERE c.billed AND c.cost_pico IS NOT NULL AND ({touched})"""  # noqa: S608
     )
 
@@ -179,7 +180,9 @@ def _collected(calls: Calls, coalitions: tuple[Coalition, ...]) -> Saved:
         f"""SELECT {CLUSTER} AS cluster, sum(cost_pico)::DOUBLE AS pico FROM calls
             WHERE billed AND cost_pico IS NOT NULL GROUP BY 1 ORDER BY 1"""  # noqa: S608
     ).fetchnumpy()
-    sums = calls.connection.execute("SELECT cluster, coalition, pico::DOUBLE AS pico FROM cluster_saved").fetchnumpy()
+    sums = calls.connection.execute(
+        "SELECT cluster, coalition, sum(pico)::DOUBLE AS pico FROM cluster_saved GROUP BY ALL"
+    ).fetchnumpy()
     by_cluster = np.zeros((len(paid["cluster"]), len(coalitions)))
     by_cluster[np.searchsorted(paid["cluster"], sums["cluster"]), sums["coalition"]] = sums["pico"]
     exact = dict(calls.rows("SELECT coalition, sum(pico) FROM cluster_saved GROUP BY 1"))
@@ -190,4 +193,19 @@ def _collected(calls: Calls, coalitions: tuple[Coalition, ...]) -> Saved:
         spent=int(spent),
         by_cluster=by_cluster,
         paid=np.asarray(paid["pico"], dtype=np.float64),
+        by_day=_by_day(calls, len(coalitions) - 1),
     )
+
+
+def _by_day(calls: Calls, coalition: int) -> NDArray[np.float64]:
+    """What each day saved under a coalition, and what it paid; a day without calls is a row of zeros."""
+    rows = calls.connection.execute(
+        f"""WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
+                          WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
+                 saved AS (SELECT day, sum(pico)::DOUBLE AS pico FROM cluster_saved WHERE coalition = {coalition}
+                           GROUP BY 1),
+                 days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM paid)
+            SELECT coalesce(saved.pico, 0) AS saved, coalesce(paid.pico, 0) AS paid
+            FROM days LEFT JOIN paid USING (day) LEFT JOIN saved USING (day) ORDER BY day"""  # noqa: S608
+    ).fetchnumpy()
+    return np.column_stack([np.asarray(rows["saved"], dtype=np.float64), np.asarray(rows["paid"], dtype=np.float64)])

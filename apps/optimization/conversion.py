@@ -237,7 +237,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, *, st
     rows = f"read_parquet({quoted(str(staged.resolve()))}, file_row_number = true)"
     connection.execute(
         f"""CREATE VIEW staged AS SELECT * EXCLUDE (file_row_number)
-            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line) FROM {rows}"""  # noqa: S608
+            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line),
+            file_row_number AS number FROM {rows}"""  # noqa: S608
     )
     refuse_endless(connection.execute("SELECT count(*) FROM staged").fetchall()[0][0])
 
@@ -310,7 +311,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
     unfinished = work.scratch / "calls.parquet"
     execute(
         connection,
-        f"COPY ({_priced_sql()}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
+        f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
         work.progress,
         start=CHECKED,
         end=100.0,
@@ -345,6 +346,11 @@ class _LeftOut:
     repeated: int
     nested: int
     known: int
+
+    @property
+    def any(self) -> bool:
+        """Whether rows that are calls were left out."""
+        return self.repeated + self.nested + self.known > 0
 
     def notes(self) -> Iterator[str]:
         if self.not_calls:
@@ -404,29 +410,29 @@ def _check(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | Non
 
 def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
     """Show as `parsed` the rows of `read` that are calls, each once, none of which an earlier file had brought."""
-    connection.execute("CREATE TEMP TABLE repeated (line BIGINT)")
-    connection.execute("CREATE TEMP TABLE nested (line BIGINT)")
-    connection.execute("CREATE TEMP TABLE known (line BIGINT)")
-    if "span_id" in work.fields:
+    connection.execute("CREATE TEMP TABLE repeated (number BIGINT)")
+    connection.execute("CREATE TEMP TABLE nested (number BIGINT)")
+    connection.execute("CREATE TEMP TABLE known (number BIGINT)")
+    if {"trace_id", "span_id", "parent_id"} <= set(work.fields):
         connection.execute(_NESTED)
     if "call_id" in work.fields:
         connection.execute(_REPEATED)
         for file in work.order.known:
             connection.execute(
-                f"""INSERT INTO known SELECT DISTINCT r.line FROM read r
+                f"""INSERT INTO known SELECT DISTINCT r.number FROM read r
                     JOIN read_parquet({quoted(str(file.resolve()))}) k
                       ON k.call_id = r.call_id AND k.started_at IS NOT DISTINCT FROM r.started_at
-                    ANTI JOIN nested n ON n.line = r.line ANTI JOIN repeated p ON p.line = r.line"""  # noqa: S608
+                    ANTI JOIN nested n ON n.number = r.number ANTI JOIN repeated p ON p.number = r.number"""  # noqa: S608
             )
-    connection.execute(
-        """CREATE VIEW parsed AS SELECT r.* FROM read r ANTI JOIN nested n ON n.line = r.line
-           ANTI JOIN repeated p ON p.line = r.line ANTI JOIN known k ON k.line = r.line"""
-    )
     not_calls, repeated, nested, known = connection.execute(
         """SELECT (SELECT count(*) FROM staged WHERE NOT is_call), (SELECT count(*) FROM repeated),
                   (SELECT count(*) FROM nested), (SELECT count(*) FROM known)"""
     ).fetchall()[0]
-    return _LeftOut(not_calls=not_calls, repeated=repeated, nested=nested, known=known)
+    gone = {"repeated": repeated, "nested": nested, "known": known}
+    # A join may change the order of rows, so there is one only where something is left out.
+    joins = " ".join(f"ANTI JOIN {name} USING (number)" for name, count in gone.items() if count)
+    connection.execute(f"CREATE VIEW parsed AS SELECT read.* FROM read {joins}")  # noqa: S608
+    return _LeftOut(not_calls=not_calls, **gone)
 
 
 # A call that has another call below it, through spans of whatever kind, was reported by an outer instrumentation too.
@@ -440,13 +446,14 @@ _NESTED = """
         JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
         WHERE s.raw_parent_id <> '' AND a.height < 64
     )
-    SELECT DISTINCT s.line FROM above a JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
+    SELECT DISTINCT s.number FROM above a JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
     WHERE s.is_call
 """
 _REPEATED = """
-    INSERT INTO repeated SELECT line FROM (SELECT line, call_id, started_at FROM read ANTI JOIN nested USING (line))
+    INSERT INTO repeated
+    SELECT number FROM (SELECT number, call_id, started_at FROM read ANTI JOIN nested USING (number))
     WHERE call_id IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY call_id, started_at ORDER BY line) > 1
+    QUALIFY row_number() OVER (PARTITION BY call_id, started_at ORDER BY number) > 1
 """
 
 
@@ -533,8 +540,8 @@ def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
     )
 
 
-def _priced_sql() -> str:
-    """The final rows, in the order and types of COLUMNS."""
+def _priced_sql(*, ordered: bool) -> str:
+    """The final rows, in the order and types of COLUMNS; `ordered` where a join may have changed that of the file."""
     derived = {
         "ended_at": "coalesce(c.ended_at, c.started_at + to_microseconds((c.latency_ms * 1000)::BIGINT))",
         "cached_answer": "coalesce(c.cached_answer, false)",
@@ -549,7 +556,7 @@ def _priced_sql() -> str:
         SELECT {selected} FROM counted c LEFT JOIN tariff t
           ON t.model = c.model AND t.provider = coalesce(c.provider, '') AND t.moment = c.price_moment
          AND t.tier = {tier_sql("c")} AND {band_sql("c", "t")}
-        WHERE NOT ({_CONTRADICTS})"""  # noqa: S608
+        WHERE NOT ({_CONTRADICTS}) {"ORDER BY c.number" if ordered else ""}"""  # noqa: S608
 
 
 # A failed call is billed only where the source recorded a cost for it.

@@ -5,19 +5,22 @@ six causal stages (Shapley 1953: a stage's mean marginal saving over all orders 
 up to it exactly. Intervals come from resampling whole clusters of calls.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
 from math import factorial
 
+import numpy as np
+
 from apps.llm.pricing import STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import Coalition, Saved, saved
-from apps.optimization.intervals import interval_of_ratio
-from apps.optimization.results import Interaction, Joint, LeftOut, Strategy, in_dollars
+from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
 from apps.optimization.simulators import replay_of, stage_of
-
-Tell = Callable[[float], None]
+from apps.optimization.statistics.backtest import backtest
+from apps.optimization.statistics.bootstrap import Interval, Ratio, cluster_interval, widened
+from apps.optimization.statistics.stationarity import stationarity
 
 
 def joint(calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = False) -> Joint | None:
@@ -80,12 +83,13 @@ def _told(
     whole = found.total(everything)
     values = shapley({each: found.total(each) for each in found.coalitions}, sorted(everything, key=STAGES.index))
     singles = sum(found.total(frozenset({stage})) for stage in everything)
-    low, high, why = interval_of_ratio(found.of_clusters(everything), found.paid, scale=found.spent)
+    interval, drift = _interval(found, everything)
     return Joint(
         saving_usd=in_dollars(whole),
-        low=in_dollars(low),
-        high=in_dollars(high),
-        why_no_interval=why,
+        low=_scaled(interval.low, found.spent),
+        high=_scaled(interval.high, found.spent),
+        interval_note=interval.why,
+        drift=drift,
         spent_usd=in_dollars(found.spent),
         would_cost_usd=in_dollars(found.spent - whole),
         strategies=tuple(each.name for each in taking),
@@ -97,6 +101,43 @@ def _told(
         interactions=tuple(_interactions(found, sorted(everything, key=STAGES.index))),
         up_to=any(each.up_to for each in taking),
     )
+
+
+def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
+    """A strategy that changes calls, with the interval of what it saves alone; any other as it is."""
+    if not strategy.saving_usd:
+        return strategy
+    stage, table = stage_of(strategy.name), f"treatment_{strategy.name}"
+    if not calls.rows("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]):
+        return strategy
+    found = saved(calls, {stage: table})
+    interval, _ = _interval(found, frozenset({stage}))
+    return strategy.model_copy(
+        update={"low": _scaled(interval.low, found.spent), "high": _scaled(interval.high, found.spent)}
+    )
+
+
+WEEK = 7  # days of one origin of the backtest
+
+
+def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
+    """The interval of the share of spend that is saved, never narrower than weeks missed by that were not seen."""
+    both = np.column_stack([found.of_clusters(coalition), found.paid])
+    tested = backtest(found.by_day, first=WEEK, horizon=WEEK)
+    moving = stationarity(found.by_day) if len(found.by_day) else None
+    drift = Drift(
+        verdict=moving.verdict if moving else "unknown",
+        p=moving.p if moving else None,
+        why=moving.why if moving else "No call has a time.",
+        weeks=len(tested.windows),
+        bias=tested.bias,
+        mape=tested.mape,
+    )
+    return widened(cluster_interval(both[found.paid > 0], Ratio(0, 1)), tested.residuals), drift
+
+
+def _scaled(share: float | None, spent: int) -> Decimal | None:
+    return None if share is None else in_dollars(int(share * spent))
 
 
 def shapley(saved_by: Mapping[Coalition, int], players: Sequence[Stage]) -> dict[Stage, int]:

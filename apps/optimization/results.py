@@ -1,10 +1,10 @@
 """What analyses answer. Dollars are exact decimals, strings in JSON; None is "not computed", never zero."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from apps.llm.pricing import Provenance, dollars
 
@@ -183,13 +183,25 @@ class Interaction(Result):
     usd: Dollars | None
 
 
+class Drift(Result):
+    """Whether the share of spend that would be saved stayed the same, and how well weeks told the weeks after them."""
+
+    verdict: Literal["stationary", "drifting", "unknown"]
+    p: float | None  # of a difference as large by chance
+    why: str
+    weeks: int  # that were predicted from the days before them
+    bias: float | None  # mean of predicted - realised share, 0-1
+    mape: float | None  # mean of |predicted - realised| / realised
+
+
 class Joint(Result):
     """What several strategies would have saved together; no dollar is counted twice."""
 
     saving_usd: Dollars | None
     low: Dollars | None
     high: Dollars | None
-    why_no_interval: str | None
+    interval_note: str | None  # why there is no interval, or what it leaves out
+    drift: "Drift"
     spent_usd: Dollars | None  # on the calls whose price is known
     would_cost_usd: Dollars | None  # `spent_usd` - `saving_usd`
     strategies: tuple[str, ...]  # that take part
@@ -202,6 +214,65 @@ class Joint(Result):
     up_to: bool  # a ceiling takes part, so it is one
 
 
+class ForecastDay(Result):
+    """One day (UTC) of a forecast."""
+
+    day: date
+    usd: Dollars
+
+
+class Forecast(Result):
+    """What the next days cost if the workload goes on as it did; the interval is of the total."""
+
+    days: int  # after the last whole day of the log
+    usd: Dollars | None  # None: not computed, see `why`
+    low: Dollars | None = None
+    high: Dollars | None = None
+    level: float | None = None  # of the interval, as promised, 0-1
+    why: str | None = None  # why there is none, or how far the interval carries
+    model: str | None = None  # the one used
+    baseline_error_usd: Dollars | None = None  # mean absolute error of a day, over days not seen: seasonal naive
+    better_error_usd: Dollars | None = None  # the same of the model that must beat it
+    windows: int = 0  # rolling origins behind both
+    by_day: tuple[ForecastDay, ...] = ()
+
+
+class Contribution(Result):
+    """What one factor did to spend. `feature`, `model` and `provider` where it is the factor of one group."""
+
+    factor: Literal["volume", "mix", "tokens", "price"]
+    usd: Dollars  # positive is dearer
+    feature: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    tokens: str | None = None  # kind: input, cached_read, cached_write, output
+
+
+class Changes(Result):
+    """Why one period cost more or less than another; the four factors add up to the difference."""
+
+    before_usd: Dollars
+    after_usd: Dollars
+    change_usd: Dollars
+    factors: dict[str, Dollars]  # volume, mix, tokens, price
+    contributions: tuple[Contribution, ...]  # at most 10, the largest first
+    cause: str | None  # the largest in a sentence; None where nothing changed
+
+
+class Anomaly(Result):
+    """A span in which spend was far above what this hour (or day) of the week costs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    from_: datetime = Field(alias="from")
+    to: datetime  # the first moment after it
+    excess_usd: Dollars  # above the mean of the same hours (days) of other weeks
+    cause: str
+    user: str | None  # whose spend grew most; None where calls name nobody
+    user_excess_usd: Dollars | None
+    detail: Changes
+
+
 class Analysis(Result):
     """The whole answer for one set of calls: the document of `analyze --json`."""
 
@@ -212,7 +283,7 @@ class Analysis(Result):
     sufficiency: dict[str, Sufficiency]
     strategies: tuple[Strategy, ...]
     joint: Joint | None  # None: no strategy proves a saving
-    anomalies: None = None  # not computed yet
-    forecast: None = None  # not computed yet
+    anomalies: tuple[Anomaly, ...] | None  # None: the log is too short for them, or nothing has a price
+    forecast: Forecast
     overview: Overview
     breakdown: dict[str, Breakdown]

@@ -3,8 +3,10 @@
 A place is written `column/key/key`; a column is any name that the reader gives, also a dotted one.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from apps.optimization.duck import named, quoted
 
@@ -45,7 +47,7 @@ class Texts:
             return f'"text".{named(place.column)}'
         if place.keys not in paths:
             paths.append(place.keys)
-        return f'"text".{_inside(place.column)}[{paths.index(place.keys) + 1}]'
+        return f'"text".{_piece(place.column, paths.index(place.keys))}'
 
     def first(self, *names: str) -> str:
         """The first of several places that says something; empty objects and lists say nothing."""
@@ -65,11 +67,10 @@ class Texts:
     def relation(self, source: str) -> str:
         """`source`, which has the needed columns and `line`, with the JSON that is looked into taken apart."""
         columns = ["line", *map(named, self.needed)]
-        rows = f'(SELECT {", ".join(columns + _apart(self.needed))} FROM {source}) "text"'  # noqa: S608
+        rows = _apart(f'(SELECT {", ".join(columns)} FROM {source}) "text"', self.needed)  # noqa: S608
         if self._derived:
             named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())
-            rows = f'(SELECT *, {named_ones} FROM {rows}) "text"'  # noqa: S608
-            rows = f'(SELECT {", ".join(["*", *_apart(self._inside)])} FROM {rows}) "text"'  # noqa: S608
+            rows = _apart(f'(SELECT *, {named_ones} FROM {rows}) "text"', self._inside)  # noqa: S608
         return rows
 
     def _place(self, name: str) -> Place | None:
@@ -84,20 +85,75 @@ class Texts:
         return Place(column=outer.column, keys=(*outer.keys, *keys))
 
 
-MACRO = f"CREATE TEMP MACRO said_something(t) AS CASE WHEN trim(t) NOT IN {_EMPTY} THEN t END"
+# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time.
+MACRO = f"""CREATE TEMP MACRO said_something(t) AS
+    CASE WHEN {" AND ".join(f"trim(t) <> {quoted(word)}" for word in _EMPTY)} THEN t END"""
 
 
-def _inside(column: str) -> str:
-    return named(f"inside {column}")
+def _apart(rows: str, paths: Mapping[str, list[tuple[str, ...]]]) -> str:
+    """`rows` with a column for each text inside of a column's JSON; NULL where it holds no JSON.
+
+    The JSON is read once for all texts that fit into one shape, and by itself for each that does not.
+    """
+    asked = {column: inside for column, inside in paths.items() if inside}
+    if not asked:
+        return rows
+    shaped, pieces = [], []
+    for column, inside in asked.items():
+        shape: Shape = {}
+        fits = [_fit(shape, path) for path in inside]
+        whole = named(f"{column} inside")
+        shaped.append(f"try(from_json({named(column)}, {quoted(json.dumps(_spelled(shape)))})) AS {whole}")
+        pieces += [
+            (f"{whole}{_steps(path)}" if fit else f"try(json_extract_string({named(column)}, {_path(path)}))")
+            + f" AS {_piece(column, number)}"
+            for number, (path, fit) in enumerate(zip(inside, fits, strict=True))
+        ]
+    rows = f'(SELECT {", ".join(["*", *shaped])} FROM {rows}) "text"'  # noqa: S608
+    return f'(SELECT {", ".join(["*", *pieces])} FROM {rows}) "text"'  # noqa: S608
 
 
-def _apart(paths: Mapping[str, list[tuple[str, ...]]]) -> list[str]:
-    """For each column that is looked into, the list of the texts at its paths; NULL where it holds no JSON."""
-    return [
-        f"try(json_extract_string({named(column)}, [{', '.join(map(_path, inside))}])) AS {_inside(column)}"
-        for column, inside in paths.items()
-        if inside
-    ]
+Shape = dict[str, Any]  # key -> Shape, or "VARCHAR" where a text is read; a key of digits is a place in a list
+
+
+def _fit(shape: Shape, path: tuple[str, ...]) -> bool:
+    """Add `path` to `shape`, unless a text stands where it goes on, or a key that DuckDB takes for the same."""
+    key, *rest = path
+    there = shape.get(key)
+    alike = [other for other in shape if other != key and (other.casefold() == key.casefold())]
+    mixed = any(other.isdigit() != key.isdigit() for other in shape)
+    if alike or mixed or (there is not None and (not rest or isinstance(there, str))):
+        return False
+    if not rest:
+        shape[key] = "VARCHAR"
+        return True
+    inner: Shape = {} if there is None else there
+    if not _fit(inner, tuple(rest)):
+        return False
+    shape[key] = inner
+    return True
+
+
+def _spelled(shape: Shape | str) -> Any:
+    """A shape as `from_json` wants it."""
+    if isinstance(shape, str):
+        return shape
+    inner = {key: _spelled(value) for key, value in shape.items()}
+    return [_together(list(inner.values()))] if inner and all(key.isdigit() for key in inner) else inner or "JSON"
+
+
+def _together(shapes: list[Any]) -> Any:
+    """One shape for all elements of a list."""
+    objects = [shape for shape in shapes if isinstance(shape, dict)]
+    return {key: value for shape in objects for key, value in shape.items()} if objects else shapes[0]
+
+
+def _steps(path: tuple[str, ...]) -> str:
+    return "".join(f"[{int(key) + 1}]" if key.isdigit() else f".{named(key)}" for key in path)
+
+
+def _piece(column: str, number: int) -> str:
+    return named(f"{column} inside {number}")
 
 
 def _path(keys: Iterable[str]) -> str:

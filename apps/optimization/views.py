@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -10,11 +11,13 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
+from apps.accounts.authentication import ApiKeyAuthentication
 from apps.accounts.permissions import principal_of
 from apps.operations.pagination import ByAge
 from apps.operations.parsers import UploadParser
-from apps.optimization import advice, services
+from apps.optimization import advice, live, services, traces
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
@@ -168,6 +171,32 @@ class ReconciliationView(GenericAPIView):  # type: ignore[type-arg]
             principal=principal_of(request), dataset_id=dataset_id, bill_id=asked.validated_data["bill"]
         )
         return Response(found.model_dump(mode="json"))
+
+
+class TracesView(APIView):
+    """OTLP over HTTP: where an OpenTelemetry exporter sends spans, with an API key. Answers as the protocol says."""
+
+    authentication_classes = [ApiKeyAuthentication]
+    schema = None
+
+    def post(self, request: Request) -> HttpResponse:
+        kind = traces.format_of(request.META.get("CONTENT_TYPE", ""))
+        traces.refuse_large(int(request.META.get("CONTENT_LENGTH") or 0))
+        # Read past Django's own bound on bodies; ours holds also where no length is announced.
+        body = request._request.read(traces.MOST_BYTES + 1)
+        found = traces.traces_in(traces.plain(body, request.META.get("HTTP_CONTENT_ENCODING", "")), kind)
+        if found.has_calls:
+            organization = principal_of(request).organization_id
+            live.keep(organization_id=organization, document=found.document, now=timezone.now())
+        return HttpResponse(traces.accepted(found, kind), content_type=kind)
+
+    def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # not rendered by REST
+        answer = super().handle_exception(exc)
+        asked = self.request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+        kind = traces.PROTOBUF if asked == traces.PROTOBUF else traces.JSON
+        detail = str((answer.data or {}).get("detail", ""))
+        headers = {name: value for name, value in answer.items() if name.lower() != "content-type"}
+        return HttpResponse(traces.refused(detail, kind), status=answer.status_code, content_type=kind, headers=headers)
 
 
 class SavingsView(GenericAPIView):  # type: ignore[type-arg]

@@ -255,7 +255,7 @@ def test_dollars_leave_as_decimal_strings_and_what_is_not_computed_as_null(write
         document = json.loads(analyse(calls).model_dump_json())
 
     assert document["cost_usd"] == "0.0035"
-    assert (document["joint"], document["anomalies"], document["forecast"]) == (None, None, None)
+    assert (document["joint"], document["anomalies"], document["forecast"]["usd"]) == (None, None, None)
     assert {s["name"] for s in document["strategies"]} == set(simulators.known())
     assert all(s["low"] is None and s["high"] is None for s in document["strategies"])
 

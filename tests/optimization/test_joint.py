@@ -3,7 +3,6 @@
 from decimal import Decimal
 from random import Random
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost_pico
 from apps.optimization.coalitions import saved, subsets
-from apps.optimization.intervals import FEWEST, interval_of_ratio
-from apps.optimization.joint import joint, shapley
+from apps.optimization.joint import joint, shapley, with_interval
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
@@ -247,29 +245,37 @@ def test_with_ceilings_the_joint_saving_is_one(write, calls_of):
 
 
 def test_below_thirty_clusters_there_is_no_interval_and_it_says_why(write, calls_of):
-    with calls_of(write("calls.csv", overlapping(FEWEST - 1))) as calls:
+    with calls_of(write("calls.csv", overlapping(29))) as calls:
         found = joint(calls, [simulate(calls, "batch_eligible")])
 
     assert (found.low, found.high) == (None, None)
-    assert found.why_no_interval.startswith("Only 29 clusters")
+    assert "29 clusters are too few" in found.interval_note
 
 
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
-    random = np.random.default_rng(3)
-    truth, hits, tries = 0.3, 0, 120
-    for _ in range(tries):
-        paid = random.lognormal(0, 1, 80)
-        share = random.beta(3, 7, 80)  # mean 0.3
-        low, high, _ = interval_of_ratio(paid * share, paid, scale=10**6)
-        hits += low <= truth * 10**6 <= high
+def test_each_strategy_has_an_interval_of_its_own(write, calls_of):
+    with calls_of(write("calls.csv", overlapping(90))) as calls:
+        batch = with_interval(calls, simulate(calls, "batch_eligible"))
+        ceiling = with_interval(calls, simulate(calls, "model_swap_ceiling"))
 
-    assert 0.88 <= hits / tries <= 1.0
+    assert batch.low <= batch.saving_usd <= batch.high
+    assert (ceiling.low, ceiling.high) == (None, None)
 
 
-def test_clusters_make_an_interval_wider_than_their_calls_would():
-    random = np.random.default_rng(4)
-    saved_by = np.repeat(random.random(60), 50)
-    of_calls = interval_of_ratio(saved_by, np.ones(3000), scale=10**6)
-    of_clusters = interval_of_ratio(saved_by.reshape(60, 50).sum(axis=1), np.full(60, 50.0), scale=10**6)
+def test_a_workload_that_changes_is_said_to_drift(write, calls_of):
+    """In the second half, everything can wait; before, hardly anything could."""
+    rows = [row | {"interactive": "false" if n >= 140 or n % 20 == 0 else "true"} for n, row in enumerate(spread(280))]
 
-    assert of_clusters[1] - of_clusters[0] > 4 * (of_calls[1] - of_calls[0])
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = joint(calls, [simulate(calls, "batch_eligible")])
+
+    assert found.drift.verdict == "drifting"
+    assert found.drift.weeks == 3
+    assert found.drift.bias < -0.1
+
+
+def spread(count):
+    """Calls that repeat nothing, ten a day."""
+    return [
+        call(prompt=f"p{n}", session=f"s{n}", timestamp=f"2026-10-{1 + n // 10:02}T{n % 24:02}:00:00Z")
+        for n in range(count)
+    ]

@@ -1,0 +1,1 @@
+"""Resampling, tests, decomposition and time series over small arrays: numpy alone, no Django, no DuckDB."""

@@ -1,0 +1,383 @@
+"""Exports as their makers write them, with their own names and conventions, one test file for all sources."""
+
+import json
+from decimal import Decimal
+
+import pytest
+
+from apps.optimization.readers import open_table
+
+
+@pytest.fixture
+def read(write, converted, opened):
+    """Import rows of a source; answers the conversion and the calls' values of some columns."""
+
+    def read(name, rows, columns, **more):
+        conversion = converted(write(name, rows), **more)
+        with opened() as calls:
+            return conversion, calls.rows(f"SELECT {columns} FROM calls ORDER BY call")
+
+    return read
+
+
+# --- Langfuse --------------------------------------------------------------------------------------------------------
+
+
+def observation(**more):
+    return {
+        "id": "o1",
+        "traceId": "t1",
+        "type": "GENERATION",
+        "startTime": "2026-09-01T10:00:00.000Z",
+        "endTime": "2026-09-01T10:00:02.500Z",
+        "completionStartTime": "2026-09-01T10:00:00.400Z",
+        "name": "answer",
+        "level": "DEFAULT",
+        "providedModelName": "claude-sonnet-4-5",
+        "modelParameters": {"temperature": 0.2, "max_tokens": 500},
+        "usageDetails": {
+            "input": 100,
+            "output": 50,
+            "cache_read_input_tokens": 2000,
+            "input_cache_creation_5m": 300,
+            "input_cache_creation_1h": 200,
+            "total": 2650,
+        },
+        "totalCost": 0.0,
+        "userId": "u1",
+        "sessionId": "s1",
+        "traceName": "support",
+        "input": [{"role": "user", "content": "Hello"}],
+    } | more
+
+
+def snake(row):
+    names = {
+        "traceId": "trace_id",
+        "startTime": "start_time",
+        "endTime": "end_time",
+        "completionStartTime": "completion_start_time",
+        "providedModelName": "provided_model_name",
+        "modelParameters": "model_parameters",
+        "usageDetails": "usage_details",
+        "totalCost": "total_cost",
+        "userId": "user_id",
+        "sessionId": "session_id",
+        "traceName": "trace_name",
+        "parentObservationId": "parent_observation_id",
+    }
+    return {names.get(name, name): value for name, value in row.items()}
+
+
+def as_text(row):
+    """As a CSV has it: what is nested is JSON text."""
+    return {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("o.jsonl", lambda row: row),
+        ("o.jsonl", snake),
+        ("o.csv", as_text),
+        ("o.csv", lambda row: as_text(snake(row))),
+        ("o.parquet", snake),
+    ],
+    ids=["camel lines", "snake lines", "camel CSV", "snake CSV", "Parquet"],
+)
+def test_an_observation_of_langfuse_is_read_in_every_export(read, name, spelled):
+    found, [row] = read(
+        name,
+        [spelled(observation())],
+        "input_tokens, cached_read_tokens, cached_write_tokens, cached_write_1h_tokens, output_tokens, model, feature, "
+        '"user", session, temperature, max_output_tokens, epoch(first_token_at - started_at), status',
+    )
+
+    assert found.source == "langfuse"
+    # Langfuse leaves cached tokens out of input; here all input is counted.
+    assert row == (2600, 2000, 500, 200, 50, "claude-sonnet-4-5", "support", "u1", "s1", 0.2, 500, 0.4, "succeeded")
+
+
+def test_only_generations_and_embeddings_of_langfuse_are_calls(read):
+    rows = [
+        observation(id="span", type="SPAN", usageDetails={}),
+        observation(id="outer", usageDetails={"input": 9, "output": 9}, parentObservationId="span"),
+        observation(id="inner", usageDetails={"input": 9, "output": 9}, parentObservationId="outer"),
+        observation(id="e", type="EMBEDDING", usageDetails={"input": 5, "output": 0}),
+    ]
+
+    found, kept = read("o.jsonl", rows, "call_id")
+
+    assert (found.not_calls, found.nested) == (1, 1)
+    assert kept == [("inner",), ("e",)]
+
+
+def test_an_integration_of_langfuse_that_counts_cached_tokens_in_is_found_by_its_costs(read):
+    usage = {"input": 10_000, "input_cached_tokens": 8_000, "output": 100}
+    cost = (2_000 * 2.5 + 8_000 * 1.25 + 100 * 10) / 1e6
+    rows = [observation(id=f"o{n}", providedModelName="gpt-4o", usageDetails=usage, totalCost=cost) for n in range(5)]
+
+    found, kept = read("o.jsonl", rows, "input_tokens")
+
+    assert found.verdicts[0].convention == "inclusive"
+    assert kept == [(10_000,)] * 5
+
+
+@pytest.mark.parametrize(
+    ("usage", "output"),
+    [
+        ({"input": 10, "output": 50, "output_reasoning_tokens": 200, "total": 260}, 250),
+        ({"input": 10, "output": 250, "output_reasoning_tokens": 200, "total": 260}, 250),
+        ({"input": 10, "output": 50, "output_reasoning_tokens": 200}, 250),
+    ],
+)
+def test_reasoning_is_a_part_of_the_output_however_langfuse_was_told(read, usage, output):
+    _, [row] = read("o.jsonl", [observation(usageDetails=usage)], "output_tokens, reasoning_tokens")
+
+    assert row == (output, 200)
+
+
+# --- OpenTelemetry ---------------------------------------------------------------------------------------------------
+
+
+def span(number=1, parent="", attributes=None, **more):
+    kinds = {
+        int: lambda v: {"intValue": str(v)},
+        str: lambda v: {"stringValue": v},
+        float: lambda v: {"doubleValue": v},
+    }
+    kinds |= {bool: lambda v: {"boolValue": v}}
+    kinds |= {list: lambda v: {"arrayValue": {"values": [kinds[type(each)](each) for each in v]}}}
+    said = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.response.id": f"resp-{number}",
+        "gen_ai.usage.input_tokens": 3000,
+        "gen_ai.usage.cache_read.input_tokens": 2000,
+        "gen_ai.usage.output_tokens": 100,
+        "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.response.time_to_first_chunk": 0.5,
+        "gen_ai.conversation.id": "c1",
+        "openai.response.service_tier": "default",
+    }
+    said = said if attributes is None else attributes
+    return {
+        "traceId": "ab" * 16,
+        "spanId": f"{number:016x}",
+        "parentSpanId": parent and f"{parent:016x}",
+        "name": "chat gpt-4o",
+        "kind": 3,
+        "startTimeUnixNano": "1788253200000000000",
+        "endTimeUnixNano": "1788253202000000000",
+        "attributes": [{"key": key, "value": kinds[type(value)](value)} for key, value in said.items()],
+        "status": {"code": 0},
+    } | more
+
+
+def otlp(*spans):
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}
+    return {"resourceSpans": [{"resource": resource, "scopeSpans": [{"scope": {"name": "x"}, "spans": list(spans)}]}]}
+
+
+SPAN = "input_tokens, cached_read_tokens, output_tokens, model, provider, feature, session, cost_pico, finish_reason"
+
+
+@pytest.mark.parametrize("indent", [None, 2], ids=["a line", "spread"])
+def test_spans_of_a_file_of_otlp_are_calls(read, indent):
+    found, [row] = read(
+        "t.json", json.dumps(otlp(span()), indent=indent), f"{SPAN}, epoch(first_token_at - started_at)"
+    )
+
+    assert found.source == "otel"
+    assert row == (3000, 2000, 100, "gpt-4o", "openai", "shop", "c1", 6_000_000_000, "stop", 0.5)
+
+
+def test_lines_of_otlp_are_read_one_by_one_and_bad_ones_are_told(read):
+    lines = [json.dumps(otlp(span(1))), "nonsense", json.dumps(otlp(span(2), span(3)))]
+
+    found, kept = read("t.jsonl", "\n".join(lines), "call_id")
+
+    assert [reject.line for reject in found.rejects] == [2]
+    assert kept == [("resp-1",), ("resp-2",), ("resp-3",)]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"gen_ai.system": "openai", "gen_ai.usage.prompt_tokens": 30, "gen_ai.usage.completion_tokens": 7},
+        {"gen_ai.system": "openai", "llm.usage.prompt_tokens": 30, "llm.usage.completion_tokens": 7},
+        {"gen_ai.provider.name": "openai", "gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 7},
+    ],
+    ids=["before 1.37", "openllmetry", "1.41"],
+)
+def test_older_names_of_spans_mean_the_same(read, attributes):
+    _, [row] = read("t.json", json.dumps(otlp(span(attributes=attributes))), "input_tokens, output_tokens, provider")
+
+    assert row == (30, 7, "openai")
+
+
+def test_a_call_under_two_instrumentations_is_one_and_other_spans_are_none(read):
+    tokens = {"gen_ai.usage.input_tokens": 30, "gen_ai.usage.output_tokens": 7, "gen_ai.request.model": "gpt-4o"}
+    spans = [
+        span(1, attributes={"http.method": "POST"}),
+        span(2, 1, tokens),
+        span(3, 2, {"a": "b"}),
+        span(4, 3, tokens),
+    ]
+
+    found, kept = read("t.json", json.dumps(otlp(*spans)), "input_tokens")
+
+    assert (found.not_calls, found.nested, kept) == (2, 1, [(30,)])
+
+
+def test_a_span_that_failed_is_a_failed_call(read):
+    failed = {"gen_ai.usage.input_tokens": 30, "error.type": "RateLimitError"}
+
+    _, [row] = read("t.json", json.dumps(otlp(span(attributes=failed))), "status, error, billed")
+
+    assert row == ("failed", "RateLimitError", False)
+
+
+def test_columns_named_like_attributes_are_spans_too(read):
+    row = {
+        "trace_id": "t",
+        "span_id": "s",
+        "start_time": "2026-09-01T10:00:00Z",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.usage.input_tokens": 30,
+        "gen_ai.usage.output_tokens": 7,
+    }
+
+    found, kept = read("t.csv", [row], "input_tokens, model")
+
+    assert (found.source, kept) == ("otel", [(30, "gpt-4o")])
+
+
+@pytest.mark.parametrize("content", ['{"resourceSpans": []}', '{"resourceSpans": [{"scopeSpans": "x"}]}'])
+def test_otlp_without_spans_has_no_columns_to_read(write, content):
+    assert list(open_table(write("t.json", content)).records(lambda read: None)) == []
+
+
+# --- Helicone, TensorZero, Mooncake, and usage as providers tell it --------------------------------------------------
+
+
+def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled_cost(read):
+    row = {
+        "request_id": "r1",
+        "request_created_at": "2026-09-01 10:00:00.000",
+        "response_created_at": "2026-09-01 10:00:02.000",
+        "latency": 2000,
+        "time_to_first_token": 300,
+        "status": 200,
+        "model": "gpt-4o",
+        "provider": "OPENAI",
+        "prompt_tokens": 3000,
+        "completion_tokens": 100,
+        "prompt_cache_read_tokens": 2000,
+        "prompt_cache_write_tokens": 0,
+        "user_id": "u1",
+        "properties": {"Helicone-Session-Id": "s1", "Feature": "search"},
+        "request_body": {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0},
+        "cost": 6000000,
+        "cache_reference_id": "00000000-0000-0000-0000-000000000000",
+    }
+    hit = row | {"request_id": "r2", "cache_reference_id": "0d9ed8d5-90b8-4a3c-b1c5-7b7c3e3d7f10"}
+
+    found, kept = read(
+        "h.jsonl",
+        [row, hit],
+        'cached_read_tokens, cost_pico, recorded_cost, feature, session, "user", temperature, cached_answer, '
+        "epoch_ms(first_token_at - started_at)",
+    )
+
+    assert found.source == "helicone"
+    assert kept == [
+        (2000, 6_000_000_000, None, "search", "s1", "u1", 0.0, False, 300),
+        (2000, 0, None, "search", "s1", "u1", 0.0, True, 300),
+    ]
+
+
+def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
+    row = {
+        "id": "m1",
+        "inference_id": "i1",
+        "model_name": "gpt-4o",
+        "model_provider_name": "openai",
+        "input_tokens": 3000,
+        "output_tokens": 100,
+        "response_time_ms": 2000,
+        "ttft_ms": 250,
+        "timestamp": "2026-09-01T10:00:02Z",
+        "raw_response": json.dumps({"usage": {"prompt_tokens_details": {"cached_tokens": 1000}}}),
+        "function_name": "extract",
+        "episode_id": "e1",
+        "value": True,
+    }
+
+    found, [kept] = read(
+        "t.jsonl",
+        [row],
+        "epoch(ended_at - started_at), epoch_ms(first_token_at - started_at), cached_read_tokens, feature, session, "
+        "quality",
+    )
+
+    assert found.source == "tensorzero"
+    assert kept == (2.0, 250, 1000, "extract", "e1", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (
+            {
+                "prompt_tokens": 3000,
+                "completion_tokens": 300,
+                "prompt_tokens_details": {"cached_tokens": 2000, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 200},
+            },
+            (3000, 2000, 0, 0, 300, 200),
+        ),
+        (
+            {
+                "input_tokens": 1000,
+                "output_tokens": 300,
+                "cache_read_input_tokens": 2000,
+                "cache_creation_input_tokens": 700,
+                "cache_creation": {"ephemeral_5m_input_tokens": 500, "ephemeral_1h_input_tokens": 200},
+            },
+            (3700, 2000, 700, 200, 300, 0),
+        ),
+        (
+            {
+                "input_tokens": 3000,
+                "output_tokens": 300,
+                "input_tokens_details": {"cached_tokens": 2000},
+                "output_tokens_details": {"reasoning_tokens": 100},
+            },
+            (3000, 2000, 0, 0, 300, 100),
+        ),
+    ],
+    ids=["OpenAI chat", "Anthropic messages", "OpenAI responses"],
+)
+def test_a_usage_object_is_read_as_its_provider_means_it(read, usage, expected):
+    row = {"created_at": "2026-09-01T10:00:00Z", "model": "gpt-4o", "usage": usage}
+
+    _, [kept] = read(
+        "u.jsonl",
+        [row],
+        "input_tokens, cached_read_tokens, cached_write_tokens, cached_write_1h_tokens, output_tokens, "
+        "reasoning_tokens",
+    )
+
+    assert kept == expected
+
+
+def test_a_trace_of_blocks_is_a_table_with_its_own_clock(read):
+    rows = [{"timestamp": n * 1000, "input_length": 512, "output_length": 7, "hash_ids": [0, n]} for n in range(3)]
+
+    found, kept = read("trace.jsonl", rows, "input_tokens, output_tokens", price_as="gpt-5")
+
+    assert kept == [(512, 7)] * 3
+    assert found.source == "table"
+    assert Decimal(found.rows) == 3

@@ -1,0 +1,281 @@
+"""Intervals, tests, decompositions and forecasts, where the truth is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apps.optimization.statistics.anomalies import unusual
+from apps.optimization.statistics.backtest import LEVELS, backtest, backtest_policy, coverage, workload
+from apps.optimization.statistics.bootstrap import (
+    Difference,
+    Grouping,
+    Interval,
+    Ratio,
+    block_interval,
+    choose,
+    cluster_interval,
+    conformal,
+    widened,
+)
+from apps.optimization.statistics.decomposition import FACTORS, Cell, Use, contributors, decompose, totals
+from apps.optimization.statistics.forecast import BASELINE, BETTER, forecasted
+from apps.optimization.statistics.stationarity import stationarity
+
+MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
+
+
+def random(seed=3):
+    return np.random.default_rng(seed)
+
+
+# --- Intervals -------------------------------------------------------------------------------------------------------
+
+
+def test_intervals_hold_the_truth_as_often_as_they_promise():
+    for found in coverage(clusters=(30, 120), trials=150):
+        assert abs(found.held - found.level) < 3 * found.error, found
+
+
+@pytest.mark.parametrize("method", ["studentized", "percentile", "bca"])
+def test_each_method_agrees_with_the_normal_interval_where_that_is_right(method):
+    sums = np.stack((random().normal(5, 1, 400), np.full(400, 10.0)), axis=1)
+
+    found = cluster_interval(sums, Ratio(0, 1), method=method)
+
+    half = 1.96 * sums[:, 0].std(ddof=1) / np.sqrt(400) / 10
+    assert found.value == pytest.approx(sums[:, 0].mean() / 10)
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=half * 0.15)
+
+
+def test_a_difference_of_totals_has_an_interval_too():
+    sums = random().lognormal(0, 1, (500, 2)) + np.array([1, 0])
+
+    found = cluster_interval(sums, Difference(0, 1))
+
+    assert found.value == pytest.approx(sums[:, 0].sum() - sums[:, 1].sum())
+    assert found.low < 500 < found.high
+
+
+def test_below_thirty_clusters_there_is_no_interval_and_the_reason_is_said():
+    found = cluster_interval(np.ones((29, 2)), Ratio(0, 1))
+
+    assert (found.value, found.low, found.high, found.clusters) == (1.0, None, None, 29)
+    assert "29 clusters are too few" in found.why
+
+
+def test_an_interval_of_nothing_is_none():
+    assert cluster_interval(np.zeros((50, 2)), Ratio(0, 1)).why == "No interval: the denominator is zero."
+
+
+def test_the_same_seed_gives_the_same_interval():
+    sums, _ = workload(random(), clusters=50)
+
+    assert cluster_interval(sums, Ratio(0, 1), seed=4) == cluster_interval(sums, Ratio(0, 1), seed=4)
+
+
+def test_many_clusters_are_folded_without_a_change_of_width():
+    sums, _ = workload(random(), clusters=20_000)
+
+    share, spent = sums[:, 0].sum() / sums[:, 1].sum(), sums[:, 1].sum()
+    found = cluster_interval(sums, Ratio(0, 1))
+    error = np.sqrt(((sums[:, 0] - share * sums[:, 1]) ** 2).sum()) / spent
+
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_blocks_of_time_see_that_neighbours_resemble_each_other():
+    walk, sums = random(), np.ones((1200, 2))
+    for row in range(1, len(sums)):
+        sums[row, 0] = 1 + 0.9 * (sums[row - 1, 0] - 1) + walk.normal(0, 0.1)
+
+    alone, together = (block_interval(sums, Ratio(0, 1), length=length) for length in (1, 30))
+
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)
+
+
+def test_the_finest_grouping_that_carries_the_spend_is_chosen_and_the_others_are_named():
+    found = choose(
+        [
+            Grouping(name="day", clusters=40),
+            Grouping(name="user", clusters=500, covered=0.99),
+            Grouping(name="session", clusters=9000, covered=0.5),
+        ]
+    )
+
+    assert found.grouping.name == "user"
+    assert "session is named on 50% of spend only" in found.why
+    assert choose([Grouping(name="hour", clusters=20)]).grouping is None
+
+
+def test_drift_widens_an_interval_where_the_backtest_has_windows_enough_and_is_named_where_not():
+    narrow = Interval(value=10.0, low=9.5, high=10.5, level=0.8, clusters=50)
+
+    assert conformal(np.array([1.0, -3.0, 2.0, 0.5]), level=0.8) == 3.0
+    assert widened(narrow, np.array([1.0, -3.0, 2.0, 0.5])).low == 7.0
+    told = widened(narrow, np.array([3.0]))
+    assert (told.low, told.why) == (9.5, "Sampling error only: 1 backtest windows, drift at 80% needs 4.")
+
+
+# --- Stationarity ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_stays_the_same_is_rarely_called_drifting():
+    draw = random()
+    wrong = sum(
+        stationarity(np.stack((draw.binomial(100, 0.3, 30), np.full(30, 100)), axis=1)).verdict == "drifting"
+        for _ in range(60)
+    )
+
+    assert wrong <= 8  # 5 % of 60 is 3; 8 or more happen once in 80 such tests
+
+
+def test_a_short_log_is_not_judged():
+    found = stationarity(np.ones((8, 2)))
+
+    assert (found.verdict, found.p) == ("unknown", None)
+
+
+@pytest.mark.skipif(not MOONCAKE.exists(), reason="the public trace is not there")
+def test_a_ramping_workload_is_caught_where_its_interval_would_mislead():
+    blocks = prefix_hits(MOONCAKE, seconds=5, kept=300)
+    warm, half = 300 // 5, len(blocks) // 2
+    early, late = blocks[warm:half], blocks[half:]
+
+    found, told = stationarity(blocks[warm:], length=6), cluster_interval(early, Ratio(0, 1))
+    later = late[:, 0].sum() / late[:, 1].sum()
+
+    assert (told.value, later) == pytest.approx((0.442, 0.782), abs=0.01)
+    assert not told.contains(later)
+    assert (found.verdict, found.p < 0.01) == ("drifting", True)
+
+
+def prefix_hits(path, seconds, kept):
+    """Tokens read from a prefix cache that forgets after `kept` seconds, and all input tokens, per span of time."""
+    used, sums = {}, {}
+    for line in path.read_text().splitlines():
+        call = json.loads(line)
+        hits, now = 0, call["timestamp"] / 1000
+        for block in call["hash_ids"]:
+            if now - used.get(block, -np.inf) > kept:
+                break
+            hits += 1
+        used.update(dict.fromkeys(call["hash_ids"], now))
+        row = sums.setdefault(int(now // seconds), [0, 0])
+        row[0] += min(512 * hits, call["input_length"])
+        row[1] += call["input_length"]
+    return np.array([sums.get(block, [0, 0]) for block in range(max(sums) + 1)], dtype=float)
+
+
+# --- Backtest --------------------------------------------------------------------------------------------------------
+
+
+def test_a_backtest_of_a_steady_share_is_unbiased_and_one_that_jumps_is_seen():
+    spent = random().lognormal(3, 0.2, 80)
+    steady = np.stack((spent * random(4).normal(0.3, 0.02, 80), spent), axis=1)
+    jumps = steady.copy()
+    jumps[60:, 0] *= 0.5
+
+    assert abs(backtest(steady).bias) < 0.01
+    assert backtest(jumps).bias > 0.03
+    assert backtest(jumps).contained[1] < 0.5
+    assert len(backtest(jumps).residuals) == 50
+
+
+def test_a_policy_is_judged_on_parts_that_it_has_not_seen():
+    seen = []
+
+    def fit(parts):
+        seen.append(tuple(parts))
+        told = Interval(value=max(parts), low=0.0, high=max(parts), level=0.8, clusters=30)
+        return max(parts), (told,) * len(LEVELS)
+
+    found = backtest_policy([1.0, 2.0, 3.0, 1.0], fit=fit, apply=lambda policy, part: part, first=2)
+
+    assert seen == [(1.0, 2.0), (1.0, 2.0, 3.0)]
+    assert [(w.predicted, w.realised) for w in found.windows] == [(2.0, 3.0), (3.0, 1.0)]
+    assert (found.bias, found.contained) == (0.5, (0.5, 0.5))
+
+
+# --- Decomposition ---------------------------------------------------------------------------------------------------
+
+amounts = st.one_of(st.just(0.0), st.floats(0.001, 1e6))
+periods = st.dictionaries(
+    st.sampled_from(["a", "b", "c"]), st.tuples(st.floats(1, 1e6), amounts, amounts, amounts, amounts), max_size=3
+)
+
+
+def period(groups):
+    return {
+        Cell(group=(name,), kind=kind): Use(calls=calls, tokens=tokens, cost=cost if tokens else 0.0)
+        for name, (calls, ti, ci, to, co) in groups.items()
+        for kind, tokens, cost in (("input", ti, ci), ("output", to, co))
+    }
+
+
+@given(periods, periods)
+def test_effects_add_up_to_the_difference_and_turn_their_sign_with_time(before, after):
+    before, after = period(before), period(after)
+    there, back = decompose(before, after), decompose(after, before)
+    costs = [sum(use.cost for use in each.values()) for each in (before, after)]
+    room = 1e-7 * (1 + sum(costs))
+
+    assert sum(totals(there).values()) == pytest.approx(costs[1] - costs[0], abs=room)
+    assert sum(effect.amount for effect in contributors(there)) == pytest.approx(costs[1] - costs[0], abs=room)
+    assert totals(back) == pytest.approx({factor: -amount for factor, amount in totals(there).items()}, abs=room)
+
+
+@pytest.mark.parametrize(
+    ("factor", "change"),
+    [
+        ("volume", {"a": (20, 200, 40, 20, 60), "b": (20, 200, 40, 20, 60)}),
+        ("mix", {"a": (15, 150, 30, 15, 45), "b": (5, 50, 10, 5, 15)}),
+        ("tokens", {"a": (10, 300, 60, 10, 30), "b": (10, 100, 20, 10, 30)}),
+        ("price", {"a": (10, 100, 50, 10, 30), "b": (10, 100, 20, 10, 30)}),
+        ("mix", {"a": (10, 100, 20, 10, 30), "c": (10, 100, 30, 10, 30)}),
+    ],
+)
+def test_a_change_of_one_factor_is_put_down_to_it_alone(factor, change):
+    before = period({"a": (10, 100, 20, 10, 30), "b": (10, 100, 20, 10, 30)})
+    found = totals(decompose(before, period(change)))
+
+    difference = sum(use.cost for use in period(change).values()) - sum(use.cost for use in before.values())
+    assert found == pytest.approx({each: difference if each == factor else 0.0 for each in FACTORS}, abs=1e-9)
+
+
+# --- Forecast and anomalies ------------------------------------------------------------------------------------------
+
+WEEK = np.array([10, 11, 12, 11, 10, 3, 2], dtype=float)
+
+
+def test_a_noisy_week_is_forecast_better_than_by_its_last_one():
+    spend = np.tile(WEEK, 8) * random().lognormal(0, 0.2, 56)
+
+    found = forecasted(spend, horizon=28)
+
+    assert (found.model, found.better_error < found.baseline_error) == (BETTER, True)
+    assert found.low < 4 * WEEK.sum() < found.high
+    assert found.total == pytest.approx(4 * WEEK.sum(), rel=0.15)
+
+
+def test_the_baseline_is_used_where_nothing_beats_it():
+    found = forecasted(np.tile(WEEK, 3), horizon=7)
+
+    assert found.model == BASELINE
+    assert found.values == pytest.approx(WEEK)
+
+
+def test_thirteen_days_are_no_forecast():
+    assert forecasted(np.ones(13), horizon=7) is None
+
+
+def test_a_spike_is_flagged_and_an_ordinary_week_is_not():
+    spend = np.tile(WEEK, 6) * random().lognormal(0, 0.05, 42)
+    seasons = np.arange(42) % 7
+
+    assert not unusual(spend, seasons, minimum=1, share=0.3).any()
+    spend[20] += 3  # a Sunday, which stays far below any working day
+    assert list(np.flatnonzero(unusual(spend, seasons, minimum=1, share=0.3))) == [20]
