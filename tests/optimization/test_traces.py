@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -259,3 +260,25 @@ def test_prompts_of_live_calls_are_never_kept(send, swept, alice, settings):
 
     assert (dataset.rows, UUID(str(dataset.pk))) == (1, dataset.pk)
     assert not any(b"secret" in path.read_bytes() for path in Path(settings.MEDIA_ROOT).rglob("*") if path.is_file())
+
+
+def test_senders_and_the_sweep_at_once_lose_and_double_no_request(acme, alice, settings, monkeypatch):
+    taken = []
+    monkeypatch.setattr(live, "_hand_over", lambda principal, folder, path, first: taken.append(path.read_text()))
+    now, later = timezone.now(), timezone.now() + timedelta(minutes=2)
+
+    def sender(name):
+        for number in range(25):
+            live.keep(organization_id=acme.pk, document={"sent": [name, number]}, now=now)
+
+    with ThreadPoolExecutor(4) as senders:
+        sent = [senders.submit(sender, name) for name in range(4)]
+        while not all(each.done() for each in sent):
+            live.import_spools(now=later)
+    for each in sent:
+        each.result()
+    while live.import_spools(now=later):
+        pass
+
+    lines = [json.loads(line)["sent"] for text in taken for line in text.splitlines()]
+    assert sorted(lines) == [[name, number] for name in range(4) for number in range(25)]
