@@ -165,11 +165,12 @@ class ReconciliationView(GenericAPIView):  # type: ignore[type-arg]
 
     @extend_schema(parameters=[ReconciliationQuerySerializer], responses={200: Reconciliation})
     def get(self, request: Request, dataset_id: UUID) -> Response:
+        principal = principal_of(request)
+        services.get_dataset(principal=principal, dataset_id=dataset_id)  # a stranger learns nothing of the question
         asked = ReconciliationQuerySerializer(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        found = services.reconciliation(
-            principal=principal_of(request), dataset_id=dataset_id, bill_id=asked.validated_data["bill"]
-        )
+        bill = asked.validated_data["bill"]
+        found = services.reconciliation(principal=principal, dataset_id=dataset_id, bill_id=bill)
         return Response(found.model_dump(mode="json"))
 
 
