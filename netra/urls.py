@@ -4,6 +4,8 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from apps.optimization.views import TracesView
+
 api: list[URLPattern | URLResolver] = [
     path("", include("apps.realtime.urls")),
     path("", include("apps.conversations.urls")),
@@ -16,6 +18,7 @@ api: list[URLPattern | URLResolver] = [
 ]
 urlpatterns = [
     path("api/", include(api)),
+    path("v1/traces", TracesView.as_view(), name="traces"),
     path("accounts/", include("apps.accounts.urls")),
     path("admin/", admin.site.urls),
     path("", include("apps.operations.urls")),

@@ -15,7 +15,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.errors import Forbidden, NetraError, NotFound
 from apps.optimization import analyses, jobs, recommendations, tasks
-from apps.optimization.datasets import refuse_unready
+from apps.optimization.datasets import refuse_bill, refuse_unready
 from apps.optimization.models import Recommendation, StoredAnalysis
 from apps.optimization.services import get_dataset
 
@@ -60,6 +60,7 @@ def request_analysis(
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
     refuse_unready(dataset)
+    refuse_bill(dataset)
     with transaction.atomic():
         analysis, made = analyses.kept(dataset, kind, parameters or {}, by=principal.user_id)
         if made:

@@ -12,6 +12,7 @@ from apps.optimization.readers import BinaryFile, MalformedFile, TooLargeInside
 
 GZIP, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
 CHUNK = 1024**2
+UNPACKED = "unpacked"  # the name of what was unpacked
 MOST_RATIO = 200  # text packs to a twentieth, a log of repeats to a hundredth; beyond that it is made to fill disks
 RATIO_FROM = 64 * 1024**2  # bytes unpacked before the ratio is looked at
 _SHEET = ("xl/", "word/", "[Content_Types].xml")
@@ -67,7 +68,7 @@ def _is_litter(name: str) -> bool:
 
 def _copied(inner: Readable, path: Path, into: Path, most: int) -> Path:
     """The bytes of `inner` as a file of ours: the names inside an archive are never used."""
-    target, packed, size = into / "unpacked", path.stat().st_size, 0
+    target, packed, size = into / UNPACKED, path.stat().st_size, 0
     try:
         with target.open("wb") as file:
             while chunk := inner.read(CHUNK):

@@ -7,10 +7,12 @@ import csv
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 
@@ -19,7 +21,7 @@ from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import band_sql, cost_sql
 from apps.optimization import checks
 from apps.optimization.calls import COLUMNS
-from apps.optimization.containers import unpacked
+from apps.optimization.containers import UNPACKED, unpacked
 from apps.optimization.conventions import Verdict, decide
 from apps.optimization.duck import confined, named, quoted
 from apps.optimization.importers import FIELDS, Importer, importer_for
@@ -51,6 +53,8 @@ KEPT_REJECTS = 100
 MAX_MODELS = 2000  # of one file; more are no models but ids
 STAGED = 70  # percent of the work that is done once the file is read
 CHECKED = 85
+PREVIEWED = 10_000  # rows that a preview looks at
+PREVIEWED_PROMPT = 200
 ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
 _HASHED = ("prompt", "parameters")
 _TEXT = tuple(name for name in FIELDS if name not in _HASHED)
@@ -135,16 +139,76 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
         DiskFull: there is no room to work in; nothing was written.
         UnknownModel: `price_as` has no known price.
     """
-    check_price_as(order.price_as or "", order.catalogue, order.now)
     deadline = Deadline(order.seconds)
+    with _opened(order, progress) as work, _workbench(order, work.scratch) as connection, deadline.stopping(connection):
+        return _settle(connection, work, _stage(connection, work, deadline))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What an import would make of a file, told by its first rows."""
+
+    conversion: Conversion  # of the first PREVIEWED rows; without a usable call among them it has no rows
+    calls: tuple[Mapping[str, Any], ...]  # the first ones; of a prompt the first PREVIEWED_PROMPT characters
+    whole: bool  # the file has no more rows than were looked at
+    disk_bytes: int | None  # that the import would take while it works, as these rows do; None if it cannot be told
+
+
+def preview(order: Order, rows: int = 20) -> Preview:
+    """Convert the first rows of a file and keep nothing. A packed file is unpacked whole first.
+
+    Raises:
+        UnusableFile, DiskFull, UnknownModel: as `convert`, but rows that are all rejected are an answer.
+    """
+    deadline = Deadline(order.seconds)
+    with _opened(order, lambda percent: None) as opened:
+        target = opened.scratch / "preview.parquet"
+        work = replace(opened, order=replace(order, target=target), first=PREVIEWED)
+        with _workbench(work.order, work.scratch) as connection, deadline.stopping(connection):
+            tally = _stage(connection, work, deadline)
+            conversion = _settle(connection, work, tally)
+            shown = connection.execute(
+                f"""SELECT * REPLACE (left(prompt, {PREVIEWED_PROMPT}) AS prompt)
+                    FROM read_parquet({quoted(str(target.resolve()))}) LIMIT ?""",  # noqa: S608
+                [rows],
+            )
+            names = [column[0] for column in shown.description or ()]
+            calls = tuple(dict(zip(names, row, strict=True)) for row in shown.fetchall())
+            staged = connection.execute("SELECT count(*) FROM staged").fetchall()[0][0]
+        whole = staged + tally.rejected < PREVIEWED
+        return Preview(conversion=conversion, calls=calls, whole=whole, disk_bytes=_disk_need(work, whole=whole))
+
+
+def _disk_need(work: "_Work", *, whole: bool) -> int | None:
+    """Bytes on disk at the peak of an import, if all rows take what those in the scratch folder took."""
+    sizes = {file: file.stat().st_size for file in work.scratch.iterdir() if file.is_file()}
+    packed = sizes.pop(work.scratch / UNPACKED, 0)
+    taken = sum(sizes.values())
+    if whole:
+        return packed + taken
+    read = 0
+
+    def reach(told: int) -> None:
+        nonlocal read
+        read = max(read, told)
+
+    # One more, because a reader tells how far it is before it gives a row.
+    for _ in islice(work.table.records(reach), PREVIEWED + 1):
+        pass
+    size = packed or work.order.source.stat().st_size
+    return packed + round(taken * size / read) if read else None
+
+
+@contextmanager
+def _opened(order: Order, progress: Progress) -> Iterator["_Work"]:
+    """The file, unpacked and understood, with a folder to work in that is gone afterwards."""
+    check_price_as(order.price_as or "", order.catalogue, order.now)
     with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as folder:
         scratch = Path(folder)
         table = open_table(unpacked(order.source, scratch, most=order.staged_bytes))
         texts = Texts(table.places)
         importer = importer_for(texts, order.mapping)
-        work = _Work(order=order, table=table, texts=texts, importer=importer, scratch=scratch, progress=progress)
-        with _workbench(order, scratch) as connection, deadline.stopping(connection):
-            return _settle(connection, work, _stage(connection, work, deadline))
+        yield _Work(order=order, table=table, texts=texts, importer=importer, scratch=scratch, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +221,11 @@ class _Work:
     importer: Importer
     scratch: Path
     progress: Progress
+    first: int | None = None  # rows of the file that are looked at; None for all
+
+    @property
+    def limit(self) -> str:
+        return "" if self.first is None else f"LIMIT {self.first}"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -200,7 +269,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadlin
     relation = work.table.relation(tuple(work.texts.needed))
     if relation:
         try:
-            _copy(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation})", start=0.0)  # noqa: S608
+            _copy(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation} {work.limit})", start=0.0)  # noqa: S608
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
         else:
@@ -258,7 +327,7 @@ def _repair(work: _Work, deadline: Deadline) -> _Tally:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
         writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
         records = work.table.records(lambda read: work.progress(STAGED / 2 * min(1.0, read / size)))
-        for number, record in enumerate(records, start=1):
+        for number, record in enumerate(islice(records, work.first), start=1):
             deadline.check()
             refuse_endless(number)
             if isinstance(record, Reject):
@@ -317,7 +386,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         end=100.0,
     )
     rows, first, last = _written(connection, unfinished)
-    if not rows and not counts.known:
+    if not rows and not counts.known and work.first is None:
         raise _no_calls(rejected, rejects, counts)
     unfinished.replace(order.target)
     return Conversion(

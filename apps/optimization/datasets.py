@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from django.conf import settings
 
@@ -29,6 +30,20 @@ class DatasetFailed(NetraError):
     status = 409
 
 
+class NotCalls(NetraError):
+    """The dataset is a bill, which has no calls."""
+
+    code = "dataset.is_a_bill"
+    status = 409
+
+
+class NotABill(NetraError):
+    """The dataset has calls, and a bill was asked for."""
+
+    code = "dataset.is_no_bill"
+    status = 409
+
+
 def files_of(dataset: Dataset) -> list[Dataset]:
     """The rows of its imported files, the first one first. One query."""
     later = dataset.later_files.filter(state=Dataset.State.READY).order_by("created_at", "id")
@@ -49,9 +64,10 @@ def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None) -> Iterat
     """The calls of all files of a dataset, for analyses; blocking, so not for an event loop.
 
     Raises:
-        DatasetNotReady, DatasetFailed: see there.
+        DatasetNotReady, DatasetFailed, NotCalls: see there.
     """
     refuse_unready(dataset)
+    refuse_bill(dataset)
     files = files_of(dataset)
     with reading(
         files=[storage.folder_of(file) / storage.CALLS for file in files],
@@ -60,6 +76,24 @@ def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None) -> Iterat
         notes=tuple(dict.fromkeys(note for file in files for note in file.notes)),
     ) as calls:
         yield calls
+
+
+def bill_of(dataset: Dataset) -> Path:
+    """Where the charges of a bill are kept.
+
+    Raises:
+        DatasetNotReady, DatasetFailed, NotABill: see there.
+    """
+    refuse_unready(dataset)
+    if dataset.kind != Dataset.Kind.BILL:
+        raise NotABill(f"{dataset.name!r} has calls; a bill has charges by day: a cost or usage report, or FOCUS.")
+    return storage.folder_of(dataset) / storage.BILL
+
+
+def refuse_bill(dataset: Dataset) -> None:
+    """Raises NotCalls if the dataset is a bill."""
+    if dataset.kind == Dataset.Kind.BILL:
+        raise NotCalls(f"{dataset.name!r} is a bill. Compare calls with it: its sums cannot be analysed as calls.")
 
 
 def refuse_unready(dataset: Dataset) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,14 +11,16 @@ from django.conf import settings
 from django.db import DataError
 from django.utils import timezone
 
-from apps.errors import NetraError
+from apps.errors import Invalid, NetraError
 from apps.llm.services import catalogue_for
 from apps.optimization import jobs, storage
+from apps.optimization.bills import BillConversion, NoCharges, convert_bill
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
 from apps.optimization.datasets import files_of
 from apps.optimization.limits import MAX_STAGED
 from apps.optimization.models import Dataset
 from apps.optimization.readers import Reject
+from apps.optimization.watching import Progress
 from apps.realtime.notifier import publish_to_user
 
 log = structlog.get_logger(__name__)
@@ -31,6 +33,13 @@ class Interrupted(NetraError):
 
     code = "import.interrupted"
     status = 500
+
+
+class ContinuesNothing(Invalid):
+    """A bill was uploaded as a later file of a dataset of calls."""
+
+    code = "bill.continues_nothing"
+    status = 422
 
 
 class Unstorable(NetraError):
@@ -51,7 +60,7 @@ def run_import(dataset_id: UUID) -> Dataset | None:
     try:
         with jobs.pulse(dataset):
             tell = jobs.reporting(dataset, lambda: publish(dataset), every=TELL_EVERY)
-            conversion = convert(_order(dataset), tell)
+            conversion = _converted(dataset, tell)
     except Exception as error:
         _give_up(dataset, error)
     else:
@@ -59,7 +68,20 @@ def run_import(dataset_id: UUID) -> Dataset | None:
     return dataset if dataset.state == Dataset.State.READY else None
 
 
-def _keep(dataset: Dataset, conversion: Conversion) -> None:
+def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
+    """The upload as a bill if it is one, else as calls.
+
+    Raises:
+        ContinuesNothing: it is a bill, uploaded as a later file of calls.
+    """
+    order, place = _order(dataset), storage.folder_of(dataset)
+    bill = convert_bill(order.source, place / storage.BILL, most=order.staged_bytes)
+    if bill and dataset.continues_id:
+        raise ContinuesNothing("The file is a bill, and a bill continues no calls. Upload it by itself.")
+    return bill or convert(order, tell)
+
+
+def _keep(dataset: Dataset, conversion: Conversion | BillConversion) -> None:
     """Settle an import that worked; one whose results cannot be stored failed, since they never can be."""
     try:
         _finish(dataset, conversion)
@@ -102,6 +124,7 @@ def frame(dataset: Dataset) -> dict[str, Any]:
     return {
         "id": str(dataset.pk),
         "continues": str(dataset.continues_id) if dataset.continues_id else None,
+        "kind": dataset.kind,
         "name": dataset.name,
         "file_name": dataset.file_name,
         "file_bytes": dataset.file_bytes,
@@ -160,8 +183,31 @@ def _order(dataset: Dataset) -> Order:
     )
 
 
-def _finish(dataset: Dataset, conversion: Conversion) -> None:
-    found = {
+def _finish(dataset: Dataset, conversion: Conversion | BillConversion) -> None:
+    found = _found_calls(conversion) if isinstance(conversion, Conversion) else _found_bill(conversion)
+    if _settle(dataset, state=Dataset.State.READY, progress=100, **found):
+        (storage.folder_of(dataset) / storage.UPLOAD).unlink(missing_ok=True)
+
+
+def _found_bill(bill: BillConversion) -> dict[str, Any]:
+    return {
+        "kind": Dataset.Kind.BILL,
+        "source": bill.source,
+        "notes": list(bill.notes),
+        "rows": bill.rows,
+        "rejected_rows": bill.rejected,
+        "rejects": _told(bill.rejects),
+        "first_call_at": _midnight(bill.first_day),
+        "last_call_at": _midnight(bill.last_day),
+    }
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
+
+
+def _found_calls(conversion: Conversion) -> dict[str, Any]:
+    return {
         "source": conversion.source,
         "columns": conversion.columns,
         "conventions": [asdict(verdict) for verdict in conversion.verdicts],
@@ -173,14 +219,11 @@ def _finish(dataset: Dataset, conversion: Conversion) -> None:
         "first_call_at": conversion.first_call_at,
         "last_call_at": conversion.last_call_at,
         "prices": conversion.prices,
-        "progress": 100,
     }
-    if _settle(dataset, state=Dataset.State.READY, **found):
-        (storage.folder_of(dataset) / storage.UPLOAD).unlink(missing_ok=True)
 
 
 def _fail(dataset: Dataset, error: NetraError) -> None:
-    rejects, rejected = (error.rejects, error.rejected) if isinstance(error, NoCalls) else ((), 0)
+    rejects, rejected = (error.rejects, error.rejected) if isinstance(error, NoCalls | NoCharges) else ((), 0)
     found = {"error_code": error.code, "error_detail": error.detail}
     try:
         settled = _settle(dataset, state=Dataset.State.FAILED, **found, rejects=_told(rejects), rejected_rows=rejected)

@@ -29,6 +29,10 @@ class Dataset(Job):
         FAILED = "failed"
         CANCELLED = "cancelled"
 
+    class Kind(models.TextChoices):
+        CALLS = "calls"
+        BILL = "bill"
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="datasets")
     continues = models.ForeignKey(
@@ -38,6 +42,12 @@ class Dataset(Job):
         blank=True,
         related_name="later_files",
         help_text="The dataset whose calls this file continues.",
+    )
+    kind = models.CharField(
+        max_length=8,
+        choices=Kind.choices,
+        default=Kind.CALLS,
+        help_text="A bill has charges by day instead of calls. Known once the file was imported.",
     )
     name = models.CharField(max_length=200)
     file_name = models.CharField(max_length=255, help_text="As the file was called where it came from.")
@@ -82,6 +92,7 @@ class Dataset(Job):
                 name="dataset_state_known",
             ),
             models.CheckConstraint(condition=models.Q(progress__lte=100), name="dataset_progress_percent"),
+            models.CheckConstraint(condition=models.Q(kind__in=["calls", "bill"]), name="dataset_kind_known"),
         ]
         indexes = [
             models.Index(fields=["organization", "-created_at"], name="dataset_newest"),

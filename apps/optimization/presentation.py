@@ -11,6 +11,7 @@ from rich.text import Text
 from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.conversion import Conversion
 from apps.optimization.preview import Preview
+from apps.optimization.reconciliation import Reconciliation, spelled
 from apps.optimization.results import Analysis, Breakdown, Strategy
 
 SHOWN_REJECTS = 5
@@ -18,7 +19,9 @@ EPOCH_YEAR = 1970  # of the calls of a trace that counts from its own start
 NOTHING = "–"  # in a cell of a number that is not known
 
 
-def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
+def document(
+    analysis: Analysis, conversion: Conversion, reconciliation: Reconciliation | None = None
+) -> dict[str, Any]:
     """The document of `analyze --json`: the analysis, and what the import of the file did."""
     imported = {
         "source": conversion.source,
@@ -28,7 +31,17 @@ def document(analysis: Analysis, conversion: Conversion) -> dict[str, Any]:
         "conventions": [asdict(verdict) for verdict in conversion.verdicts],
         "prices": conversion.prices,
     }
-    return analysis.model_dump(mode="json") | {"import": imported}
+    compared = {"reconciliation": reconciliation.model_dump(mode="json")} if reconciliation else {}
+    return analysis.model_dump(mode="json") | {"import": imported} | compared
+
+
+def show_reconciliation(console: Console, found: Reconciliation) -> None:
+    """A bill beside the calls as a person reads it."""
+    billed, captured = spelled(found.billed, found.unit), spelled(found.captured, found.unit)
+    share = "" if found.rate is None else f"; of token charges on days and models of both, {found.rate:.1%} is captured"
+    console.print(_plain(f"Bill: {billed}; calls: {captured}{share}"), style="bold", soft_wrap=True)
+    for sentence in (*(each.sentence for each in found.differences), *found.assumptions):
+        console.print(_plain(f"- {sentence}"), soft_wrap=True)
 
 
 def preview_document(found: Preview) -> dict[str, Any]:

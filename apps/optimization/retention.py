@@ -22,7 +22,9 @@ def remove_old_calls(now: datetime) -> int:
 
     Calls without a time are as old as the upload of their file.
     """
-    limited = Dataset.objects.filter(keep_days__isnull=False, continues=None, state=Dataset.State.READY)
+    limited = Dataset.objects.filter(
+        keep_days__isnull=False, continues=None, state=Dataset.State.READY, kind=Dataset.Kind.CALLS
+    )
     return sum(
         _trim(file, before=now - timedelta(days=dataset.keep_days))
         for dataset in limited

@@ -37,6 +37,7 @@ class DatasetSerializer(serializers.Serializer[Dataset]):
 
     id = serializers.UUIDField()
     continues = serializers.UUIDField(allow_null=True, help_text="The dataset whose calls this file continues.")
+    kind = serializers.ChoiceField(choices=Dataset.Kind.choices)
     name = serializers.CharField()
     file_name = serializers.CharField()
     file_bytes = serializers.IntegerField()
@@ -137,6 +138,14 @@ class PriceAlertSerializer(serializers.ModelSerializer[PriceAlert]):
 
 class AlertsQuerySerializer(serializers.Serializer[Any]):
     dismissed = serializers.BooleanField(default=False, help_text="Show the dismissed ones too.")
+
+
+class DatasetsQuerySerializer(serializers.Serializer[Any]):
+    kind = serializers.ChoiceField(choices=Dataset.Kind.choices, default=Dataset.Kind.CALLS)
+
+
+class ReconciliationQuerySerializer(serializers.Serializer[Any]):
+    bill = serializers.UUIDField(help_text="A dataset of kind `bill`.")
 
 
 class BreakdownQuerySerializer(serializers.Serializer[Any]):

@@ -26,11 +26,12 @@ from apps.optimization import alerts, imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.conversion import Order, check_price_as
-from apps.optimization.datasets import open_dataset
+from apps.optimization.datasets import bill_of, open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
 from apps.optimization.preview import Preview, preview
 from apps.optimization.prices import prices_in_use
+from apps.optimization.reconciliation import Reconciliation, reconcile
 from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
@@ -188,9 +189,12 @@ def preview_upload(
         storage.remove(place)
 
 
-def list_datasets(*, principal: Principal) -> QuerySet[Dataset]:
-    """The organization's datasets, newest first; later files are found at the dataset that they continue."""
-    return Dataset.objects.for_organization(principal).filter(continues=None).order_by("-id")
+def list_datasets(*, principal: Principal, kind: str = Dataset.Kind.CALLS) -> QuerySet[Dataset]:
+    """The organization's datasets of calls, or its bills, newest first.
+
+    Later files are found at the dataset that they continue; a bill is told from calls once it is imported.
+    """
+    return Dataset.objects.for_organization(principal).filter(continues=None, kind=kind).order_by("-id")
 
 
 def later_files(*, principal: Principal, dataset_id: UUID) -> QuerySet[Dataset]:
@@ -304,6 +308,17 @@ def breakdown(*, principal: Principal, dataset_id: UUID, by: str, limit: int = 5
         return spend_breakdown(calls, chosen, limit=limit)
 
 
+def reconciliation(*, principal: Principal, dataset_id: UUID, bill_id: UUID) -> Reconciliation:
+    """The calls of a dataset beside a bill of the same organization.
+
+    Raises:
+        DatasetNotFound, DatasetNotReady, DatasetFailed, NotCalls, NotABill, CannotReconcile: see there.
+    """
+    bill = bill_of(get_dataset(principal=principal, dataset_id=bill_id))
+    with open_calls(principal=principal, dataset_id=dataset_id) as calls:
+        return reconcile(calls, bill)
+
+
 def prices(*, principal: Principal, dataset_id: UUID) -> PricesInUse:
     """The prices that a dataset's calls pay, and where each is from.
 
@@ -349,7 +364,9 @@ def watch_prices(*, now: datetime) -> int:
 
 def _unwatched() -> QuerySet[Dataset]:
     """Datasets that were imported since their prices were last remembered, or never were."""
-    ready = Dataset.objects.filter(state=Dataset.State.READY, finished_at__isnull=False, continues=None)
+    ready = Dataset.objects.filter(
+        state=Dataset.State.READY, finished_at__isnull=False, continues=None, kind=Dataset.Kind.CALLS
+    )
     # The newest first, so that one that cannot be read never stands before those to come.
     unwatched: QuerySet[Dataset] = ready.exclude(price_watch__imported_at=F("finished_at")).order_by("-id")
     return unwatched
@@ -461,7 +478,8 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     plan = Plan.objects.get(code=principal.plan)
-    kept = list_datasets(principal=principal).exclude(state__in=[Dataset.State.FAILED, Dataset.State.CANCELLED]).count()
+    everything = Dataset.objects.for_organization(principal).filter(continues=None)
+    kept = everything.exclude(state__in=[Dataset.State.FAILED, Dataset.State.CANCELLED]).count()
     if kept >= plan.max_datasets and not dataset.continues_id:
         raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
     try:

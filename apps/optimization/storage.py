@@ -20,7 +20,7 @@ from apps.errors import NetraError
 from apps.optimization.conversion import SCRATCH
 from apps.optimization.models import Dataset
 
-UPLOAD, CALLS = "upload", "calls.parquet"
+UPLOAD, CALLS, BILL = "upload", "calls.parquet", "bill.parquet"
 ABANDONED = timedelta(hours=1)  # after that, a folder without a row belongs to no upload that is still being kept
 LOOKED_AT = 50  # folders in one call of `remove_abandoned`
 

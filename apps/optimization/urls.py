@@ -10,6 +10,7 @@ urlpatterns = [
     path("datasets/<uuid:dataset_id>/cancel/", views.CancelImportView.as_view()),
     path("datasets/<uuid:dataset_id>/resume/", views.ResumeImportView.as_view()),
     path("datasets/<uuid:dataset_id>/sufficiency/", views.SufficiencyView.as_view()),
+    path("datasets/<uuid:dataset_id>/reconciliation/", views.ReconciliationView.as_view()),
     path("datasets/<uuid:dataset_id>/savings/", views.SavingsView.as_view()),
     path("datasets/<uuid:dataset_id>/prices/", views.PricesView.as_view()),
     path("models/alerts/", views.PriceAlertsView.as_view()),

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
@@ -10,15 +11,18 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
+from apps.accounts.authentication import ApiKeyAuthentication
 from apps.accounts.permissions import principal_of
 from apps.operations.pagination import ByAge
 from apps.operations.parsers import UploadParser
-from apps.optimization import advice, services
+from apps.optimization import advice, live, services, traces
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.presentation import preview_document
+from apps.optimization.reconciliation import Reconciliation
 from apps.optimization.results import Breakdown, PricesInUse
 from apps.optimization.serializers import (
     AlertsQuerySerializer,
@@ -28,11 +32,13 @@ from apps.optimization.serializers import (
     BreakdownQuerySerializer,
     ChangesSerializer,
     DatasetSerializer,
+    DatasetsQuerySerializer,
     DecisionSerializer,
     OutcomeSerializer,
     PriceAlertSerializer,
     RecommendationQuerySerializer,
     RecommendationSerializer,
+    ReconciliationQuerySerializer,
     UploadSerializer,
 )
 from apps.optimization.storage import refuse_beyond_limit
@@ -63,9 +69,13 @@ class DatasetsView(GenericAPIView):  # type: ignore[type-arg]
         refuse_beyond_limit(int(request.META.get("CONTENT_LENGTH") or 0) - FORM_BYTES)
         super().initial(request, *args, **kwargs)
 
-    @extend_schema(operation_id="datasets_list")
+    @extend_schema(operation_id="datasets_list", parameters=[DatasetsQuerySerializer])
     def get(self, request: Request) -> Response:
-        page = self.paginate_queryset(services.list_datasets(principal=principal_of(request)))
+        asked = DatasetsQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        page = self.paginate_queryset(
+            services.list_datasets(principal=principal_of(request), kind=asked.validated_data["kind"])
+        )
         return self.get_paginated_response(DatasetSerializer(page or [], many=True).data)  # type: ignore[arg-type]
 
     @extend_schema(request=UploadSerializer, responses={200: DatasetSerializer, 202: QUEUED})
@@ -171,6 +181,48 @@ class SufficiencyView(GenericAPIView):  # type: ignore[type-arg]
         except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
         return Response({name: each.model_dump(mode="json") for name, each in found.items()})
+
+
+class ReconciliationView(GenericAPIView):  # type: ignore[type-arg]
+    """A dataset's calls beside a bill: what of it they explain, and why the rest differs."""
+
+    serializer_class = ReconciliationQuerySerializer
+
+    @extend_schema(parameters=[ReconciliationQuerySerializer], responses={200: Reconciliation})
+    def get(self, request: Request, dataset_id: UUID) -> Response:
+        principal = principal_of(request)
+        services.get_dataset(principal=principal, dataset_id=dataset_id)  # a stranger learns nothing of the question
+        asked = ReconciliationQuerySerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        bill = asked.validated_data["bill"]
+        found = services.reconciliation(principal=principal, dataset_id=dataset_id, bill_id=bill)
+        return Response(found.model_dump(mode="json"))
+
+
+class TracesView(APIView):
+    """OTLP over HTTP: where an OpenTelemetry exporter sends spans, with an API key. Answers as the protocol says."""
+
+    authentication_classes = [ApiKeyAuthentication]
+    schema = None
+
+    def post(self, request: Request) -> HttpResponse:
+        kind = traces.format_of(request.META.get("CONTENT_TYPE", ""))
+        traces.refuse_large(int(request.META.get("CONTENT_LENGTH") or 0))
+        # Read past Django's own bound on bodies; ours holds also where no length is announced.
+        body = request._request.read(traces.MOST_BYTES + 1)
+        found = traces.traces_in(traces.plain(body, request.META.get("HTTP_CONTENT_ENCODING", "")), kind)
+        if found.has_calls:
+            organization = principal_of(request).organization_id
+            live.keep(organization_id=organization, document=found.document, now=timezone.now())
+        return HttpResponse(traces.accepted(found, kind), content_type=kind)
+
+    def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # not rendered by REST
+        answer = super().handle_exception(exc)
+        asked = self.request.META.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+        kind = traces.PROTOBUF if asked == traces.PROTOBUF else traces.JSON
+        detail = str((answer.data or {}).get("detail", ""))
+        headers = {name: value for name, value in answer.items() if name.lower() != "content-type"}
+        return HttpResponse(traces.refused(detail, kind), status=answer.status_code, content_type=kind, headers=headers)
 
 
 class SavingsView(GenericAPIView):  # type: ignore[type-arg]

@@ -156,7 +156,8 @@ def _datasets(principal: Principal) -> dict[str, Any]:
 @page
 def dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
     found = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
-    picture = dataset_picture.draw(principal=principal, dataset=found) if found.state == Dataset.State.READY else None
+    has_calls = found.state == Dataset.State.READY and found.kind == Dataset.Kind.CALLS
+    picture = dataset_picture.draw(principal=principal, dataset=found) if has_calls else None
     return render(request, "web/dataset.html", {"dataset": found, "picture": picture})
 
 

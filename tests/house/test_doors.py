@@ -44,6 +44,7 @@ DOORS = {
     ("GET", "datasets/{dataset}/savings/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/breakdown/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/prices/"): (200, 200, 200, 404, 401),
+    ("GET", "datasets/{dataset}/reconciliation/"): (400, 400, 400, 404, 401),  # with which bill is not said
     ("GET", "models/"): (200, 200, 200, 200, 401),
     ("GET", "models/changes/"): (200, 200, 200, 200, 401),
     ("GET", "models/alerts/"): (200, 200, 200, 200, 401),

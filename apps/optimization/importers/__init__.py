@@ -58,6 +58,7 @@ FIELDS = (
     "quality",
     "parameters",
     "prompt",
+    "blocks",
     "cached_answer",
 )
 

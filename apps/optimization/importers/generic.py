@@ -104,6 +104,8 @@ _FIELD_OF = {name: field for field, names in SYNONYMS.items() for name in names}
 # Anthropic's names for cached tokens come with an input count that leaves them out, OpenAI's with one that has them.
 _EXCLUSIVE_NAMES = ("cachereadinputtokens", "cachecreationinputtokens")
 _INCLUSIVE_NAMES = ("prompttokens",)
+# Of OpenAI's Responses API, whose input_tokens has the cached ones.
+_INCLUSIVE_PART = ".input_tokens_details."
 
 
 @importer(order=90)
@@ -148,6 +150,6 @@ def plain(name: str) -> str:
 
 def _documented(columns: Mapping[str, str]) -> Convention | None:
     names = {plain(column.rpartition(".")[2]) for column in columns.values()}
-    if names & set(_INCLUSIVE_NAMES):
+    if names & set(_INCLUSIVE_NAMES) or any(_INCLUSIVE_PART in column for column in columns.values()):
         return "inclusive"
     return "exclusive" if names & set(_EXCLUSIVE_NAMES) else None

@@ -97,6 +97,7 @@ def otel(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
         | {
             "status": f"CASE WHEN {error} IS NOT NULL OR {status} IN ('2', 'STATUS_CODE_ERROR', 'ERROR') THEN 'failed' "
             "ELSE 'succeeded' END",
+            "call_id": _call_id(texts),
             "first_token_at": _first_token(texts),
             "parameters": together(decides),
             "tools": f"CASE WHEN {texts.first('gen_ai.tool.definitions')} IS NOT NULL THEN 'true' END",
@@ -104,6 +105,12 @@ def otel(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
         is_call=f"coalesce({', '.join(counted)}) IS NOT NULL",
         notes=("OpenTelemetry: spans with token counts are calls; the spans around them are not.",),
     )
+
+
+def _call_id(texts: Texts) -> str:
+    """The id of the answer, else of the span: a span that was sent twice is one call."""
+    trace, span = texts.first("traceId", "trace_id"), texts.first("spanId", "span_id")
+    return f"coalesce({texts.first('gen_ai.response.id')}, {trace} || ':' || {span})"
 
 
 def _first_token(texts: Texts) -> str:

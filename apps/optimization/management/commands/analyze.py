@@ -18,9 +18,13 @@ from apps.llm.catalogue import Catalogue
 from apps.operations.commands import NetraCommand
 from apps.optimization import presentation
 from apps.optimization.analysis import analyse
+from apps.optimization.bills import convert_bill
 from apps.optimization.calls import reading
 from apps.optimization.conversion import Conversion, Order, convert
 from apps.optimization.importers import mapping_of
+from apps.optimization.limits import MAX_STAGED
+from apps.optimization.readers import UnusableFile
+from apps.optimization.reconciliation import Reconciliation, reconcile
 from apps.optimization.results import Analysis
 
 
@@ -47,14 +51,20 @@ class Command(NetraCommand):
             help="read a field of a call from this column, for example input_tokens=prompt_len; repeatable",
         )
 
-    def run(self, *, file: Path, model: str | None, pairs: list[str], **_: Any) -> bool:
+        parser.add_argument("--bill", type=Path, metavar="FILE", help="compare with this cost report, or FOCUS bill")
+
+    def run(self, *, file: Path, model: str | None, pairs: list[str], bill: Path | None, **_: Any) -> bool:
         _refuse_unreadable(file)
         with TemporaryDirectory(prefix="netra-analyze-") as place, _progress_bar() as progress:
             parquet = Path(place) / "calls.parquet"
             conversion, analysis = _computed(file, parquet, model, mapping_of(pairs), progress)
-        self.tell(presentation.document(analysis, conversion))
+            reconciliation = _reconciled(parquet, bill) if bill else None
+        self.tell(presentation.document(analysis, conversion, reconciliation))
         if not self.as_json:
-            presentation.show(Console(file=self.stdout, highlight=False), file.name, analysis, conversion)  # type: ignore[arg-type]
+            console = Console(file=self.stdout, highlight=False)  # type: ignore[arg-type]
+            presentation.show(console, file.name, analysis, conversion)
+            if reconciliation:
+                presentation.show_reconciliation(console, reconciliation)
         return True
 
 
@@ -79,6 +89,23 @@ def _computed(
     conversion = convert(order, progress)
     with reading(files=[parquet], catalogue=catalogue, memory_mib=memory, notes=conversion.notes) as calls:
         return conversion, analyse(calls)
+
+
+def _reconciled(parquet: Path, bill: Path) -> Reconciliation:
+    """The calls beside the bill.
+
+    Raises:
+        NoSuchFile, UnusableFile, CannotReconcile: see there.
+    """
+    _refuse_unreadable(bill)
+    kept, memory = parquet.with_name("bill.parquet"), settings.ANALYSIS_MEMORY_MIB
+    if convert_bill(bill.resolve(), kept, most=MAX_STAGED) is None:
+        raise UnusableFile(
+            f"{bill.name!r} is no bill. Pages of OpenAI's or Anthropic's cost and usage APIs work, and FOCUS as CSV or "
+            "Parquet."
+        )
+    with reading(files=[parquet], catalogue=Catalogue(), memory_mib=memory) as calls:
+        return reconcile(calls, kept)
 
 
 def _refuse_unreadable(file: Path) -> None:

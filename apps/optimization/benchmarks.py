@@ -1,0 +1,82 @@
+"""What an import costs beside the same file read and written by DuckDB alone, which is as fast as it can be here."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+
+from apps.llm.catalogue import Catalogue
+from apps.operations.benchmarks import Benchmark, Measured, median, register
+from apps.optimization.conversion import Order, convert
+from apps.optimization.duck import THREADS, quoted
+
+CALLS = 1_000_000
+QUICK_CALLS = 200_000
+MEMORY_MIB = 1024
+MOST = 3.0  # times what DuckDB alone takes
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+# A day's traffic of a proxy, in the columns of LiteLLM_SpendLogs; cached tokens stand in the usage object.
+_SPEND_LOGS = """
+    SELECT 'req-' || lpad(i::VARCHAR, 9, '0') AS request_id, 'acompletion' AS call_type,
+        md5((i % 50)::VARCHAR) AS api_key, round(0.001 + (i % 97) * 0.0001, 6) AS spend,
+        1200 + i % 3000 + i % 400 AS total_tokens, 1000 + i % 3000 AS prompt_tokens, 200 + i % 400 AS completion_tokens,
+        strftime(begun, '%Y-%m-%d %H:%M:%S') AS "startTime",
+        strftime(begun + INTERVAL 3 SECOND, '%Y-%m-%d %H:%M:%S') AS "endTime",
+        strftime(begun + INTERVAL 1 SECOND, '%Y-%m-%d %H:%M:%S') AS "completionStartTime",
+        ['gpt-4o', 'gpt-4o-mini', 'claude-sonnet-4-5', 'gpt-4.1'][1 + i % 4] AS model,
+        ['openai', 'openai', 'anthropic', 'openai'][1 + i % 4] AS custom_llm_provider,
+        'user-' || (i % 500) AS "user",
+        json_object('usage_object', json_object('prompt_tokens_details', json_object('cached_tokens', i % 500)),
+            'user_api_key_alias', 'team-' || (i % 7)) AS metadata,
+        'False' AS cache_hit, json_array('feature-' || (i % 6)) AS request_tags, 'end-' || (i % 3000) AS end_user,
+        'session-' || (i // 5) AS session_id, 'success' AS status
+    FROM (SELECT range AS i, TIMESTAMP '2026-09-01' + to_seconds((range * 2.4)::BIGINT) AS begun FROM range({calls}))
+"""
+
+
+def _import(form: str, quick: bool) -> Measured:
+    """Seconds of an import, and of DuckDB alone."""
+    with TemporaryDirectory(prefix="netra-benchmark-") as folder, _alone() as connection:
+        source, target = Path(folder) / f"calls.{form}", Path(folder) / "calls.parquet"
+        rows = _SPEND_LOGS.format(calls=QUICK_CALLS if quick else CALLS)
+        connection.execute(f"COPY ({rows}) TO {quoted(str(source))} (FORMAT {form})")
+        file = quoted(str(source))
+        read = f"read_csv({file}, all_varchar = true)" if form == "csv" else f"read_json({file})"
+        bare = f"COPY (FROM {read}) TO {quoted(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+        floor = median(quick, lambda: _seconds(partial(connection.execute, bare)))
+        order = Order(source=source, target=target, catalogue=_catalogue(), now=NOW, memory_mib=MEMORY_MIB)
+        return Measured(value=median(quick, lambda: _seconds(partial(convert, order))), floor=floor)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _alone() -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB as an import has it: as many threads, as much memory."""
+    with duckdb.connect() as connection:
+        connection.execute(f"SET threads = {THREADS}")
+        connection.execute(f"SET memory_limit = '{MEMORY_MIB}MiB'")
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
+
+
+@cache
+def _catalogue() -> Catalogue:
+    return Catalogue()
+
+
+register(
+    *(
+        Benchmark(name=f"import of {title}", unit="s", measure=partial(_import, form), budget=MOST, in_house=False)
+        for form, title in (("csv", "spend logs as CSV"), ("json", "spend logs as JSON lines"))
+    )
+)

@@ -1,0 +1,284 @@
+"""Spans over OTLP/HTTP: nothing that was acknowledged is lost, nothing counts twice, every answer is the protocol's."""
+
+import gzip
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from django.utils import timezone
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from rest_framework.test import APIClient
+
+from apps.accounts.models import ApiKey
+from apps.optimization import imports, live, services, traces
+from apps.optimization.models import Dataset
+
+pytestmark = pytest.mark.django_db
+
+JSON, PROTOBUF = "application/json", "application/x-protobuf"
+START = 1790856000 * 10**9  # 2026-10-01T12:00:00Z
+
+
+def span(number=1, **more):
+    attributes = {
+        "gen_ai.request.model": {"stringValue": "gpt-4o"},
+        "gen_ai.usage.input_tokens": {"intValue": "1000"},
+        "gen_ai.usage.output_tokens": {"intValue": "100"},
+    }
+    return {
+        "traceId": f"{7:032x}",
+        "spanId": f"{number:016x}",
+        "name": "chat gpt-4o",
+        "startTimeUnixNano": str(START + number),
+        "endTimeUnixNano": str(START + 10**9),
+        "attributes": [{"key": key, "value": value} for key, value in attributes.items()],
+    } | more
+
+
+def document(*spans):
+    return {"resourceSpans": [{"resource": {}, "scopeSpans": [{"scope": {"name": "x"}, "spans": list(spans)}]}]}
+
+
+def in_protobuf(*numbers):
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    for number in numbers:
+        one = spans.add(name="chat", start_time_unix_nano=START + number, end_time_unix_nano=START + 10**9)
+        one.trace_id, one.span_id = bytes.fromhex(f"{7:032x}"), bytes.fromhex(f"{number:016x}")
+        one.attributes.add(key="gen_ai.request.model").value.string_value = "gpt-4o"
+        one.attributes.add(key="gen_ai.usage.input_tokens").value.int_value = 1000
+        one.attributes.add(key="gen_ai.usage.output_tokens").value.int_value = 100
+    return request.SerializeToString()
+
+
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch):
+    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+
+
+@pytest.fixture
+def send(acme):
+    """Send a body with a key of `user`; a document is sent as JSON."""
+
+    def send(user, body, kind=JSON, scope=ApiKey.Scope.WRITE, **headers):
+        client = APIClient()
+        if user is not None:
+            organization = user.memberships.get().organization
+            _, token = ApiKey.objects.create(user=user, organization=organization, name="exporter", scope=scope)
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {token}")
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return client.generic("POST", "/v1/traces", body, content_type=kind, **headers)
+
+    return send
+
+
+@pytest.fixture
+def swept():
+    """Let the sweep hand over what waits and a worker import it, as if minutes had passed; answers the datasets."""
+
+    def swept():
+        while live.import_spools(now=timezone.now() + timedelta(minutes=2)):
+            for dataset in Dataset.objects.filter(state=Dataset.State.QUEUED):
+                imports.run_import(dataset.pk)
+        return list(Dataset.objects.order_by("id"))
+
+    return swept
+
+
+def spools(settings):
+    return sorted(Path(settings.MEDIA_ROOT).glob("datasets/*/live/*.jsonl"))
+
+
+def test_spans_in_json_become_calls_of_the_live_dataset(send, swept, alice, as_principal):
+    answer = send(alice, document(span(1), span(2)))
+
+    assert (answer.status_code, answer.content, answer.headers["Content-Type"]) == (200, b"{}", JSON)
+    (dataset,) = swept()
+    assert (dataset.state, dataset.rows, dataset.source, dataset.name) == ("ready", 2, "otel", live.NAME), (
+        dataset.error_detail
+    )
+    with services.open_calls(principal=as_principal(alice), dataset_id=dataset.pk) as calls:
+        assert calls.row("SELECT sum(input_tokens), min(model) FROM calls") == (2000, "gpt-4o")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_spans_in_protobuf_are_the_same_calls(send, swept, alice, packed):
+    body = gzip.compress(in_protobuf(1, 2)) if packed else in_protobuf(1, 2)
+    headers = {"HTTP_CONTENT_ENCODING": "gzip"} if packed else {}
+
+    answer = send(alice, body, PROTOBUF, **headers)
+
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, PROTOBUF)
+    assert ExportTraceServiceResponse.FromString(answer.content) == ExportTraceServiceResponse()
+    assert [dataset.rows for dataset in swept()] == [2]
+
+
+def test_a_span_that_is_sent_again_is_one_call(send, swept, alice):
+    send(alice, document(span(1)))
+    send(alice, document(span(1)))
+    swept()
+    send(alice, in_protobuf(1, 2), PROTOBUF)
+
+    first, later = swept()
+
+    assert (first.rows, later.rows, later.known_rows, later.continues_id) == (1, 1, 1, first.pk)
+
+
+def test_a_file_waits_until_the_one_before_it_is_imported(send, alice):
+    send(alice, document(span(1)))
+    assert live.import_spools(now=timezone.now() + timedelta(minutes=2)) == 1
+    send(alice, document(span(2)))
+
+    assert live.import_spools(now=timezone.now() + timedelta(minutes=4)) == 0
+    assert Dataset.objects.count() == 1
+
+
+def test_a_minute_that_is_not_over_waits(send, alice, settings):
+    send(alice, document(span(1)))
+
+    assert live.import_spools(now=timezone.now() - timedelta(minutes=1)) == 0
+    assert len(spools(settings)) == 1
+
+
+def test_a_crash_between_dataset_and_spool_makes_no_second_dataset(send, swept, alice, settings, monkeypatch):
+    send(alice, document(span(1)))
+
+    def killed(path):
+        raise SystemExit(path)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Path, "unlink", killed)
+        with pytest.raises(SystemExit):
+            live.import_spools(now=timezone.now() + timedelta(minutes=2))
+    for dataset in Dataset.objects.all():
+        imports.run_import(dataset.pk)
+
+    assert [dataset.rows for dataset in swept()] == [1]
+    assert spools(settings) == []
+
+
+def test_a_line_that_a_crash_cut_is_removed_and_nothing_else(send, swept, alice, settings):
+    send(alice, document(span(1)))
+    (path,) = spools(settings)
+    with path.open("ab") as file:
+        file.write(b'{"resourceSpans": [{"sco')
+
+    dataset, *_ = swept()
+
+    assert (dataset.rows, dataset.rejected_rows) == (1, 0)
+
+
+def test_a_deleted_live_dataset_begins_anew(send, swept, alice):
+    send(alice, document(span(1)))
+    swept()[0].delete()
+    send(alice, document(span(1)))
+
+    assert [dataset.rows for dataset in swept()] == [1]
+
+
+def test_spans_without_tokens_are_acknowledged_and_not_kept(send, alice, settings):
+    answer = send(alice, document(span(1, attributes=[])))
+
+    assert (answer.status_code, spools(settings)) == (200, [])
+
+
+def test_spans_that_cannot_be_told_apart_are_refused_one_by_one(send, swept, alice):
+    answer = send(alice, document(span(1), span(2, spanId="zz"), span(3, startTimeUnixNano="soon")))
+
+    partial = answer.json()["partialSuccess"]
+    assert (answer.status_code, partial["rejectedSpans"]) == (200, "2")
+    assert partial["errorMessage"] == "resourceSpans[0].scopeSpans[0].spans[1]: spanId is not 16 hex digits."
+    assert [dataset.rows for dataset in swept()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "headers", "status"),
+    [
+        (b"{", JSON, {}, 400),
+        (b"[]", JSON, {}, 400),
+        (b'{"resourceSpans": 1}', JSON, {}, 400),
+        (b'{"resourceSpans": [1]}', JSON, {}, 400),
+        (b"[" * 100_000, JSON, {}, 400),
+        (b"\xff\xff\xff", PROTOBUF, {}, 400),
+        (b"plain", PROTOBUF, {"HTTP_CONTENT_ENCODING": "gzip"}, 400),
+        (gzip.compress(b"{}" * 99)[:-9], JSON, {"HTTP_CONTENT_ENCODING": "gzip"}, 400),
+        (b"{}", JSON, {"HTTP_CONTENT_ENCODING": "br"}, 415),
+        (b"<xml/>", "text/xml", {}, 415),
+        (gzip.compress(b" " * (traces.MOST_BYTES + 1)), JSON, {"HTTP_CONTENT_ENCODING": "gzip"}, 413),
+        (b" " * (traces.MOST_BYTES + 1), PROTOBUF, {}, 413),
+    ],
+)
+def test_a_bad_body_is_answered_with_a_status_in_its_own_form(send, alice, settings, body, kind, headers, status):
+    answer = send(alice, body, kind, **headers)
+
+    assert answer.status_code == status
+    said = Status.FromString(answer.content).message if kind == PROTOBUF else json.loads(answer.content)["message"]
+    assert said.endswith((".", "}"))
+    assert spools(settings) == []
+
+
+def test_only_a_key_that_may_write_sends_spans(send, alice, bob, vera, settings):
+    assert send(None, document(span(1))).status_code == 401
+    assert send(vera, document(span(1))).status_code == 403
+    assert send(alice, document(span(1)), scope=ApiKey.Scope.READ).status_code == 403
+    assert spools(settings) == []
+    assert send(bob, document(span(1))).status_code == 200
+
+
+def test_each_organization_has_spans_of_its_own(send, swept, alice, charlie):
+    send(alice, document(span(1)))
+    send(charlie, document(span(1), span(2)))
+
+    assert {dataset.organization_id: dataset.rows for dataset in swept()} == {
+        alice.memberships.get().organization_id: 1,
+        charlie.memberships.get().organization_id: 2,
+    }
+
+
+def test_senders_wait_while_too_much_does(send, alice, monkeypatch, settings):
+    monkeypatch.setattr(live, "MOST_SPOOLED", 600)
+    send(alice, document(span(1)))
+
+    answer = send(alice, document(span(2)))
+
+    assert answer.status_code == 503
+    assert len(spools(settings)[0].read_bytes().splitlines()) == 1
+
+
+def test_prompts_of_live_calls_are_never_kept(send, swept, alice, settings):
+    secret = {"key": "gen_ai.input.messages", "value": {"stringValue": "a very secret question"}}
+    send(alice, document(span(1, attributes=[*span()["attributes"], secret])))
+
+    (dataset,) = swept()
+
+    assert (dataset.rows, UUID(str(dataset.pk))) == (1, dataset.pk)
+    assert not any(b"secret" in path.read_bytes() for path in Path(settings.MEDIA_ROOT).rglob("*") if path.is_file())
+
+
+def test_senders_and_the_sweep_at_once_lose_and_double_no_request(acme, alice, settings, monkeypatch):
+    taken = []
+    monkeypatch.setattr(live, "_hand_over", lambda principal, folder, path, first: taken.append(path.read_text()))
+    now, later = timezone.now(), timezone.now() + timedelta(minutes=2)
+
+    def sender(name):
+        for number in range(25):
+            live.keep(organization_id=acme.pk, document={"sent": [name, number]}, now=now)
+
+    with ThreadPoolExecutor(4) as senders:
+        sent = [senders.submit(sender, name) for name in range(4)]
+        while not all(each.done() for each in sent):
+            live.import_spools(now=later)
+    for each in sent:
+        each.result()
+    while live.import_spools(now=later):
+        pass
+
+    lines = [json.loads(line)["sent"] for text in taken for line in text.splitlines()]
+    assert sorted(lines) == [[name, number] for name in range(4) for number in range(25)]
