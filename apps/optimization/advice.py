@@ -15,8 +15,8 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.errors import Forbidden, NetraError, NotFound
 from apps.optimization import analyses, jobs, recommendations, tasks
-from apps.optimization.datasets import refuse_bill, refuse_unready
-from apps.optimization.models import Recommendation, StoredAnalysis
+from apps.optimization.datasets import bill_of, refuse_bill, refuse_unready
+from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.services import get_dataset
 
 log = structlog.get_logger(__name__)
@@ -56,16 +56,26 @@ def request_analysis(
     Raises:
         DatasetNotFound: there is none of that id.
         UnknownAnalysis: there is no such kind.
-        DatasetNotReady, DatasetFailed: it has no calls.
+        ImpossibleQuestion: the parameters are none that it takes.
+        DatasetNotReady, DatasetFailed, NotABill: it has no calls, or `bill` no charges.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
     refuse_unready(dataset)
+    if bill := (parameters or {}).get("bill"):
+        bill_of(_named(principal, bill))
     refuse_bill(dataset)
     with transaction.atomic():
         analysis, made = analyses.kept(dataset, kind, parameters or {}, by=principal.user_id)
         if made:
             transaction.on_commit(lambda: ring(analysis.pk))
     return analysis
+
+
+def _named(principal: Principal, bill: Any) -> Dataset:
+    try:
+        return get_dataset(principal=principal, dataset_id=UUID(str(bill)))
+    except ValueError:
+        raise analyses.ImpossibleQuestion(f"bill: {bill!r} is no id of a dataset.") from None
 
 
 def compute_again(*, principal: Principal, analysis_id: UUID) -> StoredAnalysis:

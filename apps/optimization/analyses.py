@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -12,15 +13,18 @@ from uuid import UUID
 
 import structlog
 from django.utils import timezone
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from apps.errors import Invalid, NetraError
 from apps.llm.services import catalogue_for
 from apps.optimization import jobs, recommendations
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import Calls
-from apps.optimization.datasets import content_hash, open_dataset
+from apps.optimization.datasets import bill_of, content_hash, open_dataset
 from apps.optimization.models import Dataset, StoredAnalysis
+from apps.optimization.reconciliation import reconcile
+from apps.optimization.results import Result
+from apps.optimization.scenarios import Asked, Periods, Scenario, compare_periods, pareto, what_if
 from apps.realtime.notifier import publish_to_user
 
 log = structlog.get_logger(__name__)
@@ -35,6 +39,12 @@ class UnknownAnalysis(Invalid):
     code = "analysis.unknown"
 
 
+class ImpossibleQuestion(Invalid):
+    """The parameters of an analysis mean nothing."""
+
+    code = "analysis.parameters"
+
+
 class AnalysisInterrupted(NetraError):
     """The computation died several times."""
 
@@ -42,12 +52,36 @@ class AnalysisInterrupted(NetraError):
     status = 500
 
 
-def _savings(calls: Calls, parameters: Mapping[str, Any], progress: Progress) -> BaseModel:
-    return analyse(calls, progress=progress)
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """Something that can be computed: what is asked, and what answers it."""
+
+    asked: type[Result]
+    compute: Callable[[Calls, Any, StoredAnalysis, Progress], BaseModel]
 
 
-# Kind -> what computes it from the calls and the stored parameters.
-KINDS: dict[str, Callable[[Calls, Mapping[str, Any], Progress], BaseModel]] = {"savings": _savings}
+def _savings(calls: Calls, asked: Asked, analysis: StoredAnalysis, progress: Progress) -> BaseModel:
+    return analyse(
+        calls,
+        asked.options(),
+        ceilings=asked.ceilings,
+        capture_rate=_capture_rate(calls, asked.bill, analysis),
+        progress=progress,
+    )
+
+
+def _capture_rate(calls: Calls, bill: UUID | None, analysis: StoredAnalysis) -> float | None:
+    """Captured / billed; None where no bill of the organization was named."""
+    found = Dataset.objects.filter(pk=bill, organization=analysis.organization_id).first() if bill else None
+    return reconcile(calls, bill_of(found)).rate if found else None
+
+
+KINDS: dict[str, Kind] = {
+    "savings": Kind(asked=Asked, compute=_savings),
+    "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, __: what_if(calls, asked)),
+    "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, __: pareto(calls, asked)),
+    "changes": Kind(asked=Periods, compute=lambda calls, asked, _, __: compare_periods(calls, asked)),
+}
 
 
 @cache
@@ -65,13 +99,15 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
 
     Raises:
         UnknownAnalysis: there is no such kind.
+        ImpossibleQuestion: the parameters are none that it takes.
     """
     if kind not in KINDS:
         raise UnknownAnalysis(f"There is no analysis {kind!r}; there are {', '.join(sorted(KINDS))}.")
+    asked = understood(kind, parameters).model_dump(mode="json", exclude_defaults=True)
     prices = catalogue_for(organization_id=dataset.organization_id).version
     facts = {
         "kind": kind,
-        "parameters": dict(parameters),
+        "parameters": asked,
         "dataset_hash": content_hash(dataset),
         "prices": prices,
         "code_version": code_version(),
@@ -86,6 +122,23 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
     )
 
 
+def understood(kind: str, parameters: Mapping[str, Any]) -> Result:
+    """The parameters of a question, checked.
+
+    Raises:
+        ImpossibleQuestion: they are none that it takes; the first reason is told.
+    """
+    try:
+        asked = KINDS[kind].asked.model_validate(parameters)
+        if isinstance(asked, Asked):
+            asked.options()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "parameters"
+        raise ImpossibleQuestion(f"{place}: {first['msg']}.") from None
+    return asked
+
+
 def run_analysis(analysis_id: UUID) -> None:
     """Compute a queued analysis, if no other worker does; calling it twice does no harm."""
     analysis = jobs.claim(StoredAnalysis, analysis_id)
@@ -95,7 +148,8 @@ def run_analysis(analysis_id: UUID) -> None:
     try:
         with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls:
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
-            result = KINDS[analysis.kind](calls, analysis.parameters, tell)
+            asked = understood(analysis.kind, analysis.parameters)
+            result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
     except Exception as error:
         _give_up(analysis, error)
     else:

@@ -9,28 +9,39 @@ from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.forecast import forecast
 from apps.optimization.joint import joint, with_interval
+from apps.optimization.options import DEFAULTS, Options
 from apps.optimization.overview import overview
 from apps.optimization.results import Analysis, Dimension
 from apps.optimization.sufficiency import sufficiency
 
 
-def analyse(calls: Calls, *, progress: Callable[[float], None] = lambda percent: None) -> Analysis:
+def analyse(
+    calls: Calls,
+    options: Options = DEFAULTS,
+    *,
+    ceilings: bool = False,
+    capture_rate: float | None = None,
+    progress: Callable[[float], None] = lambda percent: None,
+) -> Analysis:
     """Everything: overview, breakdowns, sufficiency, every strategy, what they save together, what stood out and what
-    comes. Some twenty passes over the calls; `progress` hears percents."""
+    comes. Some thirty passes over the calls; `progress` hears percents.
+
+    `capture_rate` is captured / billed, where a bill was laid beside the calls.
+    """
     whole = overview(calls)
     progress(5)
     strategies = []
     for place, simulator in enumerate(known := simulators.known().values()):
-        strategies.append(with_interval(calls, simulator(calls)))
+        strategies.append(with_interval(calls, simulator(calls, options)))
         progress(5 + 55 * (place + 1) / len(known))
-    together = joint(calls, strategies)
+    together = joint(calls, strategies, ceilings=ceilings)
     progress(80)
     return Analysis(
         calls=whole.calls,
         tokens=whole.tokens,
         cost_usd=whole.cost_usd,
         unpriced_share=whole.unpriced_share,
-        sufficiency=sufficiency(calls),
+        sufficiency=sufficiency(calls, capture_rate=capture_rate),
         strategies=tuple(strategies),
         joint=together,
         anomalies=anomalies(calls),

@@ -29,17 +29,17 @@ def joint(calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = Fals
     With `ceilings`, those that only bound a saving from above take part as well, and so the result is a ceiling too.
     None if no strategy takes part.
     """
-    taking, left_out = _chosen(strategies, ceilings)
+    taking, left_out = chosen(strategies, ceilings)
     if not taking:
         return None
     by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
-    treatments = {stage: _merged(calls, stage, several) for stage, several in by_stage.items() if several}
+    treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
     found = saved(calls, treatments, replays[0] if replays else None)
     return _told(found, by_stage, taking, left_out)
 
 
-def _chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strategy], tuple[LeftOut, ...]]:
+def chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strategy], tuple[LeftOut, ...]]:
     """Those that take part, and why the others do not."""
     taking, left_out = [], []
     for each in strategies:
@@ -52,7 +52,7 @@ def _chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strate
     return taking, tuple(left_out)
 
 
-def _merged(calls: Calls, stage: Stage, strategies: Sequence[Strategy]) -> str:
+def merged(calls: Calls, stage: Stage, strategies: Sequence[Strategy]) -> str:
     """One relation of what the strategies of a stage change. Where two change the same call, the larger saving wins,
     except that tokens which two of them trim away are trimmed by both."""
     ordered = sorted(strategies, key=lambda each: -(each.saving_usd or 0))

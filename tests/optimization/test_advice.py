@@ -119,11 +119,11 @@ def test_a_cancelled_analysis_writes_nothing_anymore(
     analysis = advice.request_analysis(principal=as_principal(alice), dataset_id=dataset.pk)
     real = analyses.KINDS["savings"]
 
-    def cancelled_meanwhile(calls, parameters, progress):
+    def cancelled_meanwhile(*computed):
         assert client_for(alice).post(f"{ANALYSES}{analysis.pk}/cancel/").json()["state"] == "cancelled"
-        return real(calls, parameters, progress)
+        return real.compute(*computed)
 
-    monkeypatch.setitem(analyses.KINDS, "savings", cancelled_meanwhile)
+    monkeypatch.setitem(analyses.KINDS, "savings", analyses.Kind(asked=real.asked, compute=cancelled_meanwhile))
     analyses.run_analysis(analysis.pk)
 
     analysis.refresh_from_db()

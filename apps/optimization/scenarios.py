@@ -1,0 +1,315 @@
+"""What if: more calls, other models, slower answers, some savings and not others; and what may be had for what.
+
+Each question is a value that is stored with its answer, so that the same question can be put again.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import compress
+from uuid import UUID
+
+from pydantic import AwareDatetime, Field
+
+from apps.llm.pricing import STAGES, Stage
+from apps.optimization.calls import Calls
+from apps.optimization.changes import Span, changes
+from apps.optimization.coalitions import Coalition, Saved, saved, subsets
+from apps.optimization.duck import quoted
+from apps.optimization.forecast import forecast
+from apps.optimization.joint import chosen, joint, merged
+from apps.optimization.options import Options
+from apps.optimization.overview import spend
+from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
+from apps.optimization.simulators import known, replay_of, stage_of
+from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
+
+ANSWERED = 0.05  # seconds that a cache of answers takes; assumed, and said
+DAY = 24 * 3600.0
+MOST_MOVES = 20
+
+
+class Asked(Result):
+    """What the owner of the calls allows and asks of every analysis; see `Options`."""
+
+    candidates: tuple[str, ...] | None = Field(None, description="Models that may be asked instead; null: any.")
+    quality_floor: float = Field(0.95, ge=0, le=1, description="Share of today's quality that must be kept.")
+    waits: dict[str, float] = Field(default_factory=dict, description="Feature -> seconds that its answers may take.")
+    keep: tuple[str, ...] = Field((), description="Features that nothing may touch.")
+    trimmed: float = Field(0.1, ge=0, le=1)
+    output_percentile: float = Field(0.95, ge=0, le=1)
+    ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
+    bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
+
+    def options(self) -> Options:
+        """The same as simulators take it.
+
+        Raises:
+            ImpossibleOption: a feature would wait for less than no time.
+        """
+        return Options(
+            candidates=self.candidates,
+            quality_floor=self.quality_floor,
+            waits=self.waits,
+            keep=self.keep,
+            trimmed=self.trimmed,
+            output_percentile=self.output_percentile,
+        )
+
+
+class Move(Result):
+    """Ask another model: the calls of a feature, of a model, or of both."""
+
+    feature: str | None = Field(None, description="Null: of every feature.")
+    model: str | None = Field(None, description="That they ask now; null: any.")
+    to: str = Field(max_length=200, description="The model to ask instead.")
+    provider: str | None = Field(None, description="Who offers it; null: whoever the price list knows.")
+
+
+class Scenario(Asked):
+    """A question."""
+
+    growth: float = Field(0.0, ge=-1, le=100, description="0.5: half as many calls more, of the same kind.")
+    moves: tuple[Move, ...] = Field((), max_length=MOST_MOVES)
+    within: dict[str, float] = Field(default_factory=dict, description="Feature -> seconds that its answers must keep.")
+
+
+class Moved(Result):
+    """What a move would have cost: the same tokens at other list prices."""
+
+    move: Move
+    calls: int
+    cost_usd: Dollars | None  # of these calls, today
+    would_cost_usd: Dollars | None  # None: the model has no known price
+    low_usd: Dollars | None  # if the other model takes a fifth fewer tokens
+    high_usd: Dollars | None  # if it takes three tenths more
+    why: str | None
+
+
+class Promise(Result):
+    """Whether a feature's answers keep to a time, as the log shows them."""
+
+    feature: str
+    limit_seconds: float
+    p50: float | None
+    p95: float | None
+    keeps: bool | None  # whether 95 % of its answers do; None where the log has no times
+
+
+class WhatIf(Result):
+    """The answer to a scenario."""
+
+    spent_usd: Dollars | None  # on these calls
+    grown_usd: Dollars | None  # the same calls, as many as the scenario says
+    forecast_usd: Dollars | None  # of the next `forecast_days`, grown alike; None where the log is too short
+    forecast_low: Dollars | None
+    forecast_high: Dollars | None
+    forecast_days: int
+    moves: tuple[Moved, ...]
+    moved_usd: Dollars | None  # grown, with all moves
+    joint: Joint | None  # what the allowed ways to save bring on these calls as they are
+    saved_usd: Dollars | None  # `moved_usd` less that share of it
+    promises: tuple[Promise, ...]
+    assumptions: tuple[str, ...]
+
+
+class Point(Result):
+    """One choice of ways to save."""
+
+    stages: tuple[str, ...]
+    cost_usd: Dollars | None
+    p95_seconds: float | None  # of all answers; None where it cannot be told
+    quality: float | None  # share of today's that is kept, at least; 1: nothing changes answers
+    best: bool  # no other choice is better in one respect and as good in the others
+
+
+class Pareto(Result):
+    """What may be had for what: cost, latency and quality of every choice of ways to save."""
+
+    points: tuple[Point, ...]
+    strategies: dict[str, tuple[str, ...]]  # stage -> the ways to save that act there
+    assumptions: tuple[str, ...]
+
+
+class Periods(Result):
+    """Two periods to compare."""
+
+    before_from: AwareDatetime
+    before_until: AwareDatetime
+    after_from: AwareDatetime
+    after_until: AwareDatetime
+
+
+def what_if(calls: Calls, asked: Scenario) -> WhatIf:
+    """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
+    whole, factor = spend(calls), Decimal(str(1 + asked.growth))
+    moves = tuple(_moved(calls, number, move) for number, move in enumerate(asked.moves))
+    less = sum((_less(move) for move in moves), Decimal(0))
+    spent = in_dollars(whole)
+    strategies = [simulator(calls, asked.options()) for simulator in known().values()]
+    together = joint(calls, strategies, ceilings=asked.ceilings)
+    coming = forecast(calls)
+    moved = None if spent is None else (spent - less) * factor
+    return WhatIf(
+        spent_usd=spent,
+        grown_usd=None if spent is None else spent * factor,
+        forecast_usd=_times(coming.usd, factor),
+        forecast_low=_times(coming.low, factor),
+        forecast_high=_times(coming.high, factor),
+        forecast_days=coming.days,
+        moves=moves,
+        moved_usd=moved,
+        joint=together,
+        saved_usd=_after(moved, together),
+        promises=tuple(_promise(calls, feature, limit) for feature, limit in asked.within.items()),
+        assumptions=_ASSUMED,
+    )
+
+
+_ASSUMED = (
+    "More calls are more of the same: features, models, sizes and hours stay as they are.",
+    "A move asks the same tokens at the other model's list price; whether it answers well enough is not measured.",
+    "The share that ways to save bring is that of the calls as they are; moves may change it.",
+)
+
+
+def _less(move: Moved) -> Decimal:
+    """What a move takes off the cost; nothing where its price is not known."""
+    if move.cost_usd is None or move.would_cost_usd is None:
+        return Decimal(0)
+    return move.cost_usd - move.would_cost_usd
+
+
+def _times(amount: Decimal | None, factor: Decimal) -> Decimal | None:
+    return None if amount is None else amount * factor
+
+
+def _after(moved: Decimal | None, together: Joint | None) -> Decimal | None:
+    if moved is None or together is None or not together.spent_usd or together.saving_usd is None:
+        return moved
+    return (moved * (1 - together.saving_usd / together.spent_usd)).quantize(Decimal("1e-12"))
+
+
+def _moved(calls: Calls, number: int, move: Move) -> Moved:
+    tests = [
+        f"{column} = {quoted(value)}" for column, value in (("feature", move.feature), ("model", move.model)) if value
+    ]
+    condition = " AND ".join(["billed", "cost_pico IS NOT NULL", *tests])
+    table, provider = f"move_{number}", "NULL" if move.provider is None else quoted(move.provider)
+    calls.connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE {table} AS
+            SELECT call, {quoted(move.to)} AS model, {provider}::VARCHAR AS provider FROM calls WHERE {condition}"""  # noqa: S608
+    )
+    count, cost, last = calls.row(
+        f"SELECT count(*), sum(cost_pico), max(price_moment) FROM calls WHERE {condition}"  # noqa: S608
+    )
+    if not count:
+        return _nothing(move, calls=0, cost=0, why="No priced call is of this feature and model.")
+    if calls.catalogue.rates(model=move.to, provider=move.provider or "", at=_aware(last)) is None:
+        return _nothing(move, calls=count, cost=int(cost), why=f"No price is known for {move.to}.")
+    would = int(cost) - saved(calls, {"route": table}).total(frozenset({"route"}))
+    return Moved(
+        move=move,
+        calls=count,
+        cost_usd=in_dollars(cost),
+        would_cost_usd=in_dollars(would),
+        low_usd=in_dollars(int(would * FEWER_TOKENS)),
+        high_usd=in_dollars(int(would * MORE_TOKENS)),
+        why=None,
+    )
+
+
+def _nothing(move: Move, *, calls: int, cost: int, why: str) -> Moved:
+    return Moved(
+        move=move, calls=calls, cost_usd=in_dollars(cost), would_cost_usd=None, low_usd=None, high_usd=None, why=why
+    )
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)
+
+
+def _promise(calls: Calls, feature: str, limit: float) -> Promise:
+    p50, p95 = calls.row(
+        """SELECT quantile_cont(epoch(ended_at) - epoch(started_at), 0.5),
+                  quantile_cont(epoch(ended_at) - epoch(started_at), 0.95)
+           FROM calls WHERE feature = ? AND status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE""",
+        [feature],
+    )
+    keeps = None if p95 is None else bool(p95 <= limit)
+    return Promise(feature=feature, limit_seconds=limit, p50=p50, p95=p95, keeps=keeps)
+
+
+# --- Cost, latency and quality at once -------------------------------------------------------------------------------
+
+
+def pareto(calls: Calls, asked: Asked) -> Pareto:
+    """Every choice among the stages at which something is proven, and which of them nothing beats."""
+    strategies = [simulator(calls, asked.options()) for simulator in known().values()]
+    taking, _ = chosen(strategies, asked.ceilings)
+    by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
+    treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
+    replays = [replay_of(each.name) for each in by_stage["prefix"]]
+    found = saved(calls, treatments, replays[0] if replays else None)
+    points = [_point(calls, found, stages, treatments, asked) for stages in subsets(list(treatments))]
+    best = [not any(_beats(other, point) for other in points) for point in points]
+    return Pareto(
+        points=tuple(
+            point.model_copy(update={"best": True}) if wins else point for point, wins in zip(points, best, strict=True)
+        ),
+        strategies={stage: tuple(each.name for each in several) for stage, several in by_stage.items() if several},
+        assumptions=(
+            f"A cache of answers takes {ANSWERED * 1000:.0f} ms; a batch is answered within a day.",
+            "Quality is what pairs of judged answers prove to be kept; what is neither routed nor trimmed keeps all.",
+            "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
+        ),
+    )
+
+
+def _point(calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], asked: Asked) -> Point:
+    changed = stages & {"route", "trim"}
+    return Point(
+        stages=tuple(compress(STAGES, (stage in stages for stage in STAGES))),
+        cost_usd=in_dollars(found.spent - found.total(stages)),
+        p95_seconds=None if changed else _p95(calls, stages, treatments),
+        quality=None if "trim" in stages else asked.quality_floor if "route" in stages else 1.0,
+        best=False,
+    )
+
+
+def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str]) -> float | None:
+    """Seconds within which 95 % of the answers would come, of the calls whose times the log shows."""
+    drop, answer, batch = (
+        f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"
+        for stage in ("drop", "answer", "batch")
+    )
+    taken = f"CASE WHEN {answer} THEN {ANSWERED} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
+    found: float | None = calls.row(
+        f"""SELECT quantile_cont({taken}, 0.95) FROM calls
+            WHERE status IS DISTINCT FROM 'failed' AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608
+    )[0]
+    return found
+
+
+def _beats(one: Point, other: Point) -> bool:
+    """Whether `one` is at least as good in everything and better in something; what is unknown is worst."""
+    mine, theirs = _goods(one), _goods(other)
+    return mine != theirs and all(mine[part] <= theirs[part] for part in range(len(mine)))
+
+
+def _goods(point: Point) -> Sequence[float]:
+    """Cost, latency and lost quality, all better when smaller."""
+    return (
+        float(point.cost_usd or 0),
+        float("inf") if point.p95_seconds is None else point.p95_seconds,
+        1.0 if point.quality is None else 1.0 - point.quality,
+    )
+
+
+# --- Then and now ----------------------------------------------------------------------------------------------------
+
+
+def compare_periods(calls: Calls, asked: Periods) -> Changes:
+    """Why the later period cost more or less than the earlier one."""
+    before = Span(start=asked.before_from, end=asked.before_until)
+    return changes(calls, before, Span(start=asked.after_from, end=asked.after_until))
