@@ -165,10 +165,12 @@ def _raw(field: str) -> str:
 
 
 def _time(field: str, unit: float | None) -> str:
+    """A moment; a date with a time and no offset, as most logs have it, is read without a second look."""
     text = f"said({_raw(field)})"
     number = f"try_cast({text} AS DOUBLE)"
     epoch = f"since_1970({number})" if unit is None else f"make_timestamp(({number} * {unit} * 1e6)::BIGINT)"
-    return f"CASE WHEN is_number({text}) THEN {epoch} ELSE calendar({text}) END"
+    plain = f"CASE WHEN length({text}) = 19 AND {text}[5] = '-' THEN try_cast({text} AS TIMESTAMP) END"
+    return f"coalesce({plain}, CASE WHEN is_number({text}) THEN {epoch} ELSE calendar({text}) END)"
 
 
 Check = tuple[str, str, str]  # field, SQL condition of what is wrong, sentence

@@ -9,10 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
-from apps.optimization.conversion import Conversion
-from apps.optimization.preview import Preview
+from apps.optimization.conversion import Conversion, Preview
 from apps.optimization.reconciliation import Reconciliation, spelled
-from apps.optimization.results import Analysis, Breakdown, Strategy
+from apps.optimization.results import Analysis, Breakdown, Strategy, usd
 
 SHOWN_REJECTS = 5
 EPOCH_YEAR = 1970  # of the calls of a trace that counts from its own start
@@ -44,26 +43,44 @@ def show_reconciliation(console: Console, found: Reconciliation) -> None:
         console.print(_plain(f"- {sentence}"), soft_wrap=True)
 
 
+_SHOWN_OF_A_CALL = (
+    "line",
+    "started_at",
+    "model",
+    "provider",
+    "input_tokens",
+    "cached_read_tokens",
+    "cached_write_tokens",
+    "output_tokens",
+    "status",
+    "feature",
+    "user",
+    "session",
+)
+
+
 def preview_document(found: Preview) -> dict[str, Any]:
     """A preview as JSON."""
     conversion = found.conversion
     return {
-        "source": conversion.source if conversion else None,
-        "names": list(found.names),
-        "columns": dict(conversion.columns) if conversion else {},
-        "conventions": [asdict(verdict) for verdict in conversion.verdicts] if conversion else [],
-        "notes": list(conversion.notes) if conversion else [],
-        "rows": conversion.rows if conversion else 0,
-        "rejected_rows": found.rejected,
-        "rejects": [asdict(reject) for reject in found.rejects],
-        "calls": [_as_json(call) for call in found.calls],
+        "source": conversion.source,
+        "columns": dict(conversion.columns),
+        "conventions": [asdict(verdict) for verdict in conversion.verdicts],
+        "notes": list(conversion.notes),
+        "rows": conversion.rows,
+        "rejected_rows": conversion.rejected,
+        "rejects": [asdict(reject) for reject in conversion.rejects],
+        "calls": [
+            {name: _as_json(call[name]) for name in _SHOWN_OF_A_CALL} | {"cost_usd": usd(call["cost_pico"])}
+            for call in found.calls
+        ],
         "whole": found.whole,
         "disk_bytes": found.disk_bytes,
     }
 
 
-def _as_json(call: dict[str, Any]) -> dict[str, Any]:
-    return {name: f"{value.isoformat()}Z" if isinstance(value, datetime) else value for name, value in call.items()}
+def _as_json(value: Any) -> Any:
+    return f"{value.isoformat()}Z" if isinstance(value, datetime) else value
 
 
 def show(console: Console, name: str, analysis: Analysis, conversion: Conversion) -> None:

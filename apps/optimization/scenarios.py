@@ -280,7 +280,7 @@ def _point(calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[St
 def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str]) -> float | None:
     """Seconds within which 95 % of the answers would come, of the calls whose times the log shows."""
     drop, answer, batch = (
-        f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"
+        f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"  # noqa: S608
         for stage in ("drop", "answer", "batch")
     )
     taken = f"CASE WHEN {answer} THEN {ANSWERED} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"

@@ -25,11 +25,10 @@ from apps.llm.services import catalogue_for
 from apps.optimization import alerts, imports, jobs, storage, tasks
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
-from apps.optimization.conversion import Order, check_price_as
+from apps.optimization.conversion import Order, Preview, check_price_as, preview
 from apps.optimization.datasets import bill_of, open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
-from apps.optimization.preview import Preview, preview
 from apps.optimization.prices import prices_in_use
 from apps.optimization.reconciliation import Reconciliation, reconcile
 from apps.optimization.results import Breakdown, PricesInUse, Sufficiency

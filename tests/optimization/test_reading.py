@@ -330,3 +330,18 @@ def test_a_value_nested_without_end_is_never_a_failure_of_ours(write, name):
         rows_of(write(name, opening + between.join((deep, deeper)) + closing))
     except NetraError as error:
         assert isinstance(error, UnusableFile)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_the_answer_of_an_api_is_read_as_the_calls_in_it(write, converted, indent):
+    answer = {"data": [call(input_tokens=7), call(input_tokens="x"), call()], "meta": {"page": 1}}
+
+    found = converted(write("page.json", json.dumps(answer, indent=indent)))
+
+    assert (found.rows, found.rejected) == (2, 1)
+
+
+def test_lines_whose_first_key_holds_a_list_stay_lines(write, converted):
+    lines = "\n".join(json.dumps({"data": [1]} | call()) for _ in range(2))
+
+    assert converted(write("calls.jsonl", lines)).rows == 2

@@ -40,11 +40,21 @@ MAX_DIGITS = 400  # digits of one number; more is refused, because reading them 
 
 @reader(order=20)
 def json_records(head: Head) -> "JsonTable | None":
-    """JSON lines and arrays begin with a brace or a bracket."""
+    """JSON lines and arrays begin with a brace or a bracket; the answer of an API is an array in an object."""
     start = head.text.lstrip()[:1]
+    if start == "{" and _is_envelope(head):
+        return JsonTable(head, _array, enveloped=True)
     if start == "{":
         return JsonTable(head, _lines)
     return JsonTable(head, _array) if start == "[" else None
+
+
+def _is_envelope(head: Head) -> bool:
+    """Whether the file is `{"data": [...], ...}` as one object, and not a line of such a shape before others."""
+    if not _BEGINNING.match(head.text or ""):
+        return False
+    first, _, others = head.text.strip().partition("\n")
+    return not others or isinstance(_parsed(1, first), Reject)
 
 
 class JsonTable:
@@ -54,8 +64,8 @@ class JsonTable:
     first_line = 1
     decimal_comma = False
 
-    def __init__(self, head: Head, objects: "Callable[[TextIO], Iterator[Record]]") -> None:
-        self._path, self._size = head.path, head.size
+    def __init__(self, head: Head, objects: "Callable[[TextIO], Iterator[Record]]", *, enveloped: bool = False) -> None:
+        self._path, self._size, self._enveloped = head.path, head.size, enveloped
         self._objects = objects
         self._format = "array" if objects is _array else "newline_delimited"
         sample = islice(self.records(lambda _: None), SAMPLE)
@@ -64,8 +74,8 @@ class JsonTable:
         self.places = {name: _place(name, names) for name in islice(names, MAX_COLUMNS)} | self.places
 
     def relation(self, columns: Collection[str]) -> str | None:
-        if len({name.casefold() for name in columns}) < len(columns):
-            return None  # to DuckDB, two of them would be one
+        if self._enveloped or len({name.casefold() for name in columns}) < len(columns):
+            return None  # DuckDB would take all calls for one row, or two names for one
         shape = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in columns) or "'nothing': 'VARCHAR'"
         return f"""(SELECT * FROM read_json({quoted(str(self._path.resolve()))}, format = {quoted(self._format)},
             records = true, columns = {{{shape}}}, maximum_object_size = {MAX_FIELD}))"""  # noqa: S608
@@ -75,6 +85,8 @@ class JsonTable:
 
         None of a damaged file: what is said there is read row by row, by the names of the sample.
         """
+        if self._enveloped:
+            return ()
         objects = f"""read_json_objects({quoted(str(self._path.resolve()))}, format = {quoted(self._format)},
             maximum_object_size = {MAX_FIELD})"""
         rows = "" if self._size <= LOOKED_THROUGH else f"LIMIT {LOOKED_AT}"
@@ -150,7 +162,9 @@ def _array(text: TextIO) -> Iterator[Record]:
     Raises:
         MalformedFile: the array breaks off or is not JSON.
     """
-    buffer, at, line = text.read(CHUNK).lstrip(), 1, 1
+    buffer = text.read(CHUNK)
+    at = _BEGINNING.match(buffer).end()  # type: ignore[union-attr]
+    line = 1 + buffer.count("\n", 0, at)
     while True:
         start = _SEPARATORS.match(buffer, at).end()  # type: ignore[union-attr]
         line += buffer.count("\n", at, start)
@@ -173,6 +187,7 @@ def _array(text: TextIO) -> Iterator[Record]:
             buffer, at = buffer[at:] + more, 0
 
 
+_BEGINNING = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
 _SEPARATORS = re.compile(r"[ \t\r\n,]*")
 
 
