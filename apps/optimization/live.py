@@ -87,10 +87,18 @@ def _locked(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # The sweep may have removed it while this waited for the lock.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _is_there(file, path):
                 _mend(file)
                 yield file
                 return
+
+
+def _is_there(file: BinaryIO, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _mend(file: Any) -> None:
