@@ -55,6 +55,8 @@ COLUMNS: Mapping[str, str] = {
     "quality": "DOUBLE",  # of the answer, 0-1, where somebody or something judged it
     "prompt_hash": "UUID",  # keyed with a secret that is thrown away after the import
     "parameters_hash": "UUID",
+    "prompt_characters": "BIGINT",
+    "blocks": "UBIGINT[]",  # chained names of the prompt's blocks, from its start; of one dataset only
     "prompt": "VARCHAR",  # always NULL when only metadata is kept
     "cached_answer": "BOOLEAN",  # the caller's own response cache answered
     "billed": "BOOLEAN",

@@ -50,6 +50,8 @@ from apps.optimization.watching import Progress, execute
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
 KEPT_REJECTS = 100
+BLOCK = 512  # characters of a block of a prompt, about 128 tokens
+MOST_BLOCKS = 128  # of one prompt; what comes after them is never taken for a repeat
 MAX_MODELS = 2000  # of one file; more are no models but ids
 STAGED = 70  # percent of the work that is done once the file is read
 CHECKED = 85
@@ -287,6 +289,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, *, st
     columns += [
         f"{_hash_sql(order.hash_key, prompt)} AS prompt_hash",
         f"{_hash_sql(order.hash_key, work.importer.sql.get('parameters', 'NULL'))} AS parameters_hash",
+        f"length({prompt}) AS prompt_characters",
+        f"{_blocks_sql(order.hash_key, prompt, work.importer.sql.get('blocks'))} AS blocks",
         f"({kept})::VARCHAR AS prompt",
         f"({work.importer.is_call}) AS is_call",
     ]
@@ -316,6 +320,19 @@ def _hash_sql(key: bytes, text: str) -> str:
     """A keyed hash of a text (UUID), NULL where there is none. Nobody without the key can test what was among the
     prompts by guessing it."""
     return f"CASE WHEN ({text}) <> '' THEN sha256({quoted(key.hex())} || ({text}))[:32]::UUID END"
+
+
+def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
+    """Names of a prompt's blocks, each of which stands for all that comes before it too; NULL where nothing is known.
+
+    Names that the source gives are chained by it. Of a text, block n is its first n * BLOCK characters.
+    """
+    secret = quoted(key.hex())
+    if given:
+        return f"list_transform(try(from_json({given}, '[\"VARCHAR\"]')), lambda name: hash({secret} || name))"
+    return f"""CASE WHEN length({prompt}) >= {BLOCK} THEN list_transform(
+        range(1, least(length({prompt}) // {BLOCK}, {MOST_BLOCKS}) + 1),
+        lambda n: hash({secret} || left({prompt}, n * {BLOCK}))) END"""
 
 
 def _repair(work: _Work, deadline: Deadline) -> _Tally:

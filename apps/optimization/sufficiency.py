@@ -15,6 +15,7 @@ from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollar
 NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
     "exact_duplicates": ("started_at", "model", "tokens", "prompt_hash"),
+    "prefix_cache": ("started_at", "model", "tokens", "blocks"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
     "model_swap_by_task": ("model", "tokens", "feature", "prompt_hash", "quality"),

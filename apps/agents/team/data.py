@@ -21,6 +21,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
         "dataset_overview",
         "spend_breakdown",
         "exact_duplicates",
+        "prefix_cache",
         "batch_eligible_spend",
         "model_swap_ceiling",
         "model_swap_by_task",

@@ -1,0 +1,230 @@
+"""Let the provider read what prompts have in common from its cache.
+
+The calls are replayed through the cache of their provider, by its rules. What they read from it already counts: the
+saving is what the simulated cache costs less than what was paid.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from apps.llm.pricing import Rates
+from apps.optimization.calls import Calls
+from apps.optimization.coalitions import saved
+from apps.optimization.overview import part_of, spend
+from apps.optimization.prefix.replay import Integers, Stream, dense, replay
+from apps.optimization.results import Strategy, in_dollars, usd
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
+
+BLOCK_CHARACTERS = 512  # of a block cut from a text, see `conversion.BLOCK`
+GIVEN_TOKENS = 512  # of a block that the source names
+LEARNT = 0.5  # of the calls, from which is learnt how deep a prompt is worth writing; the saving is of the others
+LATENCY = "Long prompts begin to be answered sooner; the time after the first token stays."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """How a provider caches prompts."""
+
+    minimum: int  # tokens of a prompt below which nothing is cached
+    step: int  # tokens in which a prefix is read
+    ttl: float  # seconds since the last use
+    source: str
+
+
+# By the catalogue's name of the provider. Prices are the catalogue's.
+PROVIDERS: Mapping[str, Rules] = {
+    "openai": Rules(minimum=1024, step=128, ttl=300, source="OpenAI, prompt caching guide: 1,024 tokens, steps of 128"),
+    "azure": Rules(minimum=1024, step=128, ttl=300, source="Azure OpenAI, prompt caching: as OpenAI"),
+    "anthropic": Rules(
+        minimum=1024, step=1, ttl=300, source="Anthropic, prompt caching: 1,024 tokens or more, 5 minutes"
+    ),
+    "aws": Rules(minimum=1024, step=1, ttl=300, source="Amazon Bedrock, prompt caching: 1,024 tokens, 5 minutes"),
+    "google": Rules(minimum=2048, step=1, ttl=300, source="Gemini API, implicit caching: 2,048 tokens"),
+    "deepseek": Rules(minimum=64, step=64, ttl=3600, source="DeepSeek, context caching: units of 64 tokens"),
+}
+_CALLS = """
+    SELECT call, model, coalesce(provider, '') AS provider, coalesce(api_key, '') AS key, input_tokens,
+           cached_read_tokens,
+           epoch(started_at) AS began, epoch(coalesce(first_token_at, ended_at, started_at)) AS usable_at,
+           blocks,
+           CASE WHEN prompt_characters > 0 THEN input_tokens * {characters} / prompt_characters
+                ELSE greatest({given}, input_tokens / len(blocks)) END AS block_tokens
+    FROM calls WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL AND model IS NOT NULL
+      AND len(blocks) > 0 AND input_tokens > 0 AND {free}
+"""
+
+
+def _replayed(calls: Calls, remaining: str, table: str) -> None:
+    """Make `table` of what the caches would read and write for the calls of `remaining` at the models it names."""
+    query = f"""SELECT m.* REPLACE (r.model AS model, coalesce(r.provider, '') AS provider)
+                FROM met m JOIN ({remaining}) r ON r.call = m.call"""  # noqa: S608
+    _simulate(calls, query, table)
+
+
+@strategy(stage="prefix", replay=_replayed)
+def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
+    """What calls would have cost if their provider's cache had been used as far as it can be."""
+    query = _CALLS.format(characters=BLOCK_CHARACTERS, given=GIVEN_TOKENS, free=free_sql(options))
+    calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE met AS {query}")
+    met = calls.row("SELECT count(*) FROM met")[0]
+    if not met:
+        return _strategy(
+            saving_usd=None,
+            missing=("prompt", "started_at"),
+            why="No call shows its prompt or the blocks of it, so what prompts have in common cannot be told.",
+        )
+    _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
+    found = saved(calls, {"prefix": "treatment_prefix_cache"})
+    covered = calls.row("SELECT sum(c.cost_pico) FROM calls c JOIN met USING (call)")[0]
+    read, achieved, changed = calls.row(
+        """SELECT sum(t.cached_read_tokens), sum(c.cached_read_tokens), count(*) FROM treatment_prefix_cache t
+           JOIN calls c USING (call)"""
+    )
+    saving = max(0, found.total(frozenset({"prefix"})))
+    return _strategy(
+        saving_usd=in_dollars(saving),
+        why=None if saving else "The provider's caches hold already what they can.",
+        detail={
+            "calls": met,
+            "changed_calls": changed,
+            "read_tokens": int(read or 0),
+            "read_tokens_achieved": int(achieved or 0),
+            "covered_usd": usd(covered),
+            "covered_share_of_spend": part_of(covered, spend(calls)),
+            "rules": {provider: rules.source for provider, rules in PROVIDERS.items()},
+        },
+    )
+
+
+def _simulate(calls: Calls, query: str, table: str) -> None:
+    """Replay the calls of `query` through the caches of their providers into `table`."""
+    calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {query} ORDER BY began, call")
+    calls.connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE {table} (call BIGINT, cached_read_tokens BIGINT, cached_write_tokens BIGINT,
+            cached_write_1h_tokens BIGINT)"""
+    )
+    for model, provider, moment in calls.rows(
+        "SELECT model, provider, max(began) FROM asked GROUP BY 1, 2 ORDER BY 1, 2"
+    ):
+        known = calls.catalogue.identify(model=model, provider=provider)
+        rules = PROVIDERS.get(known.provider) if known else None
+        rates = calls.catalogue.rates(model=model, provider=provider, at=datetime.fromtimestamp(moment, tz=UTC))
+        if rules and rates and rates.cached_read is not None and rates.cached_read < rates.input:
+            _one_model(calls, table, model, provider, rules, rates)
+
+
+def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates) -> None:
+    """Add to `table` what one model's cache would do for the calls that ask it."""
+    of_model, named = "FROM asked WHERE model = ? AND provider = ?", [model, provider]
+    rows = calls.connection.execute(
+        f"""SELECT call, began, usable_at, input_tokens, cached_read_tokens, len(blocks) AS many, block_tokens
+            {of_model}""",
+        named,
+    ).fetchnumpy()
+    names = calls.connection.execute(f"SELECT hash(unnest(blocks), key) AS name {of_model}", named).fetchnumpy()["name"]
+    stream, offsets = _stream(rows, names)
+    hits = replay(stream, ttl=rules.ttl)
+    read = _readable(hits.tokens, rows["input_tokens"], rules)
+    written, changed = np.zeros_like(read), np.ones(len(read), dtype=bool)
+    if rates.cached_write is not None and rates.cached_write > rates.input:
+        depth = _depth(stream, hits.tokens, offsets, rules, rates)
+        read, written = _down_to(depth, stream, hits.tokens, offsets, rows["input_tokens"], rules)
+        changed = np.arange(len(read)) >= int(LEARNT * len(read))
+    else:
+        read = np.maximum(read, rows["cached_read_tokens"])
+    changed &= read + written > 0
+    columns = [rows["call"][changed].tolist(), read[changed].tolist(), written[changed].tolist()]
+    calls.connection.execute(
+        f"INSERT INTO {table} SELECT unnest(?::BIGINT[]), unnest(?::BIGINT[]), unnest(?::BIGINT[]), 0",
+        columns,
+    )
+
+
+def _stream(rows: Mapping[str, Any], names: Any) -> tuple[Stream, Integers]:
+    """Calls in time order as the replay takes them, and for each block how many tokens stand before its end."""
+    many = np.asarray(rows["many"], dtype=np.int64)
+    start = np.concatenate([[0], np.cumsum(many)]).astype(np.int64)
+    place = np.arange(start[-1]) - np.repeat(start[:-1], many)
+    size, whole = (
+        np.repeat(np.asarray(rows[name], dtype=np.float64), many) for name in ("block_tokens", "input_tokens")
+    )
+    ends = np.minimum((place + 1) * size, whole).astype(np.int64)
+    begins = np.minimum(place * size, whole).astype(np.int64)
+    blocks, distinct = dense(np.asarray(names))
+    stream = Stream(
+        at=np.asarray(rows["began"], dtype=np.float64),
+        usable_at=np.asarray(rows["usable_at"], dtype=np.float64),
+        start=start,
+        blocks=blocks,
+        tokens=ends - begins,
+        distinct=distinct,
+    )
+    return stream, ends
+
+
+def _readable(tokens: Integers, whole: Any, rules: Rules) -> Integers:
+    """Of a live prefix, what the provider reads: whole steps, from its minimum on."""
+    stepped = tokens // rules.step * rules.step
+    long_enough = (stepped >= rules.minimum) & (np.asarray(whole) >= rules.minimum)
+    found: Integers = np.where(long_enough, stepped, 0)
+    return found
+
+
+def _depth(stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: Rates) -> int:
+    """Tokens of a prompt up to which writing it paid best in the first calls; 0 where it did not pay.
+
+    A written block costs more than a plain one and pays if it is read again in time: from a probability of
+    (write - input) / (input - read) on, 28 % at 1.25 and 0.1 times the input's price.
+    """
+    first = int(LEARNT * len(live))
+    if not first:
+        return 0
+    reach = ends[: stream.start[first]]
+    choices = np.unique(np.quantile(reach, np.linspace(0, 1, 33)).astype(np.int64))
+    gain, loss = float(rates.input - (rates.cached_read or rates.input)), float((rates.cached_write or 0) - rates.input)
+    longest = _longest(stream, ends)[:first]
+    best, best_depth = 0.0, 0
+    for depth in choices[choices >= rules.minimum].tolist():
+        read = _readable(np.minimum(live[:first], depth), longest, rules)
+        written = np.where(longest >= rules.minimum, np.minimum(longest, depth), 0) - read
+        paid = gain * float(read.sum()) - loss * float(np.maximum(written, 0).sum())
+        if paid > best:
+            best, best_depth = paid, depth
+    return best_depth
+
+
+def _down_to(
+    depth: int, stream: Stream, live: Integers, ends: Integers, whole: Any, rules: Rules
+) -> tuple[Integers, Integers]:
+    """What calls read and write if their prompts are marked at `depth` tokens."""
+    read = _readable(np.minimum(live, depth), whole, rules)
+    longest = _longest(stream, ends)
+    written = np.where((longest >= rules.minimum) & (depth > 0), np.minimum(longest, depth), 0) - read
+    return read, np.maximum(written, 0)
+
+
+def _longest(stream: Stream, ends: Integers) -> Integers:
+    """Tokens of each call that its blocks cover."""
+    found: Integers = ends[stream.start[1:] - 1]
+    return found
+
+
+def _strategy(**more: Any) -> Strategy:
+    return Strategy(
+        name="prefix_cache",
+        title="Let the provider read common prefixes from its cache",
+        evidence="E2",
+        up_to=False,
+        assumptions=(
+            "Caches are kept apart by model and key, and forget after five minutes without use (DeepSeek: an hour).",
+            "A prefix can be read once the call that wrote it has begun to answer.",
+            "Where writing costs more, how deep to write is learnt from the first half; only the second half counts.",
+            "Nothing is evicted earlier; providers may.",
+        ),
+        latency_effect=LATENCY,
+        **more,
+    )
