@@ -22,6 +22,14 @@ PARTS = {
     "reconciliation": "of the bill explained",
 }
 
+LEVELS = (
+    ("E0", "A ceiling from list prices: no more than this can be saved."),
+    ("E1", "What is known of similar workloads elsewhere; not measured on yours."),
+    ("E2", "Replayed or priced anew on your own calls, with nothing assumed that they do not show."),
+    ("E3", "Run beside production on your traffic."),
+    ("E4", "A controlled comparison: part of the traffic with it, part without."),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:

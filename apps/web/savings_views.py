@@ -40,6 +40,7 @@ def savings(request: HttpRequest, principal: Principal, dataset_id: UUID) -> Htt
     if analysis.result is not None:
         context |= {
             "picture": savings_picture.draw(analysis.result, dataset),
+            "levels": savings_picture.LEVELS,
             "may_act": principal.may(Membership.Role.MEMBER),
             "today": timezone.now().date(),
             **_advice(principal, dataset),

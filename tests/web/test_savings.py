@@ -1,5 +1,6 @@
 """The page of savings, what is decided on it, and the page of a dataset: as owner, member, viewer, stranger, nobody."""
 
+import json
 import re
 from datetime import UTC, datetime
 from io import StringIO
@@ -7,12 +8,25 @@ from uuid import uuid4
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
 
-from apps.optimization import advice, analyses, services
+from apps.optimization import advice, jobs, recommendations, services
 from apps.optimization.models import Dataset, Outcome, Recommendation, StoredAnalysis
 from apps.optimization.results import Joint
-from apps.optimization.sample import write_sample
+from apps.optimization.sample import write_sample, write_sample_files
 from apps.web.savings_picture import headline
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory) -> dict:
+    """What an analysis of a sample finds; computed once, since computing it is not what these tests are about."""
+    path, out = tmp_path_factory.mktemp("sample") / "sample.csv", StringIO()
+    write_sample_files(path=path, calls=600, seed=7)
+    with pytest.raises(SystemExit):
+        call_command("analyze", "--json", str(path), stdout=out)
+    found = json.loads(out.getvalue())
+    del found["import"]
+    return found
 
 
 @pytest.fixture
@@ -26,8 +40,16 @@ def rung(monkeypatch, settings, tmp_path):
 
 
 @pytest.fixture
-def sample(alice, as_principal, rung) -> Dataset:
-    """A sample that Bob, a member, does not own."""
+def sample(acme, alice, rung) -> Dataset:
+    """A dataset that Bob, a member, does not own."""
+    return Dataset.objects.create(
+        organization=acme, created_by=alice.pk, name="Sample <b>", sha256="0" * 64, file_bytes=1, state="ready"
+    )
+
+
+@pytest.fixture
+def imported(alice, as_principal, rung) -> Dataset:
+    """The same with its calls."""
     out = StringIO()
     write_sample(out=out, calls=600, seed=7)
     upload = SimpleUploadedFile("sample.csv", out.getvalue().encode())
@@ -36,11 +58,16 @@ def sample(alice, as_principal, rung) -> Dataset:
 
 
 @pytest.fixture
-def analysed(sample, alice, as_principal) -> StoredAnalysis:
-    analysis = advice.request_analysis(principal=as_principal(alice), dataset_id=sample.pk)
-    analyses.run_analysis(analysis.pk)
-    analysis.refresh_from_db()
-    return analysis
+def analysed(sample, alice, as_principal, document) -> StoredAnalysis:
+    return finished(advice.request_analysis(principal=as_principal(alice), dataset_id=sample.pk), document)
+
+
+def finished(analysis: StoredAnalysis, document: dict) -> StoredAnalysis:
+    """The analysis as a worker leaves it."""
+    claimed = jobs.claim(StoredAnalysis, analysis.pk)
+    assert jobs.settle(claimed, state="ready", progress=100, result=document, seconds=1.0)
+    recommendations.renew(claimed)
+    return claimed
 
 
 @pytest.fixture
@@ -69,7 +96,7 @@ def test_savings_are_for_the_organization_and_only_members_decide(sample, analys
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
 
 
-def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of):
+def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, document):
     first, again = page_of("alice", savings_of(sample)), page_of("bob", savings_of(sample))
 
     analysis = StoredAnalysis.objects.get()
@@ -77,7 +104,7 @@ def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of):
         assert f'data-follow="/api/analyses/{analysis.pk}/"' in html
         assert f"?analysis={analysis.pk}" in re.search(r"<noscript>(.*?)</noscript>", html)[1]
 
-    analyses.run_analysis(analysis.pk)
+    finished(analysis, document)
     assert "Together: $" in page_of("alice", f"{savings_of(sample)}?analysis={analysis.pk}")
 
 
@@ -207,8 +234,8 @@ def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
 # --- The page of a dataset -------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_offers_each_only_what_they_may_do(sample, page_of):
-    path = f"/data/{sample.pk}/"
+def test_a_dataset_offers_each_only_what_they_may_do(imported, page_of):
+    path = f"/data/{imported.pk}/"
     offered = {
         who: ("Continue with another file" in html, "/change/" in html)
         for who in ("alice", "bob", "vera")
@@ -216,17 +243,16 @@ def test_a_dataset_offers_each_only_what_they_may_do(sample, page_of):
     }
 
     assert offered == {"alice": (True, True), "bob": (True, False), "vera": (False, False)}
-    assert savings_of(sample) in page_of("vera", path)
+    assert savings_of(imported) in page_of("vera", path)
 
 
-def test_later_files_are_listed_with_what_they_brought(sample, alice, as_principal, page_of):
-    header, *rows = StringIO(new_and_known(sample)).readlines()
-    upload = SimpleUploadedFile("april.csv", "".join([header, *rows]).encode())
-    later = services.create_dataset(principal=as_principal(alice), upload=upload, continues=sample.pk)
-    assert "queued" in page_of("vera", f"/data/{sample.pk}/")
+def test_later_files_are_listed_with_what_they_brought(imported, alice, as_principal, page_of):
+    upload = SimpleUploadedFile("april.csv", half_of_it().encode())
+    later = services.create_dataset(principal=as_principal(alice), upload=upload, continues=imported.pk)
+    assert "queued" in page_of("vera", f"/data/{imported.pk}/")
     later = services.import_now(principal=as_principal(alice), dataset_id=later.pk)
 
-    html = page_of("vera", f"/data/{sample.pk}/")
+    html = page_of("vera", f"/data/{imported.pk}/")
 
     row = re.search(r"april\.csv</a>(.*?)</tr>", html, re.DOTALL)[1]
     assert re.findall(r'class="num">([\d,]+)<', row) == [f"{later.rows:,}", f"{later.known_rows:,}", "0"]
@@ -234,8 +260,8 @@ def test_later_files_are_listed_with_what_they_brought(sample, alice, as_princip
     assert "A later file of Sample" in page_of("vera", f"/data/{later.pk}/")
 
 
-def new_and_known(dataset) -> str:
-    """A log whose first half the dataset knows already."""
+def half_of_it() -> str:
+    """The first half of the sample again."""
     out = StringIO()
     write_sample(out=out, calls=600, seed=7)
     return "".join(out.getvalue().splitlines(keepends=True)[:301])
@@ -254,9 +280,9 @@ def test_an_import_is_stopped_and_resumed_by_whoever_may(sample, client_for, ali
     assert Dataset.objects.get().state == "queued"
 
 
-def test_settings_are_changed_by_who_made_the_dataset_and_refused_in_place(sample, client_for, alice, bob):
+def test_settings_are_changed_by_who_made_the_dataset_and_refused_in_place(imported, client_for, alice, bob):
     path, asked = (
-        f"/data/{sample.pk}/change/",
+        f"/data/{imported.pk}/change/",
         {
             "name": "March",
             "keep_days": "",
@@ -291,8 +317,10 @@ def test_savings_are_said_in_the_currency_of_the_dataset_too(sample, analysed, p
     assert f"{float(saved) / 2:,.2f} of" in page_of("vera", savings_of(sample))
 
 
-def test_the_dataset_says_why_a_dashboard_says_another_sum(sample, page_of):
-    reasons = re.search(r'id="differences-title">(.*?)</section>', page_of("vera", f"/data/{sample.pk}/"), re.DOTALL)[1]
+def test_the_dataset_says_why_a_dashboard_says_another_sum(imported, page_of):
+    reasons = re.search(r'id="differences-title">(.*?)</section>', page_of("vera", f"/data/{imported.pk}/"), re.DOTALL)[
+        1
+    ]
 
     for told in ("contract", "midnight UTC", "calls failed", "The source recorded $"):
         assert told in reasons
