@@ -51,7 +51,7 @@ def keep(*, organization_id: UUID, document: dict[str, Any], now: datetime) -> N
     folder = storage.folder_of_organization(organization_id) / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     line = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-    if sum(path.stat().st_size for path in folder.glob("*.jsonl")) + len(line) > MOST_SPOOLED:
+    if sum(map(_size, folder.glob("*.jsonl"))) + len(line) > MOST_SPOOLED:
         raise SpoolFull("Too many spans wait for their import. Send them again later.")
     path = folder / f"{int(now.timestamp()) // SPOOL_SECONDS}.jsonl"
     with _locked(path, os.O_CREAT) as file:
@@ -87,10 +87,18 @@ def _locked(path: Path, flags: int = 0) -> Iterator[BinaryIO]:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             # The sweep may have removed it while this waited for the lock.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _is_there(file, path):
                 _mend(file)
                 yield file
                 return
+
+
+def _is_there(file: BinaryIO, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _mend(file: Any) -> None:
@@ -147,9 +155,17 @@ def _hand_over(principal: Principal, folder: Path, path: Path, first: Dataset | 
         (folder / _DATASET).write_text(str(dataset.continues_id or dataset.pk))
 
 
+def _size(path: Path) -> int:
+    """Bytes of a spool; none of one that a sweep has just taken."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _is_due(path: Path, now: datetime) -> bool:
     over = (int(path.stem) + 1) * SPOOL_SECONDS <= now.timestamp()
-    return over or path.stat().st_size >= SPOOL_BYTES
+    return over or _size(path) >= SPOOL_BYTES
 
 
 def _owner(organization: UUID) -> Principal | None:

@@ -46,7 +46,12 @@ def texts(columns):
         ),
         (
             ("timestamp", "input_length", "output_length", "hash_ids"),
-            {"started_at": "timestamp", "input_tokens": "input_length", "output_tokens": "output_length"},
+            {
+                "started_at": "timestamp",
+                "input_tokens": "input_length",
+                "output_tokens": "output_length",
+                "blocks": "hash_ids",
+            },
         ),
         (
             ("createdAt", "Model", "usage.prompt_tokens", "usage.completion_tokens", "usage.details.cached_tokens"),

@@ -379,5 +379,5 @@ def test_a_trace_of_blocks_is_a_table_with_its_own_clock(read):
     found, kept = read("trace.jsonl", rows, "input_tokens, output_tokens", price_as="gpt-5")
 
     assert kept == [(512, 7)] * 3
-    assert found.source == "table"
+    assert found.source == "block_trace"
     assert Decimal(found.rows) == 3
