@@ -50,6 +50,19 @@ def draw(spec: Mapping[str, Any]) -> SafeString:
     )
 
 
+def share_bar(share: float | None, said: str) -> SafeString:
+    """A small bar for a share, 0-1; `said` is its name for a screen reader. An unknown share has no bar at all."""
+    if share is None:
+        return SafeString("")
+    return format_html(
+        '<svg class="chart small" width="100%" height="6" role="img" aria-label="{said}">'
+        '<rect class="track" width="100%" height="6" rx="3"/><rect class="bar" width="{length}%" '
+        'height="6" rx="3"/></svg>',
+        said=said,
+        length=round(100 * min(max(share, 0.0), 1.0), 2),
+    )
+
+
 def amount(value: float, unit: str) -> str:
     """A value with its unit, short enough for the end of a bar.
 

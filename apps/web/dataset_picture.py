@@ -31,6 +31,7 @@ class Picture:
 
     facts: tuple[Fact, ...]
     warnings: tuple[str, ...]
+    differences: tuple[str, ...]
     charts: tuple[dict[str, Any], ...]
     tables: tuple[dict[str, Any], ...]
 
@@ -45,6 +46,7 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
     return Picture(
         facts=_facts(whole, dataset.columns),
         warnings=_warnings(whole),
+        differences=differences(whole, dataset),
         charts=(*_line_of_days(by_day, whole.first_call_at), *(_bars(part) for part in known)),
         tables=tuple(_table(part) for part in known),
     )
@@ -82,6 +84,69 @@ def _warnings(whole: Overview) -> tuple[str, ...]:
     )
 
 
+def differences(whole: Overview, dataset: Dataset) -> tuple[str, ...]:
+    """Why the provider's own dashboard may say another sum; only the reasons that apply to these calls."""
+    return (
+        _list_prices(whole, dataset),
+        *_days(whole, dataset),
+        _failures(whole, dataset.columns),
+        *_kept_from_provider(whole),
+        *_without_price(whole),
+        *_not_read(dataset),
+        "Calls that do not pass through what wrote this log are on the dashboard and not here.",
+    )
+
+
+def _list_prices(whole: Overview, dataset: Dataset) -> str:
+    said = (
+        f"Calls are priced from a list ({dataset.prices or UNKNOWN}); "
+        "your contract's discounts, credits and taxes are not in it."
+    )
+    if whole.recorded_cost_usd is not None:
+        said += (
+            f" The source recorded {spell_dollars(whole.recorded_cost_usd)} on {whole.recorded_on:,} calls, "
+            f"for which the list says {spell_dollars(whole.computed_on_recorded_usd)}."
+        )
+    return said
+
+
+def _days(whole: Overview, dataset: Dataset) -> tuple[str, ...]:
+    if not dated(whole.first_call_at):
+        return ()
+    said = "A day here begins at midnight UTC; a dashboard in another time zone moves calls to the day before or after."
+    return (said if dataset.time_zone == "UTC" else f"{said} You work in {dataset.time_zone}.",)
+
+
+def _failures(whole: Overview, columns: Mapping[str, str]) -> str:
+    if "status" not in columns:
+        return "The log does not say which calls failed, so every call counts as paid."
+    return (
+        f"{whole.failed_calls:,} calls failed and count as not paid unless the log says what they cost; "
+        "providers bill some failures, for example those that were cut off."
+    )
+
+
+def _kept_from_provider(whole: Overview) -> tuple[str, ...]:
+    if not whole.cached_answers:
+        return ()
+    return (f"{whole.cached_answers:,} answers came from your own cache; the provider never saw them.",)
+
+
+def _without_price(whole: Overview) -> tuple[str, ...]:
+    if not whole.unpriced_calls:
+        return ()
+    return (
+        f"{whole.unpriced_calls:,} calls have no known price, {whole.unpriced_share:.1%} of all tokens; "
+        "the dashboard has them in its sum.",
+    )
+
+
+def _not_read(dataset: Dataset) -> tuple[str, ...]:
+    if not dataset.rejected_rows:
+        return ()
+    return (f"{dataset.rejected_rows:,} rows of the file could not be used; their calls are not in the sum.",)
+
+
 def _line_of_days(by_day: Breakdown, begun: datetime | None) -> tuple[dict[str, Any], ...]:
     points = _points(row for row in by_day.rows if row.key is not None)
     if len(points) < 2:
@@ -89,13 +154,13 @@ def _line_of_days(by_day: Breakdown, begun: datetime | None) -> tuple[dict[str, 
     title = "Spend by day (UTC)"
     if not dated(begun):
         title = "Spend by day of the trace"
-        points = [point | {"label": _day_of_trace(point["label"])} for point in points]
+        points = [point | {"label": day_of_trace(point["label"])} for point in points]
     return ({"title": title, "kind": "line", "unit": "USD", "points": points},)
 
 
-def _day_of_trace(day: str) -> str:
+def day_of_trace(day: str) -> str:
     """
-    >>> _day_of_trace("1970-01-02")
+    >>> day_of_trace("1970-01-02")
     'day 2'
     """
     return f"day {(date.fromisoformat(day) - date(1970, 1, 1)).days + 1}"

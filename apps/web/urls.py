@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from apps.web import views
+from apps.web import savings_views, views
 
 app_name = "web"
 urlpatterns = [
@@ -19,5 +19,11 @@ urlpatterns = [
     path("data/list/", views.data_list, name="data_list"),
     path("data/<uuid:dataset_id>/", views.dataset, name="dataset"),
     path("data/<uuid:dataset_id>/delete/", views.delete_dataset, name="delete_dataset"),
+    path("data/<uuid:dataset_id>/change/", views.change_dataset, name="change_dataset"),
+    path("data/<uuid:dataset_id>/cancel/", views.cancel_import, name="cancel_import"),
+    path("data/<uuid:dataset_id>/resume/", views.resume_import, name="resume_import"),
+    path("data/<uuid:dataset_id>/savings/", savings_views.savings, name="savings"),
+    path("savings/", savings_views.newest, name="newest_savings"),
+    path("recommendations/<uuid:recommendation_id>/decide/", savings_views.decide, name="decide"),
     path("favicon.ico", RedirectView.as_view(url="/static/web/icon.svg", permanent=True)),
 ]

@@ -20,6 +20,7 @@ from apps.conversations.services import RunNotFound
 from apps.optimization import services as datasets
 from apps.optimization.importers import FIELDS
 from apps.optimization.models import Dataset
+from apps.optimization.serializers import ChangesSerializer
 from apps.web import dataset_picture, history
 from apps.web.markdown import to_html
 from apps.web.pages import page
@@ -141,13 +142,10 @@ def data_list(request: HttpRequest, principal: Principal) -> HttpResponse:
 
 def _datasets(principal: Principal) -> dict[str, Any]:
     found = list(datasets.list_datasets(principal=principal)[:LISTED_DATASETS])
-    owner = principal.may(Membership.Role.OWNER)
-    may_act = principal.may(Membership.Role.MEMBER)
-    deletable = {each.pk for each in found if owner or (may_act and each.created_by == principal.user_id)}
     return {
         "datasets": found,
-        "deletable": deletable,
-        "may_act": may_act,
+        "deletable": {each.pk for each in found if _may_change(principal, each)},
+        "may_act": principal.may(Membership.Role.MEMBER),
         "fields": FIELDS,
         "max_bytes": settings.MAX_UPLOAD_BYTES,
     }
@@ -156,15 +154,74 @@ def _datasets(principal: Principal) -> dict[str, Any]:
 @page
 def dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
     found = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
-    has_calls = found.state == Dataset.State.READY and found.kind == Dataset.Kind.CALLS
-    picture = dataset_picture.draw(principal=principal, dataset=found) if has_calls else None
-    return render(request, "web/dataset.html", {"dataset": found, "picture": picture})
+    return _dataset_page(request, principal, found)
+
+
+def _dataset_page(
+    request: HttpRequest, principal: Principal, found: Dataset, asked: ChangesSerializer | None = None
+) -> HttpResponse:
+    """The page of a dataset; with `asked`, changes that were refused, beside what is wrong with them."""
+    drawn = found.state == Dataset.State.READY and found.kind == Dataset.Kind.CALLS and not found.continues_id
+    context = {
+        "dataset": found,
+        "picture": dataset_picture.draw(principal=principal, dataset=found) if drawn else None,
+        "later": datasets.later_files(principal=principal, dataset_id=found.pk)[:LISTED_DATASETS],
+        "may_act": principal.may(Membership.Role.MEMBER),
+        "may_change": _may_change(principal, found),
+        "settings": asked.initial_data if asked else _settings_of(found),
+        "errors": asked.errors if asked else {},
+        "max_bytes": settings.MAX_UPLOAD_BYTES,
+    }
+    return render(request, "web/dataset.html", context, status=400 if asked else 200)
+
+
+def _may_change(principal: Principal, found: Dataset) -> bool:
+    made_it = found.created_by == principal.user_id and principal.may(Membership.Role.MEMBER)
+    return made_it or principal.may(Membership.Role.OWNER)
+
+
+def _settings_of(found: Dataset) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "keep_days": found.keep_days,
+        "time_zone": found.time_zone,
+        "currency": found.currency,
+        "currency_rate": f"{found.currency_rate.normalize():f}",
+    }
+
+
+@require_POST
+@page
+def change_dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    found = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
+    asked = ChangesSerializer(data={name: request.POST.get(name, "").strip() or None for name in _settings_of(found)})
+    if not asked.is_valid():
+        return _dataset_page(request, principal, found, asked)
+    datasets.change_dataset(principal=principal, dataset_id=dataset_id, **asked.validated_data)
+    messages.success(request, "The settings are saved.")
+    return redirect("web:dataset", dataset_id)
+
+
+@require_POST
+@page
+def cancel_import(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    return _to_first_file(datasets.cancel_import(principal=principal, dataset_id=dataset_id))
+
+
+@require_POST
+@page
+def resume_import(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    return _to_first_file(datasets.resume_import(principal=principal, dataset_id=dataset_id))
+
+
+def _to_first_file(found: Dataset) -> HttpResponse:
+    return redirect("web:dataset", found.continues_id or found.pk)
 
 
 @require_POST
 @page
 def delete_dataset(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
-    name = datasets.get_dataset(principal=principal, dataset_id=dataset_id).name
+    found = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
     datasets.delete_dataset(principal=principal, dataset_id=dataset_id)
-    messages.success(request, f"“{name}” is deleted.")
-    return redirect("web:data")
+    messages.success(request, f"“{found.name}” is deleted.")
+    return _to_first_file(found) if found.continues_id else redirect("web:data")

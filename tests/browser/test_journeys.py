@@ -8,6 +8,7 @@ import pytest
 import requests
 from playwright.sync_api import Page, expect
 
+from apps.optimization.sample import write_sample_files
 from tests.houses import PASSWORD
 
 pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.xdist_group("browser")]
@@ -79,6 +80,24 @@ def test_from_sign_up_to_a_sourced_answer(browser, house, log_file):
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     expect(page.locator(".finding")).not_to_have_count(0)
     page.close()
+
+
+def test_from_a_sample_to_an_adopted_recommendation(open_page, tmp_path):
+    sample = tmp_path / "sample.csv"
+    write_sample_files(path=sample, calls=600, seed=7)
+    page = open_page("/data/")
+    page.set_input_files("#file", str(sample))
+    expect(page.locator(".upload")).to_contain_text("Ready: 600 calls", timeout=20_000)
+    page.locator("#datasets").get_by_role("link", name="sample.csv").click()
+    page.get_by_role("main").get_by_role("link", name="Savings").click()
+
+    expect(page.locator(".headline")).to_contain_text(re.compile(r"^Together: \$[\d.]+ of \$[\d.]+"), timeout=30_000)
+    title = page.locator(".advice h3").first.inner_text()
+    page.locator(".advice").first.get_by_role("button", name="Adopt").click()
+
+    expect(page.get_by_role("status")).to_contain_text(f"“{title}” is adopted.")
+    expect(page.get_by_role("region", name="Adopted")).to_contain_text(title)
+    expect(page.locator(".advice h3", has_text=title)).to_have_count(0)
 
 
 def test_a_run_is_shown_step_by_step(open_page, dataset):

@@ -28,12 +28,25 @@ def icon(name: str) -> SafeString:
     )
 
 
+def _within(path: str, url: str) -> bool:
+    """Whether a path belongs to this link of the navigation.
+
+    >>> [_within("/data/7/savings/", url) for url in ("/", "/data/", "/savings/")]
+    [False, False, True]
+    >>> [_within("/t/7/", "/"), _within("/data/7/", "/data/"), _within("/data/7/", "/")]
+    [True, True, False]
+    """
+    if path.startswith("/data/") and path.endswith("/savings/"):
+        return url == "/savings/"
+    return path.startswith(url) if url != "/" else path == "/" or path.startswith("/t/")
+
+
 @register.simple_tag(takes_context=True)
 def nav_link(context: Any, view: str, icon_name: str, label: str) -> SafeString:
     """A link of the navigation, marked when the page belongs to it."""
     url = reverse(view)
     path = context["request"].path
-    here = path.startswith(url) if url != "/" else path == "/" or path.startswith("/t/")
+    here = _within(path, url)
     return format_html(
         '<a href="{}" class="nav-link"{}>{}<span>{}</span></a>',
         url,
@@ -126,6 +139,22 @@ def spell_seconds(seconds: float) -> str:
 def chart(spec: Any) -> SafeString:
     """A chart of a report as accessible inline SVG; the table beside it carries the same numbers."""
     return charts.draw(spec)
+
+
+@register.simple_tag
+def share_bar(share: float | None, name: str) -> SafeString:
+    """A small bar of a share, 0-1, that names itself to a screen reader."""
+    return charts.share_bar(share, f"{name}: {percent(share)}")
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    """A share, 0-1, in percent, with three digits.
+
+    >>> [percent(x) for x in (0.996, 0, None)]
+    ['99.6 %', '0 %', 'unknown']
+    """
+    return UNKNOWN if share is None else f"{100 * share:.3g} %"
 
 
 _EVIDENCE = {

@@ -7,13 +7,14 @@ const LOOK_EVERY = 2000; // milliseconds, where no frame brings the news
 export const SETTLED = new Set(["ready", "failed"]);
 
 /** POST a file; `onProgress(share)` runs from 0 to 1. `abort` of the result gives up. */
-export function send(file, { metadataOnly, priceAs = "", mapping = null, onProgress }) {
+export function send(file, { metadataOnly, priceAs = "", mapping = null, continues = "", onProgress }) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     const form = new FormData();
     // The switch goes first, so that the server knows it before the first byte of the file.
     form.append("metadata_only", metadataOnly ? "true" : "false");
     form.append("price_as", priceAs);
+    if (continues) form.append("continues", continues);
     if (mapping) form.append("mapping", JSON.stringify(mapping));
     form.append("file", file, file.name);
     request.open("POST", "/api/datasets/");
@@ -70,7 +71,7 @@ export class Uploads {
     return this.container.querySelector(".upload:not(.failed, .done)") !== null;
   }
 
-  async add(file, { metadataOnly, priceAs = "", columns = "" }) {
+  async add(file, { metadataOnly = false, priceAs = "", columns = "", continues = "" }) {
     const card = this.#card(file.name);
     card.close.onclick = () => card.node.remove();
     if (file.size === 0) return this.#fail(card, "The file is empty. Export it again and look that it has rows.");
@@ -88,6 +89,7 @@ export class Uploads {
       metadataOnly,
       priceAs,
       mapping,
+      continues,
       onProgress: (share) => {
         card.bar.value = share * 100;
         say(card.state, share < 1 ? `Sending, ${bytes(Math.round(file.size * share))} of ${bytes(file.size)}` : "Sent, reading it…");
@@ -104,7 +106,7 @@ export class Uploads {
       this.#watch(dataset.id);
     } catch (error) {
       if (error.code === "upload.stopped") card.node.remove();
-      else this.#fail(card, error.message, () => this.add(file, { metadataOnly, priceAs, columns }));
+      else this.#fail(card, error.message, () => this.add(file, { metadataOnly, priceAs, columns, continues }));
     }
     return undefined;
   }
@@ -122,8 +124,9 @@ export class Uploads {
       card.node.classList.add("done");
       show(card.bar, false);
       const rejected = dataset.rejected_rows ? `, ${plural(dataset.rejected_rows, "row")} rejected` : "";
+      const before = dataset.known_rows ? `, ${plural(dataset.known_rows, "row")} known already` : "";
       const ready = dataset.known ? `It is here already, as “${dataset.name}”` : "Ready";
-      say(card.state, `${ready}: ${plural(dataset.rows ?? 0, "call")}${rejected}`);
+      say(card.state, `${ready}: ${plural(dataset.rows ?? 0, "call")}${rejected}${before}`);
       this.onSettled(dataset);
     } else {
       if (dataset.progress > 0) card.bar.value = dataset.progress;
