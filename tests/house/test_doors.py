@@ -13,7 +13,7 @@ from apps.conversations import services as conversations
 from apps.execution import services as execution
 from apps.optimization import imports
 from apps.optimization import services as optimization
-from apps.optimization.models import PriceAlert
+from apps.optimization.models import PriceAlert, Recommendation, StoredAnalysis
 
 # Per path and method: what Alice (owner), Bob (member), Vera (viewer), Charlie (stranger) and nobody get. Threads, runs
 # and reports are Alice's own, datasets and prices Acme's. Places in {braces} are filled from `things`.
@@ -41,7 +41,22 @@ DOORS = {
     ("GET", "datasets/{dataset}/"): (200, 200, 200, 404, 401),
     ("DELETE", "datasets/{dataset}/"): (204, 403, 403, 404, 401),
     ("GET", "datasets/{dataset}/sufficiency/"): (200, 200, 200, 404, 401),
-    ("GET", "datasets/{dataset}/savings/"): (200, 200, 200, 404, 401),
+    ("GET", "datasets/{dataset}/savings/"): (202, 202, 202, 404, 401),  # a worker has yet to compute them
+    ("POST", "datasets/preview/"): (415, 415, 403, 415, 401),
+    ("PATCH", "datasets/{dataset}/"): (200, 403, 403, 404, 401),
+    ("GET", "datasets/{dataset}/files/"): (200, 200, 200, 404, 401),
+    ("POST", "datasets/{dataset}/cancel/"): (409, 403, 403, 404, 401),  # it is imported
+    ("POST", "datasets/{dataset}/resume/"): (409, 403, 403, 404, 401),
+    ("GET", "analyses/"): (200, 200, 200, 200, 401),
+    ("POST", "analyses/"): (400, 400, 403, 400, 401),  # of which dataset is not said
+    ("GET", "analyses/{analysis}/"): (202, 202, 202, 404, 401),
+    ("POST", "analyses/{analysis}/again/"): (202, 202, 403, 404, 401),
+    ("POST", "analyses/{analysis}/cancel/"): (200, 200, 403, 404, 401),
+    ("GET", "recommendations/"): (200, 200, 200, 200, 401),
+    ("GET", "recommendations/{recommendation}/"): (200, 200, 200, 404, 401),
+    ("GET", "recommendations/{recommendation}/outcome/"): (200, 200, 200, 404, 401),
+    ("POST", "recommendations/{recommendation}/outcome/"): (200, 200, 403, 404, 401),
+    ("GET", "metrics/"): (200, 200, 200, 200, 401),
     ("GET", "datasets/{dataset}/breakdown/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/prices/"): (200, 200, 200, 404, 401),
     ("GET", "datasets/{dataset}/reconciliation/"): (400, 400, 400, 404, 401),  # with which bill is not said
@@ -57,6 +72,7 @@ BODIES = {
     "threads/{thread}/": {"title": "New"},
     "threads/{thread}/messages/": {"text": "Hello"},
     "runs/{run}/answer/": {"value": "x"},
+    "recommendations/{recommendation}/outcome/": {"state": "adopted"},
 }
 
 
@@ -112,6 +128,29 @@ def alert(dataset, acme):
     return PriceAlert.objects.create(organization=acme, dataset_id=dataset, model="gpt-4o", kind="input", new="3").pk
 
 
+@pytest.fixture
+def analysis(dataset, acme, alice):
+    """What shall be computed for Acme."""
+    return StoredAnalysis.objects.create(
+        organization=acme, dataset_id=dataset, created_by=alice.pk, kind="savings", inputs="x"
+    ).pk
+
+
+@pytest.fixture
+def recommendation(dataset, acme):
+    """What Acme could do."""
+    return Recommendation.objects.create(
+        organization=acme,
+        dataset_id=dataset,
+        strategy="batch_eligible",
+        saving_usd=1,
+        sufficiency=90,
+        confidence=0.9,
+        detail={"effort_days": 1, "up_to": False},
+    ).pk
+
+
+THINGS = ("thread", "run", "report", "dataset", "alert", "analysis", "recommendation")
 PEOPLE = ["alice", "bob", "vera", "charlie", None]
 
 
@@ -119,7 +158,7 @@ PEOPLE = ["alice", "bob", "vera", "charlie", None]
 @pytest.mark.parametrize("person", PEOPLE)
 def test_a_door_opens_only_for_whom_it_should(request, things, client_for, method, path, person):
     client = client_for(request.getfixturevalue(person) if person else None)
-    for thing in ("dataset", "alert"):
+    for thing in ("dataset", "alert", "analysis", "recommendation"):
         if f"{{{thing}}}" in path:
             things[thing] = request.getfixturevalue(thing)
 
@@ -135,7 +174,7 @@ def test_a_door_opens_only_for_whom_it_should(request, things, client_for, metho
 @pytest.mark.parametrize("path", sorted({path for _, path in DOORS if "{" in path}))
 def test_a_thing_that_does_not_exist_looks_like_one_that_is_not_ours(alice, client_for, path):
     method = next(m for m, p in DOORS if p == path)
-    nothing = dict.fromkeys(("thread", "run", "report", "dataset", "alert"), uuid7())
+    nothing = dict.fromkeys(THINGS, uuid7())
 
     answer = client_for(alice).generic(method, "/api/" + path.format(**nothing), **_body(path))
 
