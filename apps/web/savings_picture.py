@@ -16,10 +16,10 @@ from apps.web.templatetags.web import dated, spell_seconds
 OVERALL = "overall"
 TITLES = {OVERALL: "All analyses together", "spend_breakdown": "Where the money goes"}
 PARTS = {
-    "coverage": "fields that it needs",
-    "history": "of four weeks",
-    "volume": "of a hundred sessions",
-    "reconciliation": "of the bill explained",
+    "coverage": "fields, of those needed",
+    "history": "history, of 4 weeks",
+    "volume": "volume, of 100 sessions",
+    "reconciliation": "bill explained",
 }
 
 LEVELS = (
