@@ -207,6 +207,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "ENUM_NAME_OVERRIDES": {
+        "RunState": "apps.conversations.models.Run.State",
+        "DatasetState": "apps.optimization.models.Dataset.State",
+        "AnalysisState": "apps.optimization.models.StoredAnalysis.State",
+        "RecommendationState": "apps.optimization.models.Recommendation.State",
+    },
 }
 
 # --- Workers: Celery carries a run id, never the truth ---------------------------------------------------------------

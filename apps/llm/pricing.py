@@ -409,14 +409,17 @@ def _treated(call: Tokens[Number], change: _Change[Number], stages: frozenset[St
         read = _choose(change.routed, change.nothing, read)
         write = _choose(change.routed, change.nothing, write)
         write_1h = _choose(change.routed, change.nothing, write_1h)
-    if "trim" in stages:
-        size -= _lesser(change.less_input, size)
-        output -= _lesser(change.less_output, output)
     if "prefix" in stages:
         read = _choose(change.prefixed, change.cached_read, read)
         write = _choose(change.prefixed, change.cached_write, write)
         write_1h = _choose(change.prefixed, change.cached_write_1h, write_1h)
-    # What is trimmed was uncached as far as it can be, then written, then read.
+    if "trim" in stages:
+        size -= _lesser(change.less_input, size)
+        output -= _lesser(change.less_output, output)
+        # What is trimmed is history, which is what caches hold: it was read as far as it can be, then written.
+        from_read = _lesser(change.less_input, read)
+        read -= from_read
+        write -= _lesser(change.less_input - from_read, write)
     read = _lesser(read, size)
     write = _lesser(write, size - read)
     return replace(

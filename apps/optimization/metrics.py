@@ -1,6 +1,6 @@
 """Whether Netra is of use to an organization: four measures, each a query; None where nothing happened yet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from statistics import correlation, median
@@ -57,9 +57,9 @@ def business_metrics(*, organization_id: UUID) -> BusinessMetrics:
         value_delivery_rate=_delivery(organization_id),
         confidence_accuracy=_accuracy(
             list(
-                Outcome.objects.filter(recommendation__organization=organization_id).values_list(
-                    "recommendation__confidence", "held"
-                )
+                Outcome.objects.filter(
+                    recommendation__organization=organization_id, recommendation__confidence__isnull=False
+                ).values_list("recommendation__confidence", "held")
             )
         ),
         time_to_value=_time_to_value(organization_id),
@@ -95,7 +95,8 @@ def _delivers(strategies: Iterable[dict[str, Any]]) -> bool:
     return any(not each["up_to"] and Decimal(each["saving_usd"] or 0) > 0 for each in strategies)
 
 
-def _accuracy(record: Sequence[tuple[float, bool]]) -> Accuracy:
+def _accuracy(stated_and_held: Iterable[tuple[float | None, bool]]) -> Accuracy:
+    record = [(confidence, held) for confidence, held in stated_and_held if confidence is not None]
     if not record:
         return Accuracy(value=None, brier=None, stated=None, came_true=None, outcomes=0)
     stated, held = [confidence for confidence, _ in record], [float(true) for _, true in record]

@@ -175,7 +175,7 @@ class Recommendation(models.Model):
     evidence = models.CharField(max_length=2)
     sufficiency = models.PositiveSmallIntegerField()
     sufficiency_state = models.CharField(max_length=16)
-    confidence = models.FloatField(help_text="That the saving comes true, 0-1.")
+    confidence = models.FloatField(null=True, help_text="That the saving comes true, 0-1; empty for a ceiling.")
     calibrated = models.BooleanField(default=False, help_text="From outcomes; otherwise a prior.")
     detail = models.JSONField(default=dict, help_text="Effort, risk, prerequisites, rollback, assumptions.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)

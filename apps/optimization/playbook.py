@@ -44,7 +44,7 @@ PLAYS: dict[str, Play] = {
         prerequisites=("A log that tells attempts of one request apart.",),
         rollback="Go back if the share of requests that fail for good rises by a tenth of itself.",
     ),
-    "exact_cache": Play(
+    "exact_duplicates": Play(
         effort_days=2,
         risk="low",
         steps=(

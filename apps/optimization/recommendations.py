@@ -78,7 +78,8 @@ def _written(analysis: StoredAnalysis, strategy: Mapping[str, Any], record: list
         "evidence": strategy["evidence"],
         "sufficiency": assessed["score"],
         "sufficiency_state": assessed["state"],
-        "confidence": stated if learnt is None else learnt,
+        # How complete data is says nothing about whether a ceiling can be reached.
+        "confidence": None if strategy["up_to"] else stated if learnt is None else learnt,
         "calibrated": learnt is not None,
         "detail": PLAYS[strategy["name"]].document()
         | {"up_to": strategy["up_to"], "assumptions": strategy["assumptions"], "latency": strategy["latency_effect"]},

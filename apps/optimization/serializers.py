@@ -245,6 +245,8 @@ class RecommendationSerializer(serializers.ModelSerializer[Recommendation]):
         return format(per_day(row).quantize(Decimal("0.000001")), "f")
 
     def get_confidence_basis(self, row: Recommendation) -> str:
+        if row.confidence is None:
+            return "none: a ceiling is not measured"
         return "calibrated on outcomes" if row.calibrated else "prior, uncalibrated"
 
 

@@ -326,6 +326,7 @@ class RecommendationsView(GenericAPIView):  # type: ignore[type-arg]
     """What to do, the most dollars per day of effort first."""
 
     serializer_class = RecommendationSerializer
+    queryset = Recommendation.objects.none()  # for the schema; the services ask
 
     @extend_schema(
         operation_id="recommendations_list",

@@ -415,12 +415,8 @@ SONNET_BATCHED = replace(SONNET, service={"batch": SONNET.scaled(Decimal("0.5"))
             "0.00104",
             id="unless the new one has one: 500 x 1 + 1000 x 0.1 + 220 x 2",
         ),
-        pytest.param(
-            Treatment(less_input=600, less_output=20), {"trim"}, "0.00435", id="400 x 3 + 500 x 0.3 + 200 x 15"
-        ),
-        pytest.param(
-            Treatment(less_input=1200), {"trim"}, "0.00339", id="more than the uncached: 300 x 0.3 + 220 x 15"
-        ),
+        pytest.param(Treatment(less_input=600, less_output=20), {"trim"}, "0.0057", id="900 x 3 + 200 x 15"),
+        pytest.param(Treatment(less_input=1200), {"trim"}, "0.0042", id="more than was cached: 300 x 3 + 220 x 15"),
         pytest.param(Treatment(less_input=9999), {"trim"}, "0.0033", id="more than there is: 220 x 15"),
         pytest.param(
             Treatment(prefix=Prefix(cached_read=1000, cached_write=400, cached_write_1h=100)),
@@ -431,8 +427,8 @@ SONNET_BATCHED = replace(SONNET, service={"batch": SONNET.scaled(Decimal("0.5"))
         pytest.param(
             Treatment(less_input=300, prefix=Prefix(cached_read=1000, cached_write=400)),
             {"trim", "prefix"},
-            "0.00435",
-            id="the trimmed was uncached, then written: 1000 x 0.3 + 200 x 3.75 + 220 x 15",
+            "0.00531",
+            id="the trimmed was read: 100 x 3 + 700 x 0.3 + 400 x 3.75 + 220 x 15",
         ),
         pytest.param(Treatment(batched=True), {"batch"}, "0.003225", id="half of it"),
         pytest.param(

@@ -4,7 +4,6 @@ import json
 import re
 from datetime import UTC, datetime
 from io import StringIO
-from uuid import uuid4
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -121,7 +120,7 @@ def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, p
     assert "data-follow" in page_of("alice", savings_of(sample))
 
 
-@pytest.mark.parametrize("junk", ["x", str(uuid4())])
+@pytest.mark.parametrize("junk", ["x", "01a2233c-0000-7000-8000-000000000000"])
 def test_junk_instead_of_an_analysis_does_no_harm(sample, client_for, alice, junk):
     assert client_for(alice).get(savings_of(sample), {"analysis": junk}).status_code in (200, 404)
 
