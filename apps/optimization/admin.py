@@ -5,7 +5,7 @@ from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 from apps.operations.read_only import ReadOnlyAdmin
-from apps.optimization.models import Dataset, PriceAlert
+from apps.optimization.models import Dataset, PriceAlert, Recommendation, StoredAnalysis
 
 
 @admin.register(Dataset)
@@ -18,7 +18,8 @@ class DatasetAdmin(ModelAdmin):  # type: ignore[misc]
     list_select_related = ["organization"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [field.name for field in Dataset._meta.fields if field.name != "name"]
+        # The key would let its reader test which prompts are in the dataset.
+        return [field.name for field in Dataset._meta.fields if field.name not in ("name", "hash_key")]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -46,3 +47,31 @@ class PriceAlertAdmin(ReadOnlyAdmin):
     search_fields = ["model", "provider"]
     list_select_related = ["organization", "dataset"]
     date_hierarchy = "created_at"
+
+
+@admin.register(StoredAnalysis)
+class StoredAnalysisAdmin(ReadOnlyAdmin):
+    """What was computed, from what, and how long it took. Results are their owners' and are not shown."""
+
+    list_display = ["created_at", "organization", "dataset", "kind", "state", "progress", "seconds", "error_code"]
+    list_filter = ["kind", "state"]
+    list_select_related = ["organization", "dataset"]
+    exclude = ["result"]
+
+
+@admin.register(Recommendation)
+class RecommendationAdmin(ReadOnlyAdmin):
+    """What was advised, how sure that was, and what was decided."""
+
+    list_display = [
+        "created_at",
+        "organization",
+        "dataset",
+        "strategy",
+        "evidence",
+        "confidence",
+        "state",
+        "adopted_at",
+    ]
+    list_filter = ["strategy", "evidence", "state"]
+    list_select_related = ["organization", "dataset"]

@@ -16,7 +16,7 @@ from apps.execution import services as execution
 from apps.execution.models import WorkerProcess
 from apps.llm.models import ModelCall, Price
 from apps.operations.models import CircuitBreaker, FeatureFlag, FlagOutcome, ReleaseStop
-from apps.optimization.models import Dataset, PriceAlert
+from apps.optimization.models import Dataset, PriceAlert, Recommendation, StoredAnalysis
 
 REGISTERED = sorted(admin.site._registry, key=lambda model: model._meta.label)
 WITHOUT_ROWS = {CircuitBreaker}  # they are in Redis, and have one page
@@ -49,6 +49,12 @@ def rows(alice, acme, as_principal, monkeypatch):
         ModelCall.objects.create(**owned, step="data", attempt=1, key="k", provider="openai", model="gpt-4o"),
         dataset,
         PriceAlert.objects.create(organization=acme, dataset=dataset, model="gpt-4o", kind="input", new="3"),
+        StoredAnalysis.objects.create(
+            organization=acme, dataset=dataset, created_by=acme.pk, kind="savings", inputs="x"
+        ),
+        Recommendation.objects.create(
+            organization=acme, dataset=dataset, strategy="routing", saving_usd=1, sufficiency=90, confidence=0.9
+        ),
         Report.objects.create(**owned, body={"title": "Savings"}),
         WorkerProcess.objects.create(kind="agents", host="basement", pid=1),
         AccessAttempt.objects.create(**attempt, get_data="", post_data="", failures_since_start=1),
