@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from apps.errors import Invalid, NetraError
 from apps.llm.services import catalogue_for
-from apps.optimization import jobs, recommendations
+from apps.optimization import jobs, outcomes, recommendations
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import Calls
 from apps.optimization.datasets import bill_of, content_hash, open_dataset
@@ -150,6 +150,8 @@ def run_analysis(analysis_id: UUID) -> None:
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
+            if _is_the_plain_one(analysis):
+                outcomes.measure(analysis.dataset, calls)
     except Exception as error:
         _give_up(analysis, error)
     else:
@@ -159,9 +161,14 @@ def run_analysis(analysis_id: UUID) -> None:
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
     document = result.model_dump(mode="json")
     if jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds):
-        if analysis.kind == "savings" and not analysis.parameters:
+        if _is_the_plain_one(analysis):
             recommendations.renew(analysis)
         publish(analysis)
+
+
+def _is_the_plain_one(analysis: StoredAnalysis) -> bool:
+    """Whether it is what is computed of every dataset, without wishes."""
+    return analysis.kind == "savings" and not analysis.parameters
 
 
 def _give_up(analysis: StoredAnalysis, error: Exception) -> None:

@@ -1,0 +1,103 @@
+"""Whether an adopted way to save came true, on the calls that came after."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from apps.optimization import outcomes
+from apps.optimization.datasets import open_dataset
+from apps.optimization.models import Outcome, Recommendation
+from apps.optimization.outcomes import Realised
+from tests.optimization.conftest import call
+
+COST = Decimal("0.0035")  # of one `call()`; half of it in a batch
+DAY = datetime(2026, 10, 15, tzinfo=UTC)
+
+
+def fortnights(batched, *, growth=1):
+    """Half of all calls can wait. From the second fortnight on, `batched` of these go through the batch API."""
+    rows = []
+    for day in range(28):
+        later = day >= 14
+        for n in range(20 * (growth if later else 1)):
+            waits = n % 2 == 0
+            sent = later and waits and (n // 2) % 10 < 10 * batched
+            rows.append(
+                call(
+                    timestamp=f"2026-10-{1 + day:02}T{n % 24:02}:00:00Z",
+                    interactive=str(not waits).lower(),
+                    session=f"s{day}-{n}",
+                    batch=str(sent).lower(),
+                )
+            )
+    return rows
+
+
+@pytest.fixture
+def measured(import_dataset, alice, acme):
+    def measured(rows, **more):
+        dataset = import_dataset(alice, rows)
+        made = Recommendation.objects.create(
+            organization=acme,
+            dataset=dataset,
+            strategy="batch_eligible",
+            saving_usd=10,
+            sufficiency=90,
+            confidence=0.9,
+            state="adopted",
+            **{"low_usd": 9, "adopted_at": DAY} | more,
+        )
+        with open_dataset(dataset) as calls:
+            outcomes.measure(dataset, calls)
+        return Outcome.objects.filter(recommendation=made).first()
+
+    return measured
+
+
+def test_what_was_done_in_full_came_true_in_full(measured):
+    found = measured(fortnights(1.0))
+
+    # 280 calls since, 140 of them at half their price.
+    assert found.realised_usd == pytest.approx(140 * COST / 2, rel=Decimal("1e-6"))
+    assert found.predicted_usd == pytest.approx(found.realised_usd, rel=Decimal("1e-6"))
+    assert (found.held, found.calls, found.from_at) == (True, 280, DAY)
+    assert found.low_usd < found.realised_usd < found.high_usd
+
+
+def test_what_was_never_done_brought_nothing(measured):
+    found = measured(fortnights(0.0))
+
+    assert found.realised_usd == pytest.approx(0, abs=Decimal("1e-9"))
+    assert found.predicted_usd == pytest.approx(140 * COST / 2, rel=Decimal("1e-6"))
+    assert not found.held
+
+
+def test_growth_is_no_failure(measured):
+    once, tenfold = measured(fortnights(0.6)), measured(fortnights(0.6, growth=10))
+
+    assert tenfold.realised_usd == pytest.approx(10 * once.realised_usd, rel=Decimal("0.05"))
+    assert once.held == tenfold.held is False
+
+
+def test_before_there_are_calls_since_nothing_is_measured(measured):
+    assert measured(fortnights(1.0), adopted_at=datetime(2026, 11, 20, tzinfo=UTC)) is None
+
+
+def test_measuring_again_says_the_same_of_the_same_calls(measured, import_dataset, alice):
+    found = measured(fortnights(1.0))
+    with open_dataset(found.recommendation.dataset) as calls:
+        outcomes.measure(found.recommendation.dataset, calls)
+
+    assert Outcome.objects.count() == 1
+
+
+def test_the_gradient_is_that_of_the_value():
+    sums, step = np.array([30.0, 100.0, 10.0, 120.0]), 1e-5
+    for column in range(4):
+        moved = np.array([sums, sums])
+        moved[0, column] -= step
+        moved[1, column] += step
+        low, high = Realised()(moved)
+        assert Realised().gradient(sums)[column] == pytest.approx((high - low) / (2 * step), rel=1e-6)
