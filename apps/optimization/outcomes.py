@@ -1,9 +1,9 @@
 """What an adopted way to save did, measured on the calls since: what it would still save, against what it would have.
 
 A way to save leaves less to be saved where it is used. If a share o of spend could be saved before, and S was spent
-since, of which V could still be saved, then the same use would have cost (S - V) / (1 - o) without it; what that is more
-than S is what it did. The share that could be saved is taken to have stayed as it was before: growth does not count as
-failure, a changed mix does.
+since, of which V could still be saved, then the same use would have cost (S - V) / (1 - o) without it; what that is
+more than S is what it did. The share that could be saved is taken to have stayed as it was before: growth does not
+count as failure, a changed mix does.
 """
 
 from dataclasses import dataclass

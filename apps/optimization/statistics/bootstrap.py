@@ -15,6 +15,7 @@ clusters); Politis and Romano, "A Circular Block-Resampling Procedure for Statio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, Protocol, assert_never
 
@@ -258,9 +259,15 @@ def _errors(groups: Floats, weights: Floats, statistic: Statistic) -> Floats:
     return errors
 
 
+@lru_cache(maxsize=2)
 def _weights(count: int, seed: int) -> Floats:
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    return drawn.astype(np.float64)
+    """How often each of `count` rows is drawn in each resample: multinomial, counted from draws, which is faster."""
+    drawn = np.random.default_rng(seed).integers(0, count, size=(RESAMPLES, count))
+    drawn += np.arange(RESAMPLES)[:, None] * count
+    counted = np.bincount(drawn.ravel(), minlength=RESAMPLES * count).reshape(RESAMPLES, count)
+    weights: Floats = counted.astype(np.float64)
+    weights.flags.writeable = False  # the same resamples serve every statistic
+    return weights
 
 
 def _reason(clusters: int, value: float) -> str | None:
