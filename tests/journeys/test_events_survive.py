@@ -172,18 +172,7 @@ def assert_all_end_once(asked: list[Asked]) -> None:
 
 ONCE = {
     "steps": ["data", "report", "triage"],
-    "tools": [
-        "batch_eligible_spend",
-        "context_trimming",
-        "dataset_overview",
-        "exact_duplicates",
-        "model_swap_by_task",
-        "model_swap_ceiling",
-        "output_capping",
-        "retry_waste",
-        "routing",
-        "spend_breakdown",
-    ],
+    "tools": sorted(TOOLS["savings"]),
 }
 
 
