@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db import transaction
 from django.utils import timezone
 from pydantic import BaseModel, ValidationError
 
@@ -152,17 +153,20 @@ def run_analysis(analysis_id: UUID) -> None:
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
             if _is_the_plain_one(analysis):
                 outcomes.measure(analysis.dataset, calls)
+        _keep(analysis, result, time.monotonic() - started)
     except Exception as error:
         _give_up(analysis, error)
-    else:
-        _keep(analysis, result, time.monotonic() - started)
 
 
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
     document = result.model_dump(mode="json")
-    if jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds):
-        if _is_the_plain_one(analysis):
+    with transaction.atomic():
+        # A deletion takes the dataset first and its analyses then; in another order the two could wait for each other.
+        Dataset.objects.select_for_update(no_key=True).filter(pk=analysis.dataset_id).first()
+        kept = jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds)
+        if kept and _is_the_plain_one(analysis):
             recommendations.renew(analysis)
+    if kept:
         publish(analysis)
 
 
