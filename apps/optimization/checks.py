@@ -155,7 +155,8 @@ def _count(text: str, mark: str) -> str:
     return f"coalesce({plain}, whole(ungrouped({text}, {mark})))"
 
 
-_TIER = f"""CASE lower(trim(raw_service_tier)) WHEN '' THEN NULL {
+# "auto" is what was asked for; which tier answered, it does not say.
+_TIER = f"""CASE lower(trim(raw_service_tier)) WHEN '' THEN NULL WHEN 'auto' THEN NULL {
     " ".join(f"WHEN {quoted(word)} THEN {quoted(tier)}" for word, tier in TIERS.items())
 } ELSE lower(trim(raw_service_tier)) END"""
 

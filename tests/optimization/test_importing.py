@@ -412,6 +412,14 @@ def test_a_batch_call_pays_the_batch_price(write, calls_of):
         assert calls.rows("SELECT cost_pico FROM calls ORDER BY line") == [(1_750_000_000,), (3_500_000_000,)]
 
 
+def test_a_tier_that_was_only_asked_for_is_no_tier_that_answered(write, calls_of):
+    with calls_of(write("calls.csv", [call(service_tier="auto"), call(service_tier="default")])) as calls:
+        assert calls.rows("SELECT service_tier, cost_pico FROM calls ORDER BY line") == [
+            (None, 3_500_000_000),
+            ("standard", 3_500_000_000),
+        ]
+
+
 def test_a_failed_call_costs_nothing_unless_the_source_recorded_a_cost(write, calls_of):
     rows = [call(status="error", cost="0"), call(status="500", cost=""), call(status="failure", cost="0.01")]
 
