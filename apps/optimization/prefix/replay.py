@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Names = NDArray[np.uint64]
 FOREVER = float("inf")
-# What is known of a block, side by side in memory; `older` and `newer` are its neighbours in the order of last use.
-_BLOCK = np.dtype(
-    [("name", np.uint64), ("used", np.float64), ("readable", np.float64), ("older", np.int32), ("newer", np.int32)]
-)
-_MOST = 2**31 - 2  # blocks of one stream, which are numbered in 32 bits
+# What is known of a block, side by side in memory: the call that used it last (-1: none, or it was evicted since), and
+# the one of its writers that answered first.
+_BLOCK = np.dtype([("name", np.uint64), ("used", np.int32), ("writer", np.int32)])
+_LINK = np.dtype([("older", np.int32), ("newer", np.int32)])  # its neighbours in the order of last use
+_MOST = 2**31 - 2  # calls and blocks of one stream, which are numbered in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Stream:
             raise ValueError("A stream has a start more than it has calls, and two times for each.")
         if len(self.names) != len(self.tokens) or (len(self.start) and self.start[-1] != len(self.names)):
             raise ValueError("The starts must cover all blocks, each of which has its tokens.")
-        if self.names.dtype != np.uint64 or len(self.names) > _MOST:
-            raise ValueError(f"Blocks have names of 64 bits without a sign, and are {_MOST:,} at most.")
+        if self.names.dtype != np.uint64 or max(len(self.names), len(self.at)) > _MOST:
+            raise ValueError(f"Blocks have names of 64 bits without a sign; they and calls are {_MOST:,} at most.")
         if np.any(np.diff(self.at) < 0):
             raise ValueError("Calls must be in the order of their times.")
 
@@ -58,7 +58,8 @@ def replay(stream: Stream, *, ttl: float = FOREVER, capacity: int | None = None)
 
     A block lives for `ttl` seconds after it was last used, and as long as it is among the `capacity` blocks that were
     used last (LRU). It can be read from when the first of the calls that wrote it in this life began to answer.
-    Linear in the number of blocks; takes 32 bytes for each distinct one, and 6 to 12 for each of all.
+    Linear in the number of blocks; takes 16 bytes for each distinct one (24 with a capacity), and 6 to 12
+    for each of all.
 
     Raises:
         ValueError: `ttl` is negative or `capacity` below one block.
@@ -76,6 +77,7 @@ def replay(stream: Stream, *, ttl: float = FOREVER, capacity: int | None = None)
         0 if capacity is None else capacity,
         # NumPy asks for huge pages, which numba does not, and what is not touched takes no memory.
         np.empty(count + 1, _BLOCK),
+        np.empty(1 if capacity is None else count + 1, _LINK),
         np.zeros(1 << (count + count // 2).bit_length(), np.int32),
     )
     return Hits(blocks=read, tokens=tokens)
@@ -103,25 +105,36 @@ def _loop(
     tokens: Integers,
     ttl: float,
     capacity: int,  # 0: no bound
-    blocks: NDArray[Any],  # by number, from 1; 0 is where the ends of the list of uses meet
+    blocks: NDArray[Any],  # by number, from 1
+    links: NDArray[Any],  # by number; 0 is where the ends of the list meet
     places: NDArray[np.int32],  # a hash table with linear probing: the number of the block, 0 where none is
 ) -> tuple[Integers, Integers]:
     calls = len(at)
     read, read_tokens = np.zeros(calls, np.int64), np.zeros(calls, np.int64)
     mask = np.uint64(len(places) - 1)
-    blocks[0].older = blocks[0].newer = 0
+    longest = 0
+    for call in range(calls):
+        longest = max(longest, start[call + 1] - start[call])
+    place_of, near = np.empty(longest, np.uint64), np.empty(longest, np.int32)
+    links[0].older = links[0].newer = 0
     known = held = number = 0
     for call in range(calls):
         now, usable, reading = at[call], usable_at[call], True
-        for position in range(start[call], start[call + 1]):
-            name = names[position]
+        first, many = start[call], start[call + 1] - start[call]
+        # The memory is asked for all places of a call at once, so that they are near when their turn comes.
+        for nth in range(many):
+            name = names[first + nth]
+            # The finalizer of splitmix64: names may be small numbers.
+            mixed = (name ^ (name >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            place = (mixed ^ (mixed >> np.uint64(31))) & mask
+            place_of[nth], near[nth] = place, places[place]
+        for nth in range(many):
+            name = names[first + nth]
             # What follows a block in one prompt mostly follows it in the next one too, and was numbered next.
             number += 1
             if number > known or blocks[number].name != name:
-                # The finalizer of splitmix64: names may be small numbers.
-                mixed = (name ^ (name >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                place = (mixed ^ (mixed >> np.uint64(31))) & mask
+                place = place_of[nth]
                 number = int(places[place])
                 while number and blocks[number].name != name:
                     place = (place + np.uint64(1)) & mask
@@ -130,32 +143,33 @@ def _loop(
                     known += 1
                     number = known
                     places[place] = number
-                    blocks[number].name, blocks[number].used = name, np.nan
+                    blocks[number].name, blocks[number].used = name, -1
             block = blocks[number]
-            inside = not np.isnan(block.used)
-            if now - block.used <= ttl:  # not where `used` is no number
-                reading = reading and block.readable <= now
-                # It may be written again while its first writer has not answered.
-                block.readable = min(block.readable, usable)
+            inside = block.used >= 0
+            if inside and now - at[block.used] <= ttl:
+                reading = reading and usable_at[block.writer] <= now
+                if usable < usable_at[block.writer]:  # one that wrote it again, before the first had answered
+                    block.writer = call
             else:
                 reading = False
-                block.readable = usable
+                block.writer = call
             if reading:
                 read[call] += 1
-                read_tokens[call] += tokens[position]
-            block.used = now
+                read_tokens[call] += tokens[first + nth]
+            block.used = call
             if capacity:
+                link = links[number]
                 if inside:
-                    blocks[block.newer].older, blocks[block.older].newer = block.older, block.newer
+                    links[link.newer].older, links[link.older].newer = link.older, link.newer
                 else:
                     held += 1
-                newest = blocks[0].older
-                block.older, block.newer = newest, 0
-                blocks[newest].newer = blocks[0].older = number
+                newest = links[0].older
+                link.older, link.newer = newest, 0
+                links[newest].newer = links[0].older = number
                 if held > capacity:
-                    oldest = blocks[0].newer
-                    blocks[0].newer = blocks[oldest].newer
-                    blocks[blocks[oldest].newer].older = 0
-                    blocks[oldest].used = np.nan
+                    oldest = links[0].newer
+                    links[0].newer = links[oldest].newer
+                    links[links[oldest].newer].older = 0
+                    blocks[oldest].used = -1
                     held -= 1
     return read, read_tokens
