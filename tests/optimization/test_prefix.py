@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
-from apps.optimization.prefix.replay import FOREVER, Stream, dense, replay
+from apps.optimization.prefix.replay import FOREVER, Stream, replay
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
@@ -22,7 +22,6 @@ MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_s
 def stream(calls, *, size=512):
     """From (at, usable_at, input tokens, names of blocks)."""
     counts = np.array([len(names) for *_, names in calls], dtype=np.int64)
-    blocks, distinct = dense(np.array([name for *_, names in calls for name in names], dtype=np.int64))
     tokens = [
         min(size, total - size * place) if total else size for *_, total, names in calls for place in range(len(names))
     ]
@@ -30,9 +29,8 @@ def stream(calls, *, size=512):
         at=np.array([call[0] for call in calls], dtype=np.float64),
         usable_at=np.array([call[1] for call in calls], dtype=np.float64),
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        blocks=blocks,
+        names=np.array([name for *_, names in calls for name in names], dtype=np.uint64),
         tokens=np.array(tokens, dtype=np.int64),
-        distinct=distinct,
     )
 
 
@@ -66,7 +64,7 @@ def obviously(calls, *, ttl, capacity):
             live = used is not None and at - used <= ttl
             reading = reading and live and ready <= at
             hit += reading
-            held[name] = (at, ready if live else usable_at)
+            held[name] = (at, min(ready, usable_at) if live else usable_at)
             held.move_to_end(name)
             if len(held) > capacity:
                 held.popitem(last=False)
@@ -80,7 +78,7 @@ def workloads(draw):
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.integers(0, 5))
         names = draw(st.lists(st.integers(0, 8), max_size=6, unique=True))
-        calls.append((now, now + draw(st.integers(0, 3)), 0, names))
+        calls.append((now, now + draw(st.integers(0, 12)), 0, names))
     return calls
 
 
@@ -103,6 +101,12 @@ def test_a_longer_life_or_no_bound_never_reads_less(calls, ttl, capacity):
 
 def test_a_block_is_read_only_once_its_writer_began_to_answer():
     asked = [(0.0, 5.0, 512, [7]), (4.0, 9.0, 512, [7]), (5.0, 9.0, 512, [7])]
+
+    assert replay(stream(asked)).blocks.tolist() == [0, 0, 1]
+
+
+def test_of_two_writers_the_one_that_answers_first_makes_a_block_readable():
+    asked = [(0.0, 60.0, 512, [7]), (1.0, 2.0, 512, [7]), (3.0, 4.0, 512, [7])]
 
     assert replay(stream(asked)).blocks.tolist() == [0, 0, 1]
 

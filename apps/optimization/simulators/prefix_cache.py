@@ -15,7 +15,7 @@ from apps.llm.pricing import Rates
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import saved
 from apps.optimization.overview import part_of, spend
-from apps.optimization.prefix.replay import Integers, Stream, dense, replay
+from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
 
@@ -154,14 +154,12 @@ def _stream(rows: Mapping[str, Any], names: Any) -> tuple[Stream, Integers]:
     )
     ends = np.minimum((place + 1) * size, whole).astype(np.int64)
     begins = np.minimum(place * size, whole).astype(np.int64)
-    blocks, distinct = dense(np.asarray(names))
     stream = Stream(
         at=np.asarray(rows["began"], dtype=np.float64),
         usable_at=np.asarray(rows["usable_at"], dtype=np.float64),
         start=start,
-        blocks=blocks,
+        names=np.asarray(names),
         tokens=ends - begins,
-        distinct=distinct,
     )
     return stream, ends
 
