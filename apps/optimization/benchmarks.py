@@ -12,6 +12,7 @@ import duckdb
 
 from apps.llm.catalogue import Catalogue
 from apps.operations.benchmarks import Benchmark, Measured, median, register
+from apps.optimization import benchmark_breakdown as benchmark_breakdown
 from apps.optimization.conversion import Order, convert
 from apps.optimization.duck import THREADS, quoted
 
