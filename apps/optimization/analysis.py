@@ -5,7 +5,7 @@ from typing import get_args
 
 from apps.optimization import simulators
 from apps.optimization.anomalies import anomalies
-from apps.optimization.breakdown import spend_breakdown
+from apps.optimization.breakdown import spend_breakdowns
 from apps.optimization.calls import Calls
 from apps.optimization.forecast import forecast
 from apps.optimization.joint import joint, with_interval
@@ -47,5 +47,5 @@ def analyse(
         anomalies=anomalies(calls),
         forecast=forecast(calls),
         overview=whole,
-        breakdown={by: spend_breakdown(calls, by) for by in get_args(Dimension)},
+        breakdown=spend_breakdowns(calls, get_args(Dimension)),
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from apps.llm.catalogue import Catalogue
 from apps.operations.benchmarks import Benchmark, Measured, median, register, rounds
+from apps.optimization import benchmark_breakdown as benchmark_breakdown
 from apps.optimization.conversion import Order, convert
 from apps.optimization.duck import THREADS, quoted
 from apps.optimization.prefix.replay import Stream, replay

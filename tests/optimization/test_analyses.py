@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,8 +12,9 @@ from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import Usage, price
 from apps.optimization import simulators
 from apps.optimization.analysis import analyse
-from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown
+from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown, spend_breakdowns
 from apps.optimization.overview import overview
+from apps.optimization.results import Dimension
 from apps.optimization.sample import write_sample_files
 from apps.optimization.simulators import UnknownStrategy, simulate
 from tests.optimization.conftest import call
@@ -93,6 +95,20 @@ def test_groups_beyond_the_limit_are_counted(write, calls_of):
         found = spend_breakdown(calls, "user", limit=2)
 
     assert (len(found.rows), found.other_rows, found.total_usd) == (2, 3, 5 * COST)
+
+
+def test_one_pass_over_all_dimensions_finds_what_one_for_each_does(write, calls_of):
+    rows = [call(timestamp=f"2026-10-0{1 + n % 3}T0{n % 4}:30:00Z", user=f"u{n % 5}") for n in range(20)]
+    rows += [call(timestamp="", model="", feature="f"), call(model="x")]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        together = spend_breakdowns(calls, get_args(Dimension), limit=3)
+        alone = {by: spend_breakdown(calls, by, limit=3) for by in get_args(Dimension)}
+
+    assert together == alone
+    assert {by: len(found.rows) + found.other_rows for by, found in together.items()} == {
+        "model": 3, "feature": 2, "user": 6, "day": 4, "hour": 6
+    }  # fmt: skip
 
 
 def test_spend_cannot_be_broken_down_by_just_anything():
