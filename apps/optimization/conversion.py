@@ -5,7 +5,7 @@ Without Django: works in a worker, in a terminal and in a test alike. Memory sta
 
 import csv
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -55,6 +55,7 @@ MOST_BLOCKS = 128  # of one prompt; what comes after them is never taken for a r
 PEEKED = 10_000  # rows that are asked first what kind of times the file has
 MAX_MODELS = 2000  # of one file; more are no models but ids
 CHECKED = 85  # percent of the work that is done once the rows are read and checked
+NUMBERED = 88  # once the lines of rejected rows are known
 PREVIEWED = 10_000  # rows that a preview looks at
 PREVIEWED_PROMPT = 200
 ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
@@ -141,9 +142,12 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
         DiskFull: there is no room to work in; nothing was written.
         UnknownModel: `price_as` has no known price.
     """
-    deadline = Deadline(order.seconds)
-    with _opened(order, progress) as work, _workbench(order, work.scratch) as connection, deadline.stopping(connection):
-        return _settle(connection, work, _examine(connection, work, deadline))
+    with (
+        _opened(order, progress) as work,
+        _workbench(order, work.scratch) as connection,
+        work.deadline.stopping(connection),
+    ):
+        return _settle(connection, work, _examine(connection, work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +166,11 @@ def preview(order: Order, rows: int = 20) -> Preview:
     Raises:
         UnusableFile, DiskFull, UnknownModel: as `convert`, but rows that are all rejected are an answer.
     """
-    deadline = Deadline(order.seconds)
     with _opened(order, lambda percent: None) as opened:
         target = opened.scratch / "preview.parquet"
         work = replace(opened, order=replace(order, target=target), first=PREVIEWED)
-        with _workbench(work.order, work.scratch) as connection, deadline.stopping(connection):
-            tally = _examine(connection, work, deadline)
+        with _workbench(work.order, work.scratch) as connection, work.deadline.stopping(connection):
+            tally = _examine(connection, work)
             conversion = _settle(connection, work, tally)
             shown = connection.execute(
                 f"""SELECT * REPLACE (left(prompt, {PREVIEWED_PROMPT}) AS prompt)
@@ -205,12 +208,21 @@ def _disk_need(work: "_Work", *, whole: bool) -> int | None:
 def _opened(order: Order, progress: Progress) -> Iterator["_Work"]:
     """The file, unpacked and understood, with a folder to work in that is gone afterwards."""
     check_price_as(order.price_as or "", order.catalogue, order.now)
+    deadline = Deadline(order.seconds)
     with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as folder:
         scratch = Path(folder)
         table = open_table(unpacked(order.source, scratch, most=order.staged_bytes))
         texts = Texts(table.places)
         importer = importer_for(texts, order.mapping)
-        yield _Work(order=order, table=table, texts=texts, importer=importer, scratch=scratch, progress=progress)
+        yield _Work(
+            order=order,
+            table=table,
+            texts=texts,
+            importer=importer,
+            scratch=scratch,
+            progress=progress,
+            deadline=deadline,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +235,22 @@ class _Work:
     importer: Importer
     scratch: Path
     progress: Progress
+    deadline: Deadline
     first: int | None = None  # rows of the file that are looked at; None for all
 
     @property
     def limit(self) -> str:
         return "" if self.first is None else f"LIMIT {self.first}"
+
+    def telling(self, start: float, end: float) -> Callable[[int], None]:
+        """What a reader tells the bytes it has read: the progress, and whether there is time for more."""
+        size = max(1, self.order.source.stat().st_size)
+
+        def told(read: int) -> None:
+            self.deadline.check()
+            self.progress(start + (end - start) * min(1.0, read / size))
+
+        return told
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -262,7 +285,7 @@ def _workbench(order: Order, scratch: Path) -> Iterator[duckdb.DuckDBPyConnectio
 # --- From the file to rows that were looked at -----------------------------------------------------------------------
 
 
-def _examine(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadline) -> _Tally:
+def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
     """Write every row, understood and checked, to a file that the view `examined` shows.
 
     The file is read by DuckDB at once; if a row is damaged, it is read again row by row, which is slower and loses
@@ -275,7 +298,7 @@ def _examine(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadl
             return _check(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation} {work.limit})", _Tally())  # noqa: S608
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
-    tally = _repair(work, deadline)
+    tally = _repair(work)
     return _check(connection, work, _repaired(work), tally)
 
 
@@ -368,17 +391,16 @@ def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
         lambda n: hash({secret} || left({prompt}, n * {BLOCK}))) END"""
 
 
-def _repair(work: _Work, deadline: Deadline) -> _Tally:
+def _repair(work: _Work) -> _Tally:
     """Write the needed columns of every readable row to a well-formed file, with their lines."""
     tally, order = _Tally(careful=True), work.order
-    size = max(1, order.source.stat().st_size)
     needed = tuple(work.texts.needed)
     with _repaired_path(work).open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
         writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
-        records = work.table.records(lambda read: work.progress(CHECKED / 2 * min(1.0, read / size)))
+        records = work.table.records(work.telling(0.0, CHECKED / 2))
         for number, record in enumerate(islice(records, work.first), start=1):
-            deadline.check()
+            work.deadline.check()
             refuse_endless(number)
             if isinstance(record, Reject):
                 tally.add(record)
@@ -431,7 +453,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         connection,
         f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
         work.progress,
-        start=CHECKED,
+        start=NUMBERED,
         end=100.0,
     )
     rows, first, last = _written(connection, unfinished)
@@ -592,30 +614,20 @@ _CONTRADICTS = "cached_read_tokens + cached_write_tokens > input_tokens"
 def _rejects(connection: duckdb.DuckDBPyConnection, tally: _Tally, work: _Work) -> tuple[int, tuple[Reject, ...]]:
     """How many rows were turned away in all, and the first of them."""
     found = connection.execute(
-        f"""SELECT line, bad_column, reason, count(*) OVER () FROM (
-              SELECT line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
-              SELECT line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
-              WHERE {_CONTRADICTS}) ORDER BY line LIMIT {KEPT_REJECTS}"""  # noqa: S608
+        f"""SELECT number, line, bad_column, reason, count(*) OVER () FROM (
+              SELECT number, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
+              SELECT number, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
+              WHERE {_CONTRADICTS}) ORDER BY number LIMIT {KEPT_REJECTS}"""  # noqa: S608
     ).fetchall()
-    lines = {} if tally.careful else _true_lines(work.table, [row[0] for row in found])
+    lines = {}
+    if found and not tally.careful:  # else blank lines and line ends in quotes come between
+        lines = work.table.lines([number for number, *_ in found], work.telling(CHECKED, NUMBERED))
     rejects = [
-        Reject(line=lines.get(line, line), column=work.importer.columns.get(bad, bad), reason=reason)
-        for line, bad, reason, _ in found
+        Reject(line=lines.get(number, line), column=work.importer.columns.get(bad, bad), reason=reason)
+        for number, line, bad, reason, _ in found
     ]
-    total = tally.rejected + (found[0][3] if found else 0)
+    total = tally.rejected + (found[0][4] if found else 0)
     return total, tuple(sorted([*tally.rejects, *rejects], key=lambda reject: reject.line)[:KEPT_REJECTS])
-
-
-def _true_lines(table: Table, numbers: list[int]) -> dict[int, int]:
-    """Number of a row, as examined -> its line in the file, where blank lines or line ends in quotes come between."""
-    wanted = set(numbers)
-    lines: dict[int, int] = {}
-    for number, record in enumerate(table.records(lambda read: None), start=table.first_line):
-        if len(lines) == len(wanted):
-            break
-        if number in wanted and not isinstance(record, Reject):
-            lines[number] = record[0]
-    return lines
 
 
 def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
