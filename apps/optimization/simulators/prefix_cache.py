@@ -137,11 +137,10 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     else:
         read = np.maximum(read, rows["cached_read_tokens"])
     changed &= read + written > 0
-    columns = [rows["call"][changed].tolist(), read[changed].tolist(), written[changed].tolist()]
-    calls.connection.execute(
-        f"INSERT INTO {table} SELECT unnest(?::BIGINT[]), unnest(?::BIGINT[]), unnest(?::BIGINT[]), 0",
-        columns,
-    )
+    columns = {"call": rows["call"][changed], "read": read[changed], "written": written[changed]}
+    calls.connection.register("replayed", columns)  # not as parameters: millions of them would be objects of Python
+    calls.connection.execute(f"INSERT INTO {table} SELECT call, read, written, 0 FROM replayed")  # noqa: S608
+    calls.connection.unregister("replayed")
 
 
 def _stream(rows: Mapping[str, Any], names: Any) -> tuple[Stream, Integers]:

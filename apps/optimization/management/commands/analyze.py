@@ -55,9 +55,9 @@ class Command(NetraCommand):
 
     def run(self, *, file: Path, model: str | None, pairs: list[str], bill: Path | None, **_: Any) -> bool:
         _refuse_unreadable(file)
-        with TemporaryDirectory(prefix="netra-analyze-") as place, _progress_bar() as progress:
+        with TemporaryDirectory(prefix="netra-analyze-") as place, _progress_bar() as begun:
             parquet = Path(place) / "calls.parquet"
-            conversion, analysis = _computed(file, parquet, model, mapping_of(pairs), progress)
+            conversion, analysis = _computed(file, parquet, model, mapping_of(pairs), begun)
             reconciliation = _reconciled(parquet, bill) if bill else None
         self.tell(presentation.document(analysis, conversion, reconciliation))
         if not self.as_json:
@@ -73,7 +73,7 @@ def _computed(
     parquet: Path,
     model: str | None,
     mapping: Mapping[str, str | None],
-    progress: Callable[[float], None],
+    begun: "Begun",
 ) -> tuple[Conversion, Analysis]:
     memory, catalogue = settings.ANALYSIS_MEMORY_MIB, Catalogue()
     order = Order(
@@ -86,9 +86,9 @@ def _computed(
         metadata_only=True,
         price_as=model,
     )
-    conversion = convert(order, progress)
+    conversion = convert(order, begun("Reading calls"))
     with reading(files=[parquet], catalogue=catalogue, memory_mib=memory, notes=conversion.notes) as calls:
-        return conversion, analyse(calls)
+        return conversion, analyse(calls, progress=begun("Looking for savings"))
 
 
 def _reconciled(parquet: Path, bill: Path) -> Reconciliation:
@@ -116,13 +116,20 @@ def _refuse_unreadable(file: Path) -> None:
         raise NoSuchFile(f"{str(file)!r} cannot be read: {error.strerror or error}.") from None
 
 
+Begun = Callable[[str], Callable[[float], None]]  # takes what begins; what it answers hears percents
+
+
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[float], None]]:
+def _progress_bar() -> Iterator[Begun]:
     """A bar on stderr where somebody looks at it, nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda percent: None
+        yield lambda what: lambda percent: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Reading calls", total=100)
-        yield lambda percent: bar.update(task, completed=percent)
+
+        def begun(what: str) -> Callable[[float], None]:
+            task = bar.add_task(what, total=100)
+            return lambda percent: bar.update(task, completed=percent)
+
+        yield begun
