@@ -38,6 +38,11 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "savings by caching",
         "Export messages or prompts (LiteLLM: store_prompts_in_spend_logs).",
     ),
+    "user": (
+        "An answer may be given again only to the one it was given to, so calls must say whose they are.",
+        "savings by caching answers, and on calls sent twice",
+        "Export the end user, the session or the trace of each call (LiteLLM: end_user, session_id).",
+    ),
     "quality": (
         "Without judged answers, nobody knows how well a cheaper model would do.",
         "proven savings by cheaper models",
