@@ -22,6 +22,7 @@ FIELDS = {
     "cached_tokens": "cached_read_tokens + cached_write_tokens > 0",
     "status": "status IS NOT NULL",
     "user": '"user" IS NOT NULL',
+    "owner": '"user" IS NOT NULL OR session IS NOT NULL OR trace_id IS NOT NULL',
     "feature": "feature IS NOT NULL",
     "session": "session IS NOT NULL",
     "delay": "interactive IS NOT NULL OR deadline_seconds IS NOT NULL OR batch",

@@ -14,7 +14,8 @@ from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollar
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
-    "exact_cache": ("started_at", "model", "tokens", "prompt_hash"),
+    "duplicate_calls": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "exact_cache": ("started_at", "model", "tokens", "prompt_hash", "owner"),
     "prefix_cache": ("started_at", "model", "tokens", "blocks"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),

@@ -20,6 +20,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "savings": (
         "dataset_overview",
         "spend_breakdown",
+        "duplicate_calls",
         "exact_cache",
         "prefix_cache",
         "batch_eligible_spend",
@@ -32,7 +33,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     ),
     "spend": ("dataset_overview", "spend_breakdown"),
     "batch": ("dataset_overview", "batch_eligible_spend"),
-    "duplicates": ("dataset_overview", "exact_cache"),
+    "duplicates": ("dataset_overview", "duplicate_calls", "exact_cache"),
     "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling", "model_swap_by_task", "routing"),
     "unclear": ("dataset_overview",),
 }
