@@ -116,7 +116,7 @@ def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, un
     # A row is fine if no check fails; which one did is asked only then.
     fine = " OR ".join(f"coalesce({condition}, false)" for _, condition, _ in asked)
     return f"""
-        SELECT {kept}, prompt_hash, parameters_hash, prompt_characters, blocks, prompt,
+        SELECT {kept}, prompt_hash, parameters_hash, answer_hash, prompt_characters, blocks, prompt,
                CASE WHEN {fine} THEN CASE {columns} END END AS bad_column,
                CASE WHEN {fine} THEN CASE {reasons} END END AS reason
         FROM (SELECT *, {typed} FROM staged WHERE is_call)"""  # noqa: S608

@@ -28,6 +28,7 @@ FIELDS = {
     "delay": "interactive IS NOT NULL OR deadline_seconds IS NOT NULL OR batch",
     "temperature": "temperature IS NOT NULL",
     "prompt_hash": "prompt_hash IS NOT NULL",
+    "answer": "answer_hash IS NOT NULL",
     "blocks": "len(blocks) > 0",
     "quality": "quality IS NOT NULL",
     "trace_id": "trace_id IS NOT NULL",

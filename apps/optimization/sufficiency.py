@@ -16,6 +16,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
     "duplicate_calls": ("started_at", "model", "tokens", "prompt_hash", "owner"),
     "exact_cache": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "semantic_cache": ("started_at", "model", "tokens", "prompt_hash", "answer", "owner"),
     "prefix_cache": ("started_at", "model", "tokens", "blocks"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),

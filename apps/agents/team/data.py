@@ -22,6 +22,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
         "spend_breakdown",
         "duplicate_calls",
         "exact_cache",
+        "semantic_cache",
         "prefix_cache",
         "batch_eligible_spend",
         "model_swap_ceiling",
@@ -33,7 +34,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     ),
     "spend": ("dataset_overview", "spend_breakdown"),
     "batch": ("dataset_overview", "batch_eligible_spend"),
-    "duplicates": ("dataset_overview", "duplicate_calls", "exact_cache"),
+    "duplicates": ("dataset_overview", "duplicate_calls", "exact_cache", "semantic_cache"),
     "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling", "model_swap_by_task", "routing"),
     "unclear": ("dataset_overview",),
 }
