@@ -132,7 +132,7 @@ def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, un
     doubt = _doubt(said, now, relative=unit is not None, longest=longest)
     # Which check fails is asked only where one may.
     return f"""
-        SELECT {kept}, prompt_hash, parameters_hash, prompt_characters, blocks, prompt,
+        SELECT {kept}, prompt_hash, parameters_hash, answer_hash, prompt_characters, blocks, prompt,
                CASE WHEN doubtful THEN CASE {columns} END END AS bad_column,
                CASE WHEN doubtful THEN CASE {reasons} END END AS reason
         FROM (SELECT *, {doubt} AS doubtful

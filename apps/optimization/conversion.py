@@ -59,7 +59,7 @@ NUMBERED = 88  # once the lines of rejected rows are known
 PREVIEWED = 10_000  # rows that a preview looks at
 PREVIEWED_PROMPT = 200
 ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
-_HASHED = ("prompt", "parameters")
+_HASHED = ("prompt", "parameters", "answer")
 _TEXT = tuple(name for name in FIELDS if name not in _HASHED)
 
 
@@ -341,6 +341,7 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
     columns += [
         f"{_hash_sql(order.hash_key, prompt)} AS prompt_hash",
         f"{_hash_sql(order.hash_key, work.importer.sql.get('parameters', 'NULL'))} AS parameters_hash",
+        f"{_hash_sql(order.hash_key, _plain_sql(work.importer.sql.get('answer', 'NULL')))} AS answer_hash",
         f"length({prompt}) AS prompt_characters",
         f"{_blocks_sql(order.hash_key, prompt, work.importer.sql.get('blocks'))} AS blocks",
         f"({kept})::VARCHAR AS prompt",
@@ -376,6 +377,11 @@ def _hash_sql(key: bytes, text: str) -> str:
     """A keyed hash of a text (UUID), NULL where there is none. Nobody without the key can test what was among the
     prompts by guessing it."""
     return f"CASE WHEN ({text}) <> '' THEN sha256({quoted(key.hex())} || ({text}))[:32]::UUID END"
+
+
+def _plain_sql(text: str) -> str:
+    """A text as it is compared: what only looks different is the same."""
+    return f"trim(regexp_replace(lower({text}), '\\s+', ' ', 'g'))"
 
 
 def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:

@@ -38,6 +38,11 @@ class Asked(Result):
     keep: tuple[str, ...] = Field((), description="Features that nothing may touch.")
     trimmed: float = Field(0.1, ge=0, le=1)
     output_percentile: float = Field(0.95, ge=0, le=1)
+    answers_kept: float | None = Field(
+        3600, ge=0, description="Seconds that a cache may keep an answer; null: for good."
+    )
+    answers_shared: bool = Field(False, description="One user may get the answer that another one was given.")
+    false_hits: float = Field(0.05, ge=0, le=1, description="Share of a semantic cache's hits that may be wrong.")
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
     bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
 
@@ -54,6 +59,9 @@ class Asked(Result):
             keep=self.keep,
             trimmed=self.trimmed,
             output_percentile=self.output_percentile,
+            answers_kept=self.answers_kept,
+            answers_shared=self.answers_shared,
+            false_hits=self.false_hits,
         )
 
 

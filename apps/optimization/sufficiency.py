@@ -14,7 +14,9 @@ from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollar
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
-    "exact_duplicates": ("started_at", "model", "tokens", "prompt_hash"),
+    "duplicate_calls": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "exact_cache": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "semantic_cache": ("started_at", "model", "tokens", "prompt_hash", "answer", "owner"),
     "prefix_cache": ("started_at", "model", "tokens", "blocks"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
@@ -26,7 +28,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 # What only the whole stream of calls shows: a cache's hits in a sample of rows say little about those in all rows.
 NEED_EVERY_CALL = (
-    "exact_duplicates",
     "exact_cache",
     "semantic_cache",
     "prefix_cache",

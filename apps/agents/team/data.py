@@ -20,7 +20,9 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "savings": (
         "dataset_overview",
         "spend_breakdown",
-        "exact_duplicates",
+        "duplicate_calls",
+        "exact_cache",
+        "semantic_cache",
         "prefix_cache",
         "batch_eligible_spend",
         "model_swap_ceiling",
@@ -32,7 +34,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     ),
     "spend": ("dataset_overview", "spend_breakdown"),
     "batch": ("dataset_overview", "batch_eligible_spend"),
-    "duplicates": ("dataset_overview", "exact_duplicates"),
+    "duplicates": ("dataset_overview", "duplicate_calls", "exact_cache", "semantic_cache"),
     "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling", "model_swap_by_task", "routing"),
     "unclear": ("dataset_overview",),
 }

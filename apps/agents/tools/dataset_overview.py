@@ -16,7 +16,7 @@ from apps.optimization.sufficiency import sufficiency
 def measure(calls: Calls) -> Measurement:
     whole = overview(calls)
     lacking = {field: None for found in sufficiency(calls).values() for field in found.missing}
-    names = {"prompt_hash": "prompt", "delay": "interactive"}
+    names = {"prompt_hash": "prompt", "delay": "interactive", "owner": "user"}
     return Measurement(
         headline=" ".join(_sentences(whole)),
         spend_usd=decimal(whole.cost_usd),

@@ -5,6 +5,7 @@ start of a prompt is what a prefix cache would have read. Isolation (by model, b
 different caches have different names.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -67,7 +68,7 @@ def replay(stream: Stream, *, ttl: float = FOREVER, capacity: int | None = None)
     if ttl < 0 or (capacity is not None and capacity < 1):
         raise ValueError("A cache holds blocks for 0 seconds or more, and at least one of them.")
     count = len(stream.names)
-    read, tokens = _compiled()(
+    read, tokens = compiled(_loop)(
         stream.at,
         stream.usable_at,
         stream.start,
@@ -84,17 +85,17 @@ def replay(stream: Stream, *, ttl: float = FOREVER, capacity: int | None = None)
 
 
 @cache
-def _compiled() -> Any:
-    """The loop as machine code. Loaded only where something is replayed: it costs a second and 60 MiB.
+def compiled(loop: Callable[..., Any]) -> Any:
+    """A loop as machine code. The compiler is loaded only where something is replayed: it costs a second and 60 MiB.
 
-    numba keeps it for the next process: beside this file, as Python its own, else in the user's cache.
+    numba keeps it for the next process: beside the loop's file, as Python its own, else in the user's cache.
     """
     from numba import njit
 
-    compiled = njit(_loop)
+    made = njit(loop)
     with suppress(RuntimeError):  # neither can be written: then each process compiles for itself
-        compiled.enable_caching()
-    return compiled
+        made.enable_caching()
+    return made
 
 
 def _loop(
