@@ -16,8 +16,9 @@ from apps.conversations.models import Message, Run, Step, ToolCall
 from apps.execution import admission, claims
 from apps.execution import services as execution
 from apps.execution.engine import ExecutionEngine
-from apps.optimization import imports
+from apps.optimization import analyses, imports
 from apps.optimization import services as optimization
+from apps.optimization.models import StoredAnalysis
 from tests.agents.conftest import claim
 from tests.agents.model_server import model_server, tool_call
 
@@ -34,6 +35,8 @@ CALLS = """timestamp,model,prompt_tokens,completion_tokens,feature
 def _no_worker(monkeypatch, settings, tmp_path):
     monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
     monkeypatch.setattr("apps.optimization.tasks.import_dataset.apply_async", lambda *_, **__: None)
+    # An analysis is computed where it is asked for, as a tool worker would.
+    monkeypatch.setattr("apps.optimization.advice.ring", analyses.run_analysis)
     settings.NETRA_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
 
 
@@ -100,10 +103,12 @@ def test_what_is_no_question_measures_the_overview_only_and_says_what_can_be_ask
     assert list(ToolCall.objects.filter(run=run).values_list("tool", flat=True)) == ["dataset_overview"]
 
 
-def test_a_wait_that_cannot_be_used_is_said_to_be_understood(ask, dataset):
+def test_a_wait_is_said_to_be_understood_and_what_follows_from_it(ask, dataset):
     run = ask("Where can I save? feature search can wait 500 ms", dataset=dataset.pk)
 
-    assert "**search** can wait 500 ms" in answer_of(run)
+    assert "**search** may take 500 ms, so its calls are left out of batches" in answer_of(run)
+    [asked] = StoredAnalysis.objects.filter(kind="savings")
+    assert asked.parameters == {"waits": {"search": 0.5}}
     assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
 
 
