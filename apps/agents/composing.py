@@ -36,6 +36,7 @@ TITLES: dict[Intent, str] = {
     "reconciliation": "Your calls beside your bill",
     "unclear": "What you can ask",
 }
+IN_GENERAL: frozenset[Intent] = frozenset({"savings", "spend", "sufficiency", "unclear"})
 PROVEN = frozenset({"E2", "E3", "E4"})
 DAY_MS = 24 * 3600 * 1000  # within which a batch API answers
 FIRST_DATA = (
@@ -74,7 +75,7 @@ def compose(triage: Triage, findings: Findings) -> ReportBody:
         joint=_joint(findings),
         tables=[table for result in findings.results for table in result.result.tables],
         charts=[chart for result in findings.results for chart in result.result.charts],
-        missing=_missing(findings),
+        missing=_missing(triage, findings),
         sources=[
             Source(tool=result.tool, call=result.call, analysis=result.result.analysis) for result in findings.results
         ],
@@ -102,10 +103,11 @@ def _joint(findings: Findings) -> JointSaving | None:
     return next((result.result.joint for result in findings.results if result.result.joint), None)
 
 
-def _missing(findings: Findings) -> list[Missing]:
-    """Each field once, what most can come of first."""
+def _missing(triage: Triage, findings: Findings) -> list[Missing]:
+    """Each field once, what most can come of first; what the data lacks in general, where it was asked in general."""
     wanted = {item.field: item for item in FIRST_DATA} if findings.dataset_id is None else {}
-    for result in findings.results:
+    results = [each for each in findings.results if triage.intent in IN_GENERAL or each.tool != "dataset_overview"]
+    for result in results:
         for item in result.result.missing:
             if item.field not in wanted or _at_most(item) > _at_most(wanted[item.field]):
                 wanted[item.field] = item
@@ -136,7 +138,8 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
             *cautions,
             *failures,
             _bullets("To say more, these would help:", [_wanted(item) for item in body.missing]),
-            _bullets("How your log was read:", _notes(findings)),
+            _bullets("What this takes for granted:", _notes(findings, of_the_log=False)),
+            _bullets("How your log was read:", _notes(findings, of_the_log=True)),
         )
     )
 
@@ -166,8 +169,16 @@ def sentence(finding: Finding) -> str:
         return f"**{finding.title}**: not known. {finding.how}"
     amount = f"{'up to ' if finding.up_to else ''}**{spell_dollars(finding.saving_usd)}**"
     return (
-        f"**{finding.title}**: {amount} (evidence {finding.evidence}). {finding.how} Response time: {finding.latency}"
+        f"**{finding.title}**: {amount} (evidence {finding.evidence}{_confidence(finding)}). {finding.how} "
+        f"Response time: {finding.latency}"
     )
+
+
+def _confidence(finding: Finding) -> str:
+    """How sure it is, in the words that say where that is from."""
+    if finding.confidence is None:
+        return ""
+    return f", confidence {100 * finding.confidence:.0f} %{'' if finding.calibrated else ', prior, uncalibrated'}"
 
 
 def _joined(paragraphs: Iterable[str]) -> str:
@@ -215,7 +226,8 @@ def _savings(body: ReportBody) -> Iterator[str]:
     proven = [found for found in positive if not found.up_to and found.evidence in PROVEN]
     ceiling = next((found for found in positive if found.up_to), None)
     if proven:
-        yield f"**Proven on your own calls:** {_amount(proven[0])} (evidence {proven[0].evidence}): {proven[0].title}."
+        best, evidence = proven[0], f"evidence {proven[0].evidence}{_confidence(proven[0])}"
+        yield f"**Proven on your own calls:** {_amount(best)} ({evidence}): {best.title}."
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
     if first := next(iter(proven), ceiling):
@@ -244,8 +256,9 @@ def _wanted(item: Missing) -> str:
     return f"**{item.field}** unlocks {item.unlocks}{spend}. {item.how_to_export}"
 
 
-def _notes(findings: Findings) -> list[str]:
-    return [note for result in findings.results for note in result.result.notes]
+def _notes(findings: Findings, *, of_the_log: bool) -> list[str]:
+    results = (each for each in findings.results if (each.tool == "dataset_overview") is of_the_log)
+    return [note for result in results for note in result.result.notes]
 
 
 def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[str]:

@@ -272,6 +272,17 @@ def part(key: str) -> Cell:
     return lambda row: percent(None if row[key] is None else float(str(row[key])))
 
 
+def spelled_time(seconds: float | None) -> str:
+    """A measured time for reading.
+
+    >>> spelled_time(0.21), spelled_time(86_400.0), spelled_time(None)
+    ('0.21 s', '24 hours', 'unknown')
+    """
+    if seconds is None:
+        return UNKNOWN
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
+
+
 def spelled_wait(milliseconds: int) -> str:
     """A wait for reading.
 

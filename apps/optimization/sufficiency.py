@@ -174,7 +174,8 @@ def _all_of(needs: tuple[str, ...]) -> str:
 
 def _lack(calls: Calls, name: str, points: int) -> Lack:
     """What a field would bring: points of the score, and at most the spend of the calls that lack it."""
-    lacking = calls.row(f"SELECT sum(cost_pico) FROM calls WHERE billed AND NOT ({FIELDS[name]})")[0]  # noqa: S608
+    # A condition on what a call does not say is NULL, and the call lacks it all the same.
+    lacking = calls.row(f"SELECT sum(cost_pico) FROM calls WHERE billed AND ({FIELDS[name]}) IS NOT TRUE")[0]  # noqa: S608
     return Lack(field=name, points=points, at_most_usd=in_dollars(lacking) if lacking else None)
 
 

@@ -16,7 +16,7 @@ from apps.conversations.models import Message, Run, Step, ToolCall
 from apps.execution import admission, claims
 from apps.execution import services as execution
 from apps.execution.engine import ExecutionEngine
-from apps.optimization import analyses, imports
+from apps.optimization import advice, analyses, imports
 from apps.optimization import services as optimization
 from apps.optimization.models import StoredAnalysis
 from tests.agents.conftest import claim
@@ -116,6 +116,59 @@ def test_a_report_to_keep_lists_the_ways_to_save(ask, dataset):
     run = ask("Where can I save?", dataset=dataset.pk)
 
     assert "- **Ask a cheaper model**: up to **$" in as_markdown(Report.objects.get(run=run.pk))
+
+
+def test_all_that_a_question_for_savings_says_is_of_one_stored_analysis(ask, dataset, as_principal, alice):
+    report = Report.objects.get(run=ask("Where can I save? 50 % less", dataset=dataset.pk).pk).body
+    ask("What will I spend next month?", dataset=dataset.pk)
+
+    [stored] = StoredAnalysis.objects.all()
+    assert {finding["analysis"] for finding in report["findings"]} == {str(stored.pk)}
+    assert len(report["findings"]) == len(stored.result["strategies"])
+    assert advice.compute_again(principal=as_principal(alice), analysis_id=stored.pk) == stored
+
+
+def test_an_analysis_that_somebody_cancels_is_said_to_be_missing(ask, dataset, as_principal, alice, monkeypatch):
+    monkeypatch.setattr(
+        "apps.optimization.advice.ring",
+        lambda analysis: advice.cancel_analysis(principal=as_principal(alice), analysis_id=analysis),
+    )
+
+    run = ask("Where can I save?", dataset=dataset.pk)
+
+    assert run.state == "completed"
+    assert "*Not computed:* The analysis was cancelled." in answer_of(run)
+
+
+BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,ChargePeriodStart,ChargePeriodEnd
+6.15,USD,Usage,OpenAI,AI and Machine Learning,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z
+"""
+ANSWERS = (
+    ("What happens if usage grows 50 %?", "what_if", "With 50 % more calls of the same kind"),
+    ("Move search from gpt-4o to gpt-4o-mini", "what_if", "takes 2 calls from $5.00 to $0.30"),
+    ("Feature search must stay within 200 ms", "what_if", "whether it keeps to 200 ms is not known"),
+    ("What will I spend next month?", "forecast", "The next 28 days cannot be forecast"),
+    ("Why did my cost jump?", "anomalies", "that takes 14 days of calls"),
+    ("What changed since last time?", "changes", "From 2026-01-01 00:01"),
+    ("Show me cost against latency", "pareto", "nothing to choose between"),
+    ("Is my data complete?", "sufficiency", "Your data is **insufficient**"),
+    ("Does it match my bill?", "reconciliation", "focus.csv bills **$6.15**, and your calls come to **$5.15**"),
+)
+
+
+def test_each_question_is_answered_by_its_tool_on_a_stored_analysis(ask, dataset, as_principal, alice, tmp_path):
+    file = tmp_path / "focus.csv"
+    file.write_text(BILL)
+    bill = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(file))
+    imports.run_import(bill.pk)
+    bill.refresh_from_db()
+    assert (bill.state, bill.kind) == ("ready", "bill"), bill.error_detail
+
+    for question, tool, said in ANSWERS:
+        run = ask(question, dataset=dataset.pk)
+        sources = {source["tool"]: source["analysis"] for source in Report.objects.get(run=run.pk).body["sources"]}
+        assert said in answer_of(run), answer_of(run)
+        assert StoredAnalysis.objects.filter(pk=sources[tool], state="ready").exists()
 
 
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):

@@ -23,6 +23,7 @@ from apps.optimization import recommendations
 from apps.optimization.models import Recommendation, StoredAnalysis
 from apps.optimization.results import Analysis, Joint, Strategy
 from apps.optimization.simulators.batch_eligible import BATCH_WINDOW
+from apps.optimization.sufficiency import LACKING
 
 STAGES = {
     "drop": "Calls that need not be made",
@@ -38,7 +39,7 @@ NOTHING = "No way to save is proven on these calls."
 def measure(stored: StoredAnalysis) -> Measurement:
     found = Analysis.model_validate(stored.result)
     wishes = Wishes.model_validate({"dataset": stored.dataset_id, **stored.parameters})
-    joint = _joint(found.joint, found.strategies).model_copy(update={"constraints": list(_constraints(wishes))})
+    joint = _joint(found.joint, found.strategies).model_copy(update={"constraints": list(_constraints(wishes, found))})
     return Measurement(
         headline=" ".join(_sentences(joint)),
         savings=_savings(found, recommendations.advise(stored)),
@@ -72,9 +73,14 @@ def _joint(found: Joint | None, strategies: Sequence[Strategy]) -> JointSaving:
     )
 
 
-def _constraints(wishes: Wishes) -> Iterator[str]:
+def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
     """What the person's wishes allow and forbid, in the words of the strategies that they are about."""
+    by_feature = found.breakdown["feature"]
+    features = {row.key for row in by_feature.rows}
     for feature, seconds in wishes.waits.items():
+        if feature not in features and not by_feature.other_rows:
+            yield f"No call is of feature **{feature}**, so what was said of it changes nothing."
+            continue
         wait = f"**{feature}** may take {spelled_wait(round(1000 * seconds))}"
         if seconds >= BATCH_WINDOW:
             yield f"{wait}, so its calls are counted as able to go through a batch API."
@@ -144,8 +150,9 @@ def _missing(found: Analysis) -> Iterator[Missing]:
     assessed = [found.sufficiency[each.name] for each in short if each.name in found.sufficiency]
     told = lacking(lack for each in assessed for lack in each.lacks)
     yield from told
-    named = {item.field for item in told}
-    yield from missing(*dict.fromkeys(field for each in short for field in each.missing if field not in named))
+    carried = {name for name, share in found.overview.coverage.items() if share >= LACKING}
+    known = carried | {item.field for item in told}
+    yield from missing(*dict.fromkeys(field for each in short for field in each.missing if field not in known))
 
 
 async def run(context: UserExecutionContext, arguments: Wishes) -> Measurement:

@@ -1,7 +1,7 @@
 """What may be had for what: cost, latency and quality of every choice of ways to save."""
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, Wishes, computed
+from apps.agents.measuring import ANALYSIS_DEADLINE, Wishes, computed, percent, spelled_time
 from apps.agents.tools.joint_saving import STAGES
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
@@ -27,25 +27,20 @@ def _headline(found: Pareto, best: list[Point]) -> str:
     if not found.strategies:
         return "No way to save is proven on these calls, so there is nothing to choose between."
     cheapest = best[0]
-    quality = "" if cheapest.quality is None else f", keeping at least {100 * cheapest.quality:g} % of the quality"
+    quality = "" if cheapest.quality is None else f", keeping at least {percent(cheapest.quality)} of the quality"
     return (
         f"Of {len(found.points)} choices of ways to save, no other beats {len(best)} in cost, latency and quality at "
         f"once. The cheapest, {_choice(cheapest)}, costs **{spell_dollars(cheapest.cost_usd)}**, with 95 % of the "
-        f"answers within {_seconds(cheapest)}{quality}."
+        f"answers within {spelled_time(cheapest.p95_seconds)}{quality}."
     )
 
 
 def _row(point: Point) -> list[str]:
-    quality = "unknown" if point.quality is None else f"{100 * point.quality:g} %"
-    return [_choice(point), spell_dollars(point.cost_usd), _seconds(point), quality]
+    return [_choice(point), spell_dollars(point.cost_usd), spelled_time(point.p95_seconds), percent(point.quality)]
 
 
 def _choice(point: Point) -> str:
     return " + ".join(STAGES[stage].lower() for stage in point.stages) or "nothing changed"
-
-
-def _seconds(point: Point) -> str:
-    return "an unknown time" if point.p95_seconds is None else f"{point.p95_seconds:.3g} s"
 
 
 async def run(context: UserExecutionContext, arguments: Wishes) -> Measurement:

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, computed, count, money, table, text
+from apps.agents.measuring import ANALYSIS_DEADLINE, computed, count, money, spelled_time, spelled_wait, table, text
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
@@ -56,9 +56,10 @@ def _sentences(found: WhatIf, asked: Scenario) -> Iterator[str]:
             amount = f"{spell_dollars(found.forecast_usd)}{_between(found)}"
             yield f"The next {found.forecast_days} days would cost {amount}."
     yield from (_moved(move) for move in found.moves)
-    if found.moves:
-        yield f"All of it together would cost **{spell_dollars(found.moved_usd)}**."
-    if (asked.growth or found.moves) and found.joint and found.saved_usd is not None:
+    moved = any(move.would_cost_usd is not None for move in found.moves)
+    if moved:
+        yield f"All calls together would cost **{spell_dollars(found.moved_usd)}**."
+    if (asked.growth or moved) and found.joint and found.saved_usd is not None:
         yield f"With the ways to save that are proven it would cost {spell_dollars(found.saved_usd)}."
     yield from map(_kept, found.promises)
     if not (asked.growth or found.moves or found.promises):
@@ -82,30 +83,27 @@ def _moved(found: Moved) -> str:
 
 
 def _named(move: Move) -> str:
-    what = " of ".join(filter(None, (f"calls to {move.model}" if move.model else "", move.feature)))
-    return f"Moving {what or 'every call'} to {move.to}"
+    return " ".join(
+        ("Moving", move.feature or "every call", *(("from", move.model) if move.model else ()), "to", move.to)
+    )
 
 
 def _kept(promise: Promise) -> str:
-    limit = f"{promise.limit_seconds:g} s"
+    limit = spelled_wait(round(1000 * promise.limit_seconds))
     if promise.keeps is None:
         return f"No answer of {promise.feature} has a time in this log, so whether it keeps to {limit} is not known."
     keeps = "keeps" if promise.keeps else "does not keep"
-    return f"Today {promise.feature} {keeps} to {limit}: 95 % of its answers come within {promise.p95:.3g} s."
+    return f"Today {promise.feature} {keeps} to {limit}: 95 % of its answers come within {spelled_time(promise.p95)}."
 
 
 def _promises(found: WhatIf) -> Iterator[Table]:
     if found.promises:
         rows = [
-            [each.feature, f"{each.limit_seconds:g} s", _seconds(each.p50), _seconds(each.p95)]
+            [each.feature, spelled_time(each.limit_seconds), spelled_time(each.p50), spelled_time(each.p95)]
             for each in found.promises
         ]
         columns = ["Feature", "Limit", "Half of the answers within", "95 % of them within"]
         yield Table(title="Times to keep", columns=columns, rows=rows)
-
-
-def _seconds(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3g} s"
 
 
 async def run(context: UserExecutionContext, arguments: Supposed) -> Measurement:
