@@ -22,7 +22,7 @@ from apps.optimization.results import Lack, Strategy
 from apps.optimization.scenarios import Asked
 
 LOOK_EVERY = 0.2  # seconds between two looks at an analysis under way
-ANALYSIS_DEADLINE = 480.0  # seconds that a tool waits for one; it goes on, and is there for the next question
+ANALYSIS_DEADLINE = 240.0  # seconds that a tool waits for one; it goes on, and is there for the next question
 
 # What a field is good for, and where it comes from.
 WANTED: Mapping[str, tuple[str, str, str]] = {

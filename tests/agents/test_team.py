@@ -331,6 +331,23 @@ def test_a_model_cannot_measure_another_dataset_than_the_one_asked_about(
     assert answer_of(run) == "You spent $5.15."
 
 
+def test_a_model_is_told_what_to_ask_of_each_tool_and_may_quote_the_answer(ask, dataset, online):
+    seen = []
+    supposed = {"dataset": str(dataset.pk), "growth": 0.5}
+    play = playing(
+        dataset,
+        ["It would cost $7.72."],
+        triage={"intent": "what_if", "growth_percent": 50},
+        turns=[tool_call("what_if", supposed, "call_0")],
+    )
+    with model_server(lambda body: seen.append(body) or play(body)) as url:
+        online(url)
+        run = ask("What if usage grows by half?", dataset=dataset.pk)
+
+    assert answer_of(run) == "It would cost $7.72."
+    assert any(json.dumps({"what_if": supposed})[1:-1] in json.dumps(body).replace('\\"', '"') for body in seen)
+
+
 def test_a_model_cannot_leave_out_what_a_wait_is_good_for(ask, dataset, online):
     triage = {"delays": [{"feature": "search", "may_wait_ms": 500}]}
     with model_server(playing(dataset, ["You spent $5.15."], triage=triage)) as url:
