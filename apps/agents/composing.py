@@ -4,7 +4,18 @@ import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
-from apps.agents.artifacts import FeatureDelay, Finding, Findings, Intent, Missing, ReportBody, Triage
+from apps.agents.artifacts import (
+    FeatureDelay,
+    Finding,
+    Findings,
+    Intent,
+    JointSaving,
+    Missing,
+    ReportBody,
+    Source,
+    Triage,
+)
+from apps.agents.measuring import spelled_wait
 from apps.llm.amounts import spell_dollars
 
 TITLES: dict[Intent, str] = {
@@ -13,10 +24,19 @@ TITLES: dict[Intent, str] = {
     "batch": "What could run as a batch",
     "duplicates": "Calls made more than once",
     "models": "What cheaper models would cost",
+    "caching": "What caches would save",
+    "retries": "What failures and retries cost",
+    "lengths": "What long prompts and answers cost",
+    "forecast": "What the next weeks cost",
+    "anomalies": "What stood out, and why",
+    "changes": "What changed, and why",
+    "what_if": "What it would cost",
+    "tradeoffs": "Cost against latency and quality",
+    "sufficiency": "How complete your data is",
+    "reconciliation": "Your calls beside your bill",
     "unclear": "What you can ask",
 }
-# Their tools' first words answer the question; for "savings" the ways to save do.
-ANSWERED_BY_HEADLINES: frozenset[Intent] = frozenset({"spend", "batch", "duplicates", "models"})
+IN_GENERAL: frozenset[Intent] = frozenset({"savings", "spend", "sufficiency", "unclear"})
 PROVEN = frozenset({"E2", "E3", "E4"})
 DAY_MS = 24 * 3600 * 1000  # within which a batch API answers
 FIRST_DATA = (
@@ -36,6 +56,11 @@ QUESTIONS = (
     ("Which calls could run as a batch?", "a column `interactive` or `deadline_seconds`"),
     ("Which calls are made more than once?", "prompts, of which a keyed fingerprint is kept"),
     ("What would cheaper models cost?", "model and token counts"),
+    ("What if usage grows, or a feature moves to another model?", "time, model and token counts"),
+    ("What will I spend next month?", "a few weeks of calls"),
+    ("Why did my cost jump?", "at least two weeks of calls"),
+    ("Is my data complete?", "nothing more"),
+    ("Does it match my bill?", "a bill of the same days: a cost report, or FOCUS"),
 )
 
 
@@ -47,32 +72,50 @@ def compose(triage: Triage, findings: Findings) -> ReportBody:
         dataset_id=findings.dataset_id,
         dataset_name=findings.dataset_name,
         findings=_ranked(findings),
+        joint=_joint(findings),
         tables=[table for result in findings.results for table in result.result.tables],
         charts=[chart for result in findings.results for chart in result.result.charts],
-        missing=list(_missing(findings)),
+        missing=_missing(triage, findings),
+        sources=[
+            Source(tool=result.tool, call=result.call, analysis=result.result.analysis) for result in findings.results
+        ],
     )
     return body.model_copy(update={"summary": narrate(triage, findings, body)})
 
 
 def _ranked(findings: Findings) -> list[Finding]:
-    """What is proven before what is a ceiling, larger before smaller; what has no number comes last."""
+    """What is proven before what is a ceiling, more dollars per day of effort first; what has no number comes last."""
     found = [
-        Finding(**saving.model_dump(), source=result.call)
+        Finding(**saving.model_dump(), source=result.call, analysis=result.result.analysis)
         for result in findings.results
         for saving in result.result.savings
     ]
-    return sorted(found, key=lambda f: (f.saving_usd is None, f.up_to, -Decimal(f.saving_usd or 0)))
+    return sorted(found, key=lambda f: (f.saving_usd is None, f.up_to, -_per_day(f)))
 
 
-def _missing(findings: Findings) -> Iterator[Missing]:
-    if findings.dataset_id is None:
-        yield from FIRST_DATA
-    seen = set()
-    for result in findings.results:
+def _per_day(finding: Finding) -> Decimal:
+    """Dollars for each day of effort, as recommendations are ranked."""
+    days = finding.plan.effort_days if finding.plan else 1.0
+    return Decimal(finding.saving_usd or 0) / Decimal(str(days))
+
+
+def _joint(findings: Findings) -> JointSaving | None:
+    return next((result.result.joint for result in findings.results if result.result.joint), None)
+
+
+def _missing(triage: Triage, findings: Findings) -> list[Missing]:
+    """Each field once, what most can come of first; what the data lacks in general, where it was asked in general."""
+    wanted = {item.field: item for item in FIRST_DATA} if findings.dataset_id is None else {}
+    results = [each for each in findings.results if triage.intent in IN_GENERAL or each.tool != "dataset_overview"]
+    for result in results:
         for item in result.result.missing:
-            if (item.field, item.unlocks) not in seen:
-                seen.add((item.field, item.unlocks))
-                yield item
+            if item.field not in wanted or _at_most(item) > _at_most(wanted[item.field]):
+                wanted[item.field] = item
+    return sorted(wanted.values(), key=_at_most, reverse=True)
+
+
+def _at_most(item: Missing) -> Decimal:
+    return Decimal(item.at_most_usd or 0)
 
 
 def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
@@ -83,25 +126,29 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     if triage.intent == "unclear":
         return _joined(_what_can_be_asked(findings))
     if findings.dataset_id is None:
-        return _joined((f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again.", *waits(triage)))
+        return _joined((f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again.", *waits(triage, None)))
     bill, caveats = _first_sentence(_headline(findings, "dataset_overview"))
-    cautions = [caveats, *_caution(triage, findings, body), *waits(triage)]
+    cautions = [caveats, *_caution(triage, findings, body), *waits(triage, body.joint)]
     failures = [f"*Not computed:* {failure}" for failure in findings.failures]
     return _joined(
         (
             f"**{_plain(findings.dataset_name)}:** {bill}",
-            *(_answers(findings) if triage.intent in ANSWERED_BY_HEADLINES else ()),
+            *_answers(triage, findings),
             *_savings(body),
             *cautions,
             *failures,
             _bullets("To say more, these would help:", [_wanted(item) for item in body.missing]),
-            _bullets("How your log was read:", _notes(findings)),
+            _bullets("What this takes for granted:", _notes(findings, of_the_log=False)),
+            _bullets("How your log was read:", _notes(findings, of_the_log=True)),
         )
     )
 
 
-def waits(triage: Triage) -> Iterator[str]:
-    """What was understood about who can wait, and what that is good for today."""
+def waits(triage: Triage, joint: JointSaving | None) -> Iterator[str]:
+    """What was understood about who can wait, and what that did to the joint saving, or is good for without one."""
+    if joint:
+        yield from joint.constraints
+        return
     short = [delay for delay in triage.delays if delay.may_wait_ms < DAY_MS]
     long = [delay for delay in triage.delays if delay.may_wait_ms >= DAY_MS]
     if short:
@@ -122,8 +169,16 @@ def sentence(finding: Finding) -> str:
         return f"**{finding.title}**: not known. {finding.how}"
     amount = f"{'up to ' if finding.up_to else ''}**{spell_dollars(finding.saving_usd)}**"
     return (
-        f"**{finding.title}**: {amount} (evidence {finding.evidence}). {finding.how} Response time: {finding.latency}"
+        f"**{finding.title}**: {amount} (evidence {finding.evidence}{_confidence(finding)}). {finding.how} "
+        f"Response time: {finding.latency}"
     )
+
+
+def _confidence(finding: Finding) -> str:
+    """How sure it is, in the words that say where that is from."""
+    if finding.confidence is None:
+        return ""
+    return f", confidence {100 * finding.confidence:.0f} %{'' if finding.calibrated else ', prior, uncalibrated'}"
 
 
 def _joined(paragraphs: Iterable[str]) -> str:
@@ -157,23 +212,37 @@ def _first_sentence(text: str) -> tuple[str, str]:
     return (f"{first}.", rest) if rest else (text, "")
 
 
-def _answers(findings: Findings) -> Iterator[str]:
-    return (result.result.headline for result in findings.results if result.tool != "dataset_overview")
+def _answers(triage: Triage, findings: Findings) -> Iterator[str]:
+    """What the tools say first; of a question for savings, what is saved together."""
+    wanted = {"joint_saving", "what_if"} if triage.intent == "savings" else None
+    for result in findings.results:
+        if result.tool != "dataset_overview" and (wanted is None or result.tool in wanted):
+            yield result.result.headline
 
 
 def _savings(body: ReportBody) -> Iterator[str]:
     """The best that is proven, the largest that may be possible, and where to begin; the cards hold the rest."""
     positive = [finding for finding in body.findings if Decimal(finding.saving_usd or 0) > 0]
-    proven = next((found for found in positive if not found.up_to and found.evidence in PROVEN), None)
+    proven = [found for found in positive if not found.up_to and found.evidence in PROVEN]
     ceiling = next((found for found in positive if found.up_to), None)
     if proven:
-        yield f"**Proven on your own calls:** {_amount(proven)} (evidence {proven.evidence}): {proven.title}."
+        best, evidence = proven[0], f"evidence {proven[0].evidence}{_confidence(proven[0])}"
+        yield f"**Proven on your own calls:** {_amount(best)} ({evidence}): {best.title}."
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
-    if first := proven or ceiling:
-        yield f"**Do first:** {first.how} Response time: {first.latency}"
+    if first := next(iter(proven), ceiling):
+        yield f"**Do first:** {first.how} Response time: {first.latency}{_conditions(first)}"
     elif any(finding.saving_usd is not None for finding in body.findings):
         yield "No saving was found on these calls."
+    if len(proven) > 1:
+        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in proven[1:])}."
+
+
+def _conditions(finding: Finding) -> str:
+    """What has to be there before, and when to go back."""
+    if finding.plan is None:
+        return ""
+    return f" Needed: {' '.join(finding.plan.prerequisites)} {finding.plan.rollback}"
 
 
 def _amount(finding: Finding) -> str:
@@ -183,11 +252,13 @@ def _amount(finding: Finding) -> str:
 
 
 def _wanted(item: Missing) -> str:
-    return f"**{item.field}** unlocks {item.unlocks}. {item.how_to_export}"
+    spend = f", on up to {spell_dollars(item.at_most_usd)} of the spend" if item.at_most_usd else ""
+    return f"**{item.field}** unlocks {item.unlocks}{spend}. {item.how_to_export}"
 
 
-def _notes(findings: Findings) -> list[str]:
-    return [note for result in findings.results for note in result.result.notes]
+def _notes(findings: Findings, *, of_the_log: bool) -> list[str]:
+    results = (each for each in findings.results if (each.tool == "dataset_overview") is of_the_log)
+    return [note for result in results for note in result.result.notes]
 
 
 def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[str]:
@@ -203,7 +274,10 @@ def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[s
 
 
 def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
-    """The goal in dollars, and which way alone could reach it; a ceiling counts for nothing where quality must stay."""
+    """The goal in dollars, and whether it is reached: together where that was computed, else by one way alone.
+
+    A ceiling counts for nothing where quality must stay.
+    """
     percent = triage.goal_percent or 0
     spend = next((result.result.spend_usd for result in findings.results if result.result.spend_usd), None)
     if spend is None:
@@ -211,28 +285,39 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
     goal = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
     counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
-    if not counted:
-        return f"{goal}."
     condition = "without touching quality, " if triage.keep_quality else ""
     reach = [f.title for f in counted if Decimal(f.saving_usd or 0) >= wanted]
+    if body.joint:
+        beyond = f" {_listed(reach)} could reach it alone." if reach and not _reached(body.joint, wanted) else ""
+        return f"{goal}. {_together(body.joint, wanted)}{beyond}"
+    if not counted:
+        return f"{goal}."
     alone = f"{_listed(reach)} could reach it alone" if reach else "none of these ways reaches it alone"
     return f"{goal}; {condition}{alone}."
 
 
+def _reached(joint: JointSaving, wanted: Decimal) -> bool:
+    return joint.saving_usd is not None and Decimal(joint.saving_usd) >= wanted
+
+
+def _together(joint: JointSaving, wanted: Decimal) -> str:
+    """Whether the joint saving reaches a goal, and how sure that is."""
+    if joint.saving_usd is None:
+        return "Nothing that is proven comes closer to it."
+    saved = f"What is {'bounded' if joint.up_to else 'proven'} saves {spell_dollars(joint.saving_usd)} together"
+    if not _reached(joint, wanted):
+        short = f"{saved}, which is {spell_dollars(wanted - Decimal(joint.saving_usd))} short of it"
+        if joint.high is not None and Decimal(joint.high) >= wanted:
+            return f"{short}; the upper end of its interval, {spell_dollars(joint.high)}, would reach it."
+        return f"{short}."
+    if joint.low is None:
+        return f"{saved}, which reaches it; how sure that is, is not known."
+    sure = "reaches it too" if Decimal(joint.low) >= wanted else "does not"
+    return f"{saved}, which reaches it; the lower end of its interval, {spell_dollars(joint.low)}, {sure}."
+
+
 def _waiting(delays: list[FeatureDelay]) -> str:
-    return ", ".join(f"**{delay.feature}** can wait {_spelled_wait(delay.may_wait_ms)}" for delay in delays)
-
-
-def _spelled_wait(milliseconds: int) -> str:
-    """A wait for reading.
-
-    >>> _spelled_wait(500), _spelled_wait(2000), _spelled_wait(1500), _spelled_wait(172_800_000)
-    ('500 ms', '2 s', '1500 ms', '48 hours')
-    """
-    for name, length in (("hours", 3_600_000), ("s", 1000)):
-        if milliseconds >= length and milliseconds % length == 0:
-            return f"{milliseconds // length} {name}"
-    return f"{milliseconds} ms"
+    return ", ".join(f"**{delay.feature}** can wait {spelled_wait(delay.may_wait_ms)}" for delay in delays)
 
 
 def _listed(names: list[str]) -> str:

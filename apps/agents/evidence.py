@@ -15,7 +15,7 @@ from decimal import Decimal
 from html import unescape
 from typing import Literal
 
-from apps.agents.artifacts import ReportBody
+from apps.agents.artifacts import JointSaving, ReportBody
 
 Kind = Literal["dollars", "other money", "percent", "date", "plain"]
 
@@ -96,7 +96,13 @@ def facts_of(body: ReportBody, *more: str) -> Facts:
 def _shown(body: ReportBody) -> Iterator[str]:
     for finding in body.findings:
         yield from (finding.title, finding.how, finding.latency, finding.evidence, *finding.assumptions)
-        yield from (f"${amount}" for amount in (finding.saving_usd, finding.low, finding.high) if amount is not None)
+        yield from _amounts(finding.saving_usd, finding.low, finding.high, finding.joint_usd, finding.monthly_usd)
+        if finding.confidence is not None:
+            yield f"{100 * finding.confidence:g} %"
+        if plan := finding.plan:
+            yield from (f"{plan.effort_days:g} days", *plan.steps, *plan.prerequisites, plan.rollback)
+    if body.joint:
+        yield from _of_joint(body.joint)
     for table in body.tables:
         yield from (table.title, *table.columns, *(cell for row in table.rows for cell in row))
     for chart in body.charts:
@@ -104,7 +110,20 @@ def _shown(body: ReportBody) -> Iterator[str]:
         yield from (point.label for point in chart.points)
         yield from (f"{point.value!r} {chart.unit}" for point in chart.points)
     for item in body.missing:
-        yield from (item.field, item.why, item.unlocks, item.how_to_export)
+        yield from (item.field, item.why, item.unlocks, item.how_to_export, *_amounts(item.at_most_usd))
+
+
+def _of_joint(joint: JointSaving) -> Iterator[str]:
+    yield from _amounts(joint.saving_usd, joint.low, joint.high, joint.spent_usd, joint.would_cost_usd)
+    yield from _amounts(joint.sum_of_parts_usd, joint.overlap_usd)
+    yield from _amounts(*(part.saving_usd for part in (*joint.stages, *joint.shares)))
+    yield from (joint.interval_note or "", joint.drift, *joint.constraints)
+    for left in joint.left_out:
+        yield from (left.title, left.why)
+
+
+def _amounts(*amounts: str | None) -> Iterator[str]:
+    return (f"${amount}" for amount in amounts if amount is not None)
 
 
 def _supported(number: Number, facts: Facts) -> bool:

@@ -1,19 +1,28 @@
 """How a tool measures: an analysis of the optimizer over one dataset, told as a `Measurement`."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from apps.agents.artifacts import Measurement, Missing, Saving, Table
+from apps.accounts.tenancy import Principal
+from apps.agents.artifacts import Measurement, Missing, Plan, Saving, Table
+from apps.errors import NetraError
 from apps.execution.context import UserExecutionContext
 from apps.llm.amounts import UNKNOWN, spell_dollars
-from apps.operations.database import in_analysis
-from apps.optimization import services
+from apps.operations.database import in_analysis, in_database
+from apps.optimization import advice, services
 from apps.optimization.calls import Calls
-from apps.optimization.results import Strategy
+from apps.optimization.models import Dataset, StoredAnalysis
+from apps.optimization.playbook import PLAYS
+from apps.optimization.results import Lack, Strategy
+from apps.optimization.scenarios import Asked
+
+LOOK_EVERY = 0.2  # seconds between two looks at an analysis under way
+ANALYSIS_DEADLINE = 240.0  # seconds that a tool waits for one; it goes on, and is there for the next question
 
 # What a field is good for, and where it comes from.
 WANTED: Mapping[str, tuple[str, str, str]] = {
@@ -89,6 +98,11 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "proven savings by batching",
         "Add a column `deadline_seconds` per call or feature.",
     ),
+    "bill": (
+        "Only a bill says whether these calls are all that was paid for.",
+        "what the calls explain of the bill",
+        "Drop the provider's cost report (OpenAI, Anthropic) or a FOCUS export on the Data page.",
+    ),
     "feature": (
         "Without a feature or tag, spend cannot be told apart by what it is for.",
         "spend and savings by feature",
@@ -108,12 +122,70 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
 }
 
 
+# What the optimizer calls a field that WANTED knows by another name.
+SYNONYMS = {
+    "prompt_hash": "prompt",
+    "blocks": "prompt",
+    "delay": "interactive",
+    "history": "history_tokens",
+    "owner": "user",
+}
+
+
+class AnalysisFailed(NetraError):
+    """The stored analysis that a tool quotes has no result."""
+
+    code = "analysis.failed"
+    retryable = True
+
+
 class OnDataset(BaseModel):
     """The argument of every measuring tool."""
 
     model_config = ConfigDict(extra="forbid")
 
     dataset: UUID = Field(description="Id of the dataset to measure.")
+
+
+class Wishes(Asked):
+    """The arguments of a tool that quotes a stored analysis: the dataset, and what is asked of it."""
+
+    dataset: UUID = Field(description="Id of the dataset to measure.")
+
+    def parameters(self) -> dict[str, Any]:
+        """What is asked, as the analysis takes it; empty where nothing is, so that everybody shares that one."""
+        return self.model_dump(mode="json", exclude={"dataset"}, exclude_defaults=True)
+
+
+async def computed(
+    context: UserExecutionContext, dataset: UUID, kind: str, parameters: Mapping[str, Any] | None = None
+) -> StoredAnalysis:
+    """The analysis of these inputs, once a tool worker has computed it; whoever asks the same, shares it.
+
+    Raises:
+        NotFound: the user's organization has no such dataset.
+        AnalysisFailed: the computation failed, or somebody cancelled it.
+        NetraError: it cannot be asked for, see `advice.request_analysis`.
+    """
+    found = await in_database(
+        advice.request_analysis,
+        principal=context.principal,
+        dataset_id=dataset,
+        kind=kind,
+        parameters=parameters,
+    )
+    while found.state in (StoredAnalysis.State.QUEUED, StoredAnalysis.State.RUNNING):
+        await asyncio.sleep(LOOK_EVERY)
+        found = await in_database(advice.get_analysis, principal=context.principal, analysis_id=found.pk)
+    if found.state != StoredAnalysis.State.READY:
+        raise AnalysisFailed(found.error_detail or f"The analysis was {found.state}.")
+    return found
+
+
+def newest_bill(principal: Principal) -> Dataset | None:
+    """The bill that the organization brought last; None where there is none."""
+    bills = services.list_datasets(principal=principal, kind=Dataset.Kind.BILL)
+    return bills.filter(state=Dataset.State.READY).first()
 
 
 async def measured(
@@ -156,7 +228,13 @@ def saving(strategy: Strategy, *, how: str) -> Saving:
         how=" ".join(filter(None, said)),
         assumptions=list(strategy.assumptions),
         latency=strategy.latency_effect,
+        plan=plan(strategy.name),
     )
+
+
+def plan(strategy: str) -> Plan | None:
+    """How a strategy is put to work; None where nobody has written that down."""
+    return Plan(**PLAYS[strategy].document()) if strategy in PLAYS else None
 
 
 def decimal(amount: Decimal | None) -> str | None:
@@ -172,6 +250,15 @@ def missing(*fields: str) -> list[Missing]:
         if name in WANTED
         for why, unlocks, how in (WANTED[name],)
     ]
+
+
+def lacking(lacks: Iterable[Lack]) -> list[Missing]:
+    """What to ask for, each once, with the most that can come of it: the spend of the calls that lack it."""
+    most: dict[str, Decimal | None] = {}
+    for lack in lacks:
+        name = SYNONYMS.get(lack.field, lack.field)
+        most[name] = max(most.get(name) or Decimal(0), lack.at_most_usd or Decimal(0)) or None
+    return [item.model_copy(update={"at_most_usd": decimal(most[item.field])}) for item in missing(*most)]
 
 
 Cell = Callable[[Mapping[str, object]], str]  # reads a cell out of a row
@@ -200,6 +287,29 @@ def money(key: str) -> Cell:
 def part(key: str) -> Cell:
     """Read a share; unknown is said as unknown."""
     return lambda row: percent(None if row[key] is None else float(str(row[key])))
+
+
+def spelled_time(seconds: float | None) -> str:
+    """A measured time for reading.
+
+    >>> spelled_time(0.21), spelled_time(86_400.0), spelled_time(None)
+    ('0.21 s', '24 hours', 'unknown')
+    """
+    if seconds is None:
+        return UNKNOWN
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
+
+
+def spelled_wait(milliseconds: int) -> str:
+    """A wait for reading.
+
+    >>> spelled_wait(500), spelled_wait(2000), spelled_wait(1500), spelled_wait(172_800_000), spelled_wait(0)
+    ('500 ms', '2 s', '1500 ms', '48 hours', '0 ms')
+    """
+    for name, length in (("hours", 3_600_000), ("s", 1000)):
+        if milliseconds >= length and milliseconds % length == 0:
+            return f"{milliseconds // length} {name}"
+    return f"{milliseconds} ms"
 
 
 def percent(share: float | None) -> str:

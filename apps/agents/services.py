@@ -1,5 +1,6 @@
 """Reports, for whoever may read them."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -45,13 +46,27 @@ def as_markdown(report: Report) -> str:
     body = report.body
     parts = [f"# {body['title']}", body["summary"]]
     if body["findings"]:
-        ways = [f"- {sentence(Finding.model_validate(finding))}" for finding in body["findings"]]
-        parts.append("## Ways to save\n\n" + "\n".join(ways))
+        ways = [Finding.model_validate(finding) for finding in body["findings"]]
+        parts.append("## Ways to save\n\n" + "\n".join(f"- {sentence(way)}{_planned(way)}" for way in ways))
     for table in body["tables"]:
         rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
         lines = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
         parts.append(f"## {table['title']}\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _planned(finding: Finding) -> str:
+    """What to do for a way to save that saves something, as lines below it."""
+    plan = finding.plan
+    if plan is None or not Decimal(finding.saving_usd or 0):
+        return ""
+    lines = [
+        f"Work: {plan.effort_days:g} days, risk {plan.risk}.",
+        *(f"{number}. {step}" for number, step in enumerate(plan.steps, 1)),
+        f"Needed: {' '.join(plan.prerequisites)}",
+        plan.rollback,
+    ]
+    return "".join(f"\n    - {line}" for line in lines)
 
 
 def _cell(text: str) -> str:

@@ -24,8 +24,18 @@ from apps.optimization.calls import Calls
 from apps.optimization.datasets import bill_of, content_hash, open_dataset
 from apps.optimization.models import Dataset, StoredAnalysis
 from apps.optimization.reconciliation import reconcile
-from apps.optimization.results import Result
-from apps.optimization.scenarios import Asked, Periods, Scenario, compare_periods, pareto, what_if
+from apps.optimization.results import Assessment, Result
+from apps.optimization.scenarios import (
+    Asked,
+    Beside,
+    BesideBill,
+    Periods,
+    Scenario,
+    compare_periods,
+    pareto,
+    what_if,
+)
+from apps.optimization.sufficiency import sufficiency
 from apps.realtime.notifier import publish_to_user
 
 log = structlog.get_logger(__name__)
@@ -71,6 +81,14 @@ def _savings(calls: Calls, asked: Asked, analysis: StoredAnalysis, progress: Pro
     )
 
 
+def _sufficiency(calls: Calls, asked: Beside, analysis: StoredAnalysis, _: Progress) -> BaseModel:
+    return Assessment(sufficiency=sufficiency(calls, capture_rate=_capture_rate(calls, asked.bill, analysis)))
+
+
+def _reconciliation(calls: Calls, asked: BesideBill, analysis: StoredAnalysis, _: Progress) -> BaseModel:
+    return reconcile(calls, bill_of(Dataset.objects.get(pk=asked.bill, organization=analysis.organization_id)))
+
+
 def _capture_rate(calls: Calls, bill: UUID | None, analysis: StoredAnalysis) -> float | None:
     """Captured / billed; None where no bill of the organization was named."""
     found = Dataset.objects.filter(pk=bill, organization=analysis.organization_id).first() if bill else None
@@ -81,6 +99,8 @@ KINDS: dict[str, Kind] = {
     "savings": Kind(asked=Asked, compute=_savings),
     "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, __: what_if(calls, asked)),
     "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, __: pareto(calls, asked)),
+    "sufficiency": Kind(asked=Beside, compute=_sufficiency),
+    "reconciliation": Kind(asked=BesideBill, compute=_reconciliation),
     "changes": Kind(asked=Periods, compute=lambda calls, asked, _, __: compare_periods(calls, asked)),
 }
 

@@ -160,7 +160,7 @@ def _treat(calls: Calls, treatments: Mapping[Stage, str], cluster: str) -> None:
             f"'{name}': " + (f"{stage}_.{name}" if relation else f"NULL::{kind}")
             for name, kind in TREATMENTS[stage].items()
         ]
-    touched = " OR ".join(f"{stage}_.call IS NOT NULL" for stage in treatments)
+    touched = " OR ".join(f"{stage}_.call IS NOT NULL" for stage in treatments) or "false"
     needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE treated AS

@@ -26,7 +26,7 @@ from apps.optimization.forecast import forecast
 from apps.optimization.injection import recall
 from apps.optimization.joint import joint
 from apps.optimization.overview import overview
-from apps.optimization.prefix.replay import Stream, dense, replay
+from apps.optimization.prefix.replay import Stream, replay
 from apps.optimization.quality.policies import Pairs, Scores, scores_of, trial
 from apps.optimization.sample import Truth, write_sample
 from apps.optimization.simulators import known, simulate
@@ -137,7 +137,7 @@ def _truth(bench: Bench) -> Iterator[Finding]:
     made = truth.document()
     with bench.calls_of(path) as calls:
         yield _exactly("bill of a made-up month", overview(calls).cost_usd, Decimal(made["cost_usd"]), unit="USD")
-        for name in ("exact_duplicates", "batch_eligible"):
+        for name in ("exact_cache", "batch_eligible"):
             yield _exactly(
                 f"saving of {name} there",
                 simulate(calls, name).saving_usd,
@@ -170,7 +170,7 @@ def _coverage(bench: Bench) -> Iterator[Finding]:
 
 def _samples(bench: Bench) -> Iterator[Finding]:
     """Intervals of a hundred clusters of sessions, drawn from a month whose saved share is known from all of them."""
-    treated: dict[Stage, str] = {"answer": "treatment_exact_duplicates", "batch": "treatment_batch_eligible"}
+    treated: dict[Stage, str] = {"answer": "treatment_exact_cache", "batch": "treatment_batch_eligible"}
     with bench.calls_of(bench.month[0]) as calls:
         for table in treated.values():
             simulate(calls, table.removeprefix("treatment_"))
@@ -220,12 +220,12 @@ def _masks(bench: Bench) -> Iterator[Finding]:
     whole = _scores(bench, path)
     for what, columns, rows, lower, same in (
         ("cached tokens", "* REPLACE ('' AS cached_read_tokens, '' AS cached_write_tokens)", "", ("prefix_cache",), ()),
-        ("prompts", "* REPLACE ('' AS prompt)", "", ("prefix_cache", "exact_duplicates"), ("spend_breakdown",)),
+        ("prompts", "* REPLACE ('' AS prompt)", "", ("prefix_cache", "exact_cache"), ("spend_breakdown",)),
         (
             "half of the sessions",
             "*",
             "WHERE hash(session) % 2 = 0",
-            ("prefix_cache", "exact_duplicates"),
+            ("prefix_cache", "exact_cache"),
             ("batch_eligible",),
         ),
     ):
@@ -260,14 +260,12 @@ def _mooncake(bench: Bench, path: Path) -> Iterator[Finding]:
         names = calls.connection.execute("SELECT unnest(blocks) AS name FROM calls ORDER BY call").fetchnumpy()["name"]
     start = np.concatenate([[0], np.cumsum(rows["many"])]).astype(np.int64)
     place = np.arange(start[-1]) - np.repeat(start[:-1], rows["many"])
-    blocks, distinct = dense(names)
     stream = Stream(
         at=np.asarray(rows["at"], dtype=np.float64),
         usable_at=np.zeros(len(rows["at"])),
         start=start,
-        blocks=blocks,
+        names=names,
         tokens=np.minimum(BLOCK_TOKENS, np.repeat(rows["input_tokens"], rows["many"]) - BLOCK_TOKENS * place),
-        distinct=distinct,
     )
     policies: tuple[tuple[str, dict[str, Any], float], ...] = (
         ("unbounded", {}, 65.12),

@@ -36,6 +36,17 @@ def renew(analysis: StoredAnalysis) -> None:
             )
 
 
+def advise(analysis: StoredAnalysis) -> list[Recommendation]:
+    """What an analysis recommends, ranked: rows that are not stored, also of an analysis that was asked with wishes."""
+    record = _record(analysis)
+    return ranked(
+        Recommendation(
+            dataset_id=analysis.dataset_id, strategy=strategy["name"], **_written(analysis, strategy, record)
+        )
+        for strategy in _found(analysis.result or {})
+    )
+
+
 def ranked(rows: Iterable[Recommendation]) -> list[Recommendation]:
     """Proven savings before ceilings; within each, the most dollars per day of effort first."""
     return sorted(rows, key=lambda row: (row.detail["up_to"], -per_day(row), row.strategy))

@@ -152,6 +152,12 @@ class Sufficiency(Result):
     sampled: str | None  # why the log is taken for a sample, where that matters
 
 
+class Assessment(Result):
+    """How far the data carries every analysis, and all of them (`overall`)."""
+
+    sufficiency: dict[str, Sufficiency]
+
+
 class Times(Result):
     """Seconds until an answer is complete, at two percentiles, and until its first token; None where unknown."""
 

@@ -65,6 +65,18 @@ class Asked(Result):
         )
 
 
+class Beside(Result):
+    """What the calls are compared with, if anything."""
+
+    bill: UUID | None = Field(None, description="A bill of the organization.")
+
+
+class BesideBill(Result):
+    """What the calls are compared with."""
+
+    bill: UUID = Field(description="A bill of the organization.")
+
+
 class Move(Result):
     """Ask another model: the calls of a feature, of a model, or of both."""
 

@@ -4,7 +4,17 @@ from uuid import uuid4
 
 import pytest
 
-from apps.agents.artifacts import FeatureDelay, Findings, Measurement, Missing, Saving, ToolResult, Triage
+from apps.agents.artifacts import (
+    FeatureDelay,
+    Findings,
+    JointSaving,
+    Measurement,
+    Missing,
+    Part,
+    Saving,
+    ToolResult,
+    Triage,
+)
 from apps.agents.composing import compose
 from apps.agents.evidence import facts_in, facts_of, unsupported_numbers
 
@@ -164,3 +174,73 @@ def test_every_number_of_a_composed_summary_stands_in_its_report(findings):
     report = compose(TRIAGE, findings)
 
     assert unsupported_numbers(report.summary, facts=facts_of(report)) == []
+
+
+# --- Saved together --------------------------------------------------------------------------------------------------
+
+TOGETHER = JointSaving(
+    saving_usd="12",
+    low="9",
+    high="14",
+    spent_usd="50",
+    would_cost_usd="38",
+    sum_of_parts_usd="15",
+    overlap_usd="3",
+    shares=[Part(title="Cache", saving_usd="12")],
+    constraints=["**search** may take 200 ms, so its calls are left out of batches."],
+)
+
+
+@pytest.fixture
+def together(findings):
+    def together(joint=TOGETHER, percent=20):
+        measured = Measurement(headline="Together $12.00.", joint=joint, savings=[saving("Cache", "13")])
+        results = [findings.results[0], ToolResult(call="j", tool="joint_saving", result=measured)]
+        asked = TRIAGE.model_copy(update={"goal_percent": percent})
+        return compose(asked, findings.model_copy(update={"results": results}))
+
+    return together
+
+
+@pytest.mark.parametrize(
+    ("percent", "said"),
+    [
+        (10, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, reaches it too."),
+        (20, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, does not."),
+        (27, "$1.50 short of it; the upper end of its interval, $14.00, would reach it."),
+        (50, "$13.00 short of it."),
+    ],
+)
+def test_a_goal_is_compared_with_what_is_saved_together_and_with_its_interval(together, percent, said):
+    assert said in together(percent=percent).summary
+
+
+def test_where_nothing_is_proven_no_goal_comes_closer(together):
+    assert "Nothing that is proven comes closer to it." in together(JointSaving()).summary
+
+
+def test_what_wishes_forbid_is_said_and_every_number_stands_in_the_report(together):
+    report = together()
+
+    assert TOGETHER.constraints[0] in report.summary
+    assert unsupported_numbers(report.summary, facts=facts_of(report)) == []
+
+
+def test_a_field_is_asked_for_once_with_the_most_that_it_unlocks(findings):
+    wanted = [
+        findings.results[0].result.missing[0].model_copy(update={"at_most_usd": usd}) for usd in ("3", "40", None)
+    ]
+    results = [
+        ToolResult(call=f"c{n}", tool="joint_saving", result=Measurement(headline="", missing=[item]))
+        for n, item in enumerate(wanted)
+    ]
+    report = compose(TRIAGE, findings.model_copy(update={"results": results}))
+
+    assert [item.at_most_usd for item in report.missing] == ["40"]
+    assert "unlocks caching, on up to $40.00 of the spend" in report.summary
+
+
+def test_what_the_data_lacks_in_general_is_no_answer_to_a_narrow_question(findings):
+    narrow = TRIAGE.model_copy(update={"intent": "forecast", "goal_percent": None})
+
+    assert compose(narrow, findings).missing == []

@@ -16,8 +16,9 @@ from apps.conversations.models import Message, Run, Step, ToolCall
 from apps.execution import admission, claims
 from apps.execution import services as execution
 from apps.execution.engine import ExecutionEngine
-from apps.optimization import imports
+from apps.optimization import advice, analyses, imports
 from apps.optimization import services as optimization
+from apps.optimization.models import StoredAnalysis
 from tests.agents.conftest import claim
 from tests.agents.model_server import model_server, tool_call
 
@@ -34,6 +35,8 @@ CALLS = """timestamp,model,prompt_tokens,completion_tokens,feature
 def _no_worker(monkeypatch, settings, tmp_path):
     monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
     monkeypatch.setattr("apps.optimization.tasks.import_dataset.apply_async", lambda *_, **__: None)
+    # An analysis is computed where it is asked for, as a tool worker would.
+    monkeypatch.setattr("apps.optimization.advice.ring", analyses.run_analysis)
     settings.NETRA_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
 
 
@@ -100,10 +103,12 @@ def test_what_is_no_question_measures_the_overview_only_and_says_what_can_be_ask
     assert list(ToolCall.objects.filter(run=run).values_list("tool", flat=True)) == ["dataset_overview"]
 
 
-def test_a_wait_that_cannot_be_used_is_said_to_be_understood(ask, dataset):
+def test_a_wait_is_said_to_be_understood_and_what_follows_from_it(ask, dataset):
     run = ask("Where can I save? feature search can wait 500 ms", dataset=dataset.pk)
 
-    assert "**search** can wait 500 ms" in answer_of(run)
+    assert "**search** may take 500 ms, so its calls are left out of batches" in answer_of(run)
+    [asked] = StoredAnalysis.objects.filter(kind="savings")
+    assert asked.parameters == {"waits": {"search": 0.5}}
     assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
 
 
@@ -111,6 +116,59 @@ def test_a_report_to_keep_lists_the_ways_to_save(ask, dataset):
     run = ask("Where can I save?", dataset=dataset.pk)
 
     assert "- **Ask a cheaper model**: up to **$" in as_markdown(Report.objects.get(run=run.pk))
+
+
+def test_all_that_a_question_for_savings_says_is_of_one_stored_analysis(ask, dataset, as_principal, alice):
+    report = Report.objects.get(run=ask("Where can I save? 50 % less", dataset=dataset.pk).pk).body
+    ask("What will I spend next month?", dataset=dataset.pk)
+
+    [stored] = StoredAnalysis.objects.all()
+    assert {finding["analysis"] for finding in report["findings"]} == {str(stored.pk)}
+    assert len(report["findings"]) == len(stored.result["strategies"])
+    assert advice.compute_again(principal=as_principal(alice), analysis_id=stored.pk) == stored
+
+
+def test_an_analysis_that_somebody_cancels_is_said_to_be_missing(ask, dataset, as_principal, alice, monkeypatch):
+    monkeypatch.setattr(
+        "apps.optimization.advice.ring",
+        lambda analysis: advice.cancel_analysis(principal=as_principal(alice), analysis_id=analysis),
+    )
+
+    run = ask("Where can I save?", dataset=dataset.pk)
+
+    assert run.state == "completed"
+    assert "*Not computed:* The analysis was cancelled." in answer_of(run)
+
+
+BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,ChargePeriodStart,ChargePeriodEnd
+6.15,USD,Usage,OpenAI,AI and Machine Learning,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z
+"""
+ANSWERS = (
+    ("What happens if usage grows 50 %?", "what_if", "With 50 % more calls of the same kind"),
+    ("Move search from gpt-4o to gpt-4o-mini", "what_if", "takes 2 calls from $5.00 to $0.30"),
+    ("Feature search must stay within 200 ms", "what_if", "whether it keeps to 200 ms is not known"),
+    ("What will I spend next month?", "forecast", "The next 28 days cannot be forecast"),
+    ("Why did my cost jump?", "anomalies", "that takes 14 days of calls"),
+    ("What changed since last time?", "changes", "From 2026-01-01 00:01"),
+    ("Show me cost against latency", "pareto", "nothing to choose between"),
+    ("Is my data complete?", "sufficiency", "Your data is **insufficient**"),
+    ("Does it match my bill?", "reconciliation", "focus.csv bills **$6.15**, and your calls come to **$5.15**"),
+)
+
+
+def test_each_question_is_answered_by_its_tool_on_a_stored_analysis(ask, dataset, as_principal, alice, tmp_path):
+    file = tmp_path / "focus.csv"
+    file.write_text(BILL)
+    bill = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(file))
+    imports.run_import(bill.pk)
+    bill.refresh_from_db()
+    assert (bill.state, bill.kind) == ("ready", "bill"), bill.error_detail
+
+    for question, tool, said in ANSWERS:
+        run = ask(question, dataset=dataset.pk)
+        sources = {source["tool"]: source["analysis"] for source in Report.objects.get(run=run.pk).body["sources"]}
+        assert said in answer_of(run), answer_of(run)
+        assert StoredAnalysis.objects.filter(pk=sources[tool], state="ready").exists()
 
 
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):
@@ -271,6 +329,23 @@ def test_a_model_cannot_measure_another_dataset_than_the_one_asked_about(
     assert [call.arguments for call in ToolCall.objects.filter(run=run)] == [{"dataset": str(dataset.pk)}]
     assert "Not computed" not in Report.objects.get(run=run.pk).body["summary"]
     assert answer_of(run) == "You spent $5.15."
+
+
+def test_a_model_is_told_what_to_ask_of_each_tool_and_may_quote_the_answer(ask, dataset, online):
+    seen = []
+    supposed = {"dataset": str(dataset.pk), "growth": 0.5}
+    play = playing(
+        dataset,
+        ["It would cost $7.72."],
+        triage={"intent": "what_if", "growth_percent": 50},
+        turns=[tool_call("what_if", supposed, "call_0")],
+    )
+    with model_server(lambda body: seen.append(body) or play(body)) as url:
+        online(url)
+        run = ask("What if usage grows by half?", dataset=dataset.pk)
+
+    assert answer_of(run) == "It would cost $7.72."
+    assert any(json.dumps({"what_if": supposed})[1:-1] in json.dumps(body).replace('\\"', '"') for body in seen)
 
 
 def test_a_model_cannot_leave_out_what_a_wait_is_good_for(ask, dataset, online):

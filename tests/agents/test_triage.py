@@ -16,6 +16,16 @@ from apps.agents.team.triage import read_request
         ("Could a cheaper model do it?", "models"),
         ("20 % off, please", "savings"),
         ("feature search can wait 500 ms", "savings"),
+        ("what happens if usage grows 50 %?", "what_if"),
+        ("move chat from gpt-4o to gpt-4o-mini", "what_if"),
+        ("what will I spend next month?", "forecast"),
+        ("why did cost jump?", "anomalies"),
+        ("why did my spend go up by 30 %", "anomalies"),
+        ("what changed since last month", "changes"),
+        ("is my data complete?", "sufficiency"),
+        ("does it match my bill?", "reconciliation"),
+        ("show me cost against latency", "tradeoffs"),
+        ("what would caching bring?", "caching"),
         ("Hello", "unclear"),
         ("Tell me a joke", "unclear"),
         ("", "unclear"),
@@ -60,3 +70,51 @@ def test_an_impossible_goal_is_not_said_to_be_understood():
 def test_quality_is_kept_when_asked():
     assert read_request("without hurting quality").keep_quality
     assert not read_request("whatever it takes").keep_quality
+
+
+@pytest.mark.parametrize(
+    ("text", "percent"),
+    [
+        ("what if usage grows by 50 %?", 50),
+        ("usage +12.5 % next month", 12.5),
+        ("100 % more calls", 100),
+        ("if traffic doubles", 100),
+        ("requests drop by 20 percent", -20),
+        ("cut my bill by 20 %", None),
+        ("why did usage grow 50 %?", None),
+        ("why did my spend rise by 30 %?", None),
+    ],
+)
+def test_growth_is_read_and_is_no_goal(text, percent):
+    read = read_request(text)
+
+    assert read.growth_percent == percent
+    assert read.goal_percent == (20 if "bill" in text else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "moves"),
+    [
+        ("move chat from gpt-4o to gpt-4o-mini.", [("chat", "gpt-4o", "gpt-4o-mini")]),
+        ("switch everything from gpt-4o to claude-haiku-4-5", [(None, "gpt-4o", "claude-haiku-4-5")]),
+        ("switch gpt-4o to gpt-4o-mini", [(None, "gpt-4o", "gpt-4o-mini")]),
+        ("route search to mistral-small-latest", [("search", None, "mistral-small-latest")]),
+        ("replace gpt-4o with gpt-4.1-mini", [(None, "gpt-4o", "gpt-4.1-mini")]),
+        ("move to Europe", []),
+        ("switch to a cheaper model", []),
+    ],
+)
+def test_a_move_is_read_where_a_model_is_named(text, moves):
+    assert [(move.feature, move.model, move.to) for move in read_request(text).moves] == moves
+
+
+def test_who_may_wait_and_who_must_stay_are_told_apart():
+    read = read_request("cut my bill by 20 %: feature chat may wait 500 ms, search must stay within 200 ms, ads cannot")
+
+    assert (read.intent, read.goal_percent) == ("savings", 20)
+    assert [(delay.feature, delay.may_wait_ms) for delay in read.delays] == [("chat", 500), ("ads", 0)]
+    assert [(limit.feature, limit.within_ms) for limit in read.limits] == [("search", 200)]
+
+
+def test_nobody_who_waits_is_taken_for_a_feature():
+    assert read_request("I cannot wait. We can wait 5 s. Quality must stay").delays == []

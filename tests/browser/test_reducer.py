@@ -124,6 +124,20 @@ def test_steps_thoughts_and_tool_calls_are_kept_in_order(shown):
     assert run["answer"]["text"] == "The answer."
 
 
+@pytest.mark.parametrize(("dataset", "progress"), [("d", 40), ("another", None)])
+def test_a_running_call_says_how_far_the_analysis_of_its_dataset_is(modules, dataset, progress):
+    asked = ("tool_executing", {"call": "j", "tool": "joint_saving", "arguments": {"dataset": "d"}}, "data")
+    state = modules.evaluate(
+        """async ([events, frame]) => {
+            const { emptyThread, measured, reduce } = await import("/web/reducer.js");
+            return measured(events.reduce(reduce, emptyThread()), frame);
+        }""",
+        [events(*BEGUN, asked), {"type": "analysis_progress", "dataset": dataset, "progress": 40}],
+    )
+
+    assert state["runs"][0]["steps"][0]["calls"][0]["progress"] == progress
+
+
 def test_events_that_come_twice_or_too_early_change_nothing(shown):
     once = events(*ANSWERED)
     twice = [event for event in once for _ in range(2)]

@@ -30,6 +30,8 @@ def test_from_upload_to_a_report_whose_numbers_come_from_the_calls(alice_there):
     report = alice_there.call("GET", f"reports/{end['data']['report']}.json").json()
     called = {e["data"]["call"] for e in tab.events[thread] if e["type"] == "tool_completed"}
     assert {finding["source"] for finding in report["findings"]} <= called
+    quoted = next(source["analysis"] for source in report["sources"] if source["tool"] == "joint_saving")
+    assert alice_there.call("GET", f"analyses/{quoted}/").json()["dataset"] == dataset["id"]
     assert report["dataset"]["id"] == dataset["id"]
     markdown = alice_there.call("GET", f"reports/{end['data']['report']}.md").text
     assert "| gpt-4o |" in markdown

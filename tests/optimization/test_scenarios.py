@@ -100,6 +100,13 @@ def test_no_choice_that_is_called_best_is_beaten(opened_month):
     assert {point.quality for point in found.points} == {1.0}
 
 
+def test_where_nothing_is_proven_the_only_choice_is_to_change_nothing(write, calls_of):
+    with calls_of(write("calls.csv", [call()])) as calls:
+        found = pareto(calls, Asked())
+
+    assert [(point.stages, point.cost_usd, point.best) for point in found.points] == [((), COST, True)]
+
+
 def test_two_periods_are_compared_by_their_factors(opened_month):
     weeks = [f"2026-10-{day:02}T00:00:00Z" for day in (1, 8, 8, 22)]
     asked = Periods(before_from=weeks[0], before_until=weeks[1], after_from=weeks[2], after_until=weeks[3])

@@ -88,6 +88,12 @@ def test_a_missing_field_says_what_it_is_worth(assessed):
     assert lack.at_most_usd == 60 * COST
 
 
+def test_what_nobody_says_of_any_call_is_worth_the_whole_spend(assessed):
+    [lack] = assessed(month(), capture_rate=1.0)["prefix_cache"].lacks
+
+    assert (lack.field, lack.at_most_usd) == ("blocks", 120 * COST)
+
+
 def test_half_of_the_sessions_missing_from_a_running_number_is_a_sample(assessed):
     rows = [row | {"request_id": f"req-{n:06}"} for n, row in enumerate(month(sessions=400))]
 

@@ -1,13 +1,16 @@
 """Data: computes on the person's own calls, with tools; its findings are the tools' results, never its own words."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
+from apps.agents.measuring import ANALYSIS_DEADLINE
 from apps.conversations import services as conversations
 from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
@@ -17,30 +20,28 @@ from apps.optimization import services
 from apps.optimization.models import Dataset
 
 TOOLS: dict[Intent, tuple[str, ...]] = {
-    "savings": (
-        "dataset_overview",
-        "spend_breakdown",
-        "duplicate_calls",
-        "exact_cache",
-        "semantic_cache",
-        "prefix_cache",
-        "batch_eligible_spend",
-        "model_swap_ceiling",
-        "model_swap_by_task",
-        "routing",
-        "retry_waste",
-        "context_trimming",
-        "output_capping",
-    ),
+    "savings": ("dataset_overview", "spend_breakdown", "joint_saving"),
     "spend": ("dataset_overview", "spend_breakdown"),
     "batch": ("dataset_overview", "batch_eligible_spend"),
     "duplicates": ("dataset_overview", "duplicate_calls", "exact_cache", "semantic_cache"),
     "models": ("dataset_overview", "spend_breakdown", "model_swap_ceiling", "model_swap_by_task", "routing"),
+    "caching": ("dataset_overview", "exact_cache", "semantic_cache", "prefix_cache"),
+    "retries": ("dataset_overview", "retry_waste"),
+    "lengths": ("dataset_overview", "context_trimming", "output_capping"),
+    "forecast": ("dataset_overview", "forecast"),
+    "anomalies": ("dataset_overview", "anomalies", "changes"),
+    "changes": ("dataset_overview", "changes"),
+    "what_if": ("dataset_overview", "what_if"),
+    "tradeoffs": ("dataset_overview", "pareto"),
+    "sufficiency": ("dataset_overview", "sufficiency"),
+    "reconciliation": ("dataset_overview", "reconciliation"),
     "unclear": ("dataset_overview",),
 }
+DEADLINE = ANALYSIS_DEADLINE + 60.0  # seconds: the longest wait for an analysis, and the thinking around it
+EVERY = tuple(dict.fromkeys(chain.from_iterable(TOOLS.values())))
 INSTRUCTIONS = """You measure LLM usage with tools. Call dataset_overview first, then every tool that helps with the
-request; each works on the one dataset that is named. Never compute or guess a number yourself. When you have what is
-needed, say in one sentence what was measured."""
+request, with the arguments that are given for it; each works on the one dataset that is named. Never compute or guess a
+number yourself. When you have what is needed, say in one sentence what was measured."""
 
 
 class Measured(BaseModel):
@@ -83,24 +84,41 @@ async def run(scope: StepScope) -> Completed:
     return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
 
 
+def tools_for(triage: Triage) -> tuple[str, ...]:
+    """The tools that answer a request; times that answers must keep are laid beside those of the log."""
+    named = TOOLS[triage.intent]
+    return (*named, "what_if") if triage.intent == "savings" and (triage.delays or triage.limits) else named
+
+
+def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
+    """What a tool is asked: the dataset and, where the tool takes them, the wishes of the request."""
+    delays = {delay.feature: delay.may_wait_ms / 1000 for delay in triage.delays}
+    limits = {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
+    given: dict[str, Any] = {"waits": delays | limits} if tool in ("joint_saving", "what_if", "pareto") else {}
+    if tool == "what_if":
+        moves = [move.model_dump(exclude_none=True) for move in triage.moves]
+        given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}
+    return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value}
+
+
 async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:
     from apps.agents.offline import Call, Turn, planner
     from apps.agents.runtime import Said, converse
 
-    wanted = TOOLS[triage.intent]
-    arguments = {"dataset": str(dataset.pk)}
+    wanted = tools_for(triage)
+    asked = {tool: arguments_for(tool, triage, dataset.pk) for tool in wanted}
 
     def script(answered: int) -> Turn:
         if answered == 0:
             thought = f"First I look at what {dataset.name} holds and how complete it is."
-            return Turn(thought=thought, calls=[Call(tool=wanted[0], arguments=arguments)])
+            return Turn(thought=thought, calls=[Call(tool=wanted[0], arguments=asked[wanted[0]])])
         if answered < len(wanted):
             names = ", ".join(name.replace("_", " ") for name in wanted[answered:])
-            calls = [Call(tool=name, arguments=arguments) for name in wanted[answered:]]
+            calls = [Call(tool=name, arguments=asked[name]) for name in wanted[answered:]]
             return Turn(thought=f"Now I compute: {names}.", calls=calls)
         return Turn(thought="All measured.", output=Measured(note=f"{answered} analyses of {dataset.name}."))
 
-    prompt = f"Request: {triage.model_dump_json()}\nDataset id: {dataset.pk}"
+    prompt = f"Request: {triage.model_dump_json()}\nDataset id: {dataset.pk}\nArguments: {json.dumps(asked)}"
     said: Said[Measured] = await converse(
         scope,
         instructions=INSTRUCTIONS,
@@ -129,7 +147,7 @@ def _results(answers: Sequence[ToolAnswer]) -> list[ToolResult]:
     found = {answer.tool: answer for answer in answers if answer.status == "succeeded"}.values()
     return [
         ToolResult(call=answer.call, tool=answer.tool, result=Measurement.model_validate(answer.result))
-        for answer in sorted(found, key=lambda answer: TOOLS["savings"].index(answer.tool))
+        for answer in sorted(found, key=lambda answer: EVERY.index(answer.tool))
     ]
 
 
@@ -145,6 +163,7 @@ DATA = agents.register(
         description="Computes on the organization's own calls.",
         artifact=Findings,
         run=run,
-        tools=TOOLS["savings"],
+        tools=EVERY,
+        deadline=DEADLINE,
     )
 )

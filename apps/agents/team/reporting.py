@@ -15,7 +15,9 @@ from apps.operations.database import in_database
 INSTRUCTIONS = """You write the summary of a cost report, in Markdown, for the person who asked. Be plain and short:
 what is spent, what could be saved and how sure that is, what to do first, what is missing. Use only numbers that stand
 in the report, as they stand there. Keep every "up to": such a number is a ceiling, not a promise. Never add savings
-up: they overlap. Spell models, features, dates and times as the report does."""
+up: they overlap; what they bring together is the joint saving. Give its interval, say whether it reaches a goal, and
+with what to do first say what it needs and when to go back. Spell models, features, dates and times as the report
+does."""
 
 
 async def run(scope: StepScope) -> Completed:
@@ -60,7 +62,7 @@ async def _word(scope: StepScope, triage: Triage, findings: Findings, body: Repo
         await scope.think("The model's wording held numbers that were not computed; I use the plain one.", progress=99)
         return body.summary
     # What was asked for and cannot be used is said, whatever a model finds worth saying.
-    return "\n\n".join([said.output, *(told for told in waits(triage) if told not in said.output)])
+    return "\n\n".join([said.output, *(told for told in waits(triage, body.joint) if told not in said.output)])
 
 
 def _for_model(body: ReportBody, headlines: list[str]) -> str:

@@ -1,40 +1,116 @@
 """Triage: what does the person want, in terms the other agents can act on?"""
 
 import re
+from collections.abc import Iterator
 
-from apps.agents.artifacts import FeatureDelay, Intent, Triage
+from apps.agents.artifacts import FeatureDelay, FeatureLimit, Intent, ModelMove, Triage
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
 
-INSTRUCTIONS = """You triage requests about the cost of LLM usage. Say what the person wants: the intent, a saving goal
-in percent if they name one, whether quality must be kept, and which features may answer later and by how many
-milliseconds. If it is no question about that (a greeting, another topic), the intent is `unclear`. Use only what they
-wrote; leave out what they did not say."""
+INSTRUCTIONS = """You triage requests about the cost of LLM usage. Say what the person wants: the intent; a saving goal
+in percent if they name one; whether quality must be kept; `delays`, the features that may answer later, and by how
+many milliseconds (0 for one that cannot wait); `limits`, the features whose answers must stay within a time;
+`growth_percent` if use grows or falls; `moves`, if calls shall go to another model. Use only what they wrote; leave out
+the rest.
+
+Intents: `savings` how to spend less; `spend` what is spent, on what; `batch`, `duplicates`, `models`, `caching`,
+`retries`, `lengths` (of prompts and answers) for that one way to save; `forecast` what the next weeks cost; `anomalies`
+why spend jumped; `changes` what changed since last time; `what_if` use grows or calls move; `tradeoffs` cost against
+latency and quality; `sufficiency` whether the data is complete; `reconciliation` whether it matches the bill. If it is
+no question about that (a greeting, another topic), the intent is `unclear`."""
+
+_USE = r"(?:usage|use|traffic|volume|calls?|requests?|demand|load|users?|workload)"
+_NUMBER = r"(\d{1,4}(?:[.,]\d+)?)"
+_PER_CENT = r"\s*(?:%|percent\b|per cent\b)"
 
 # The first intent whose words occur is taken; what names a method is more telling than the wish to save.
 _WORDS: tuple[tuple[Intent, str], ...] = (
+    (
+        "reconciliation",
+        r"\breconcil|\b(match|agree|differ|compar)\w*\b.{0,40}\b(bill|invoice|dashboard)"
+        r"|\b(bill|invoice|dashboard)\b.{0,40}\b(match|agree|differ)",
+    ),
+    (
+        "sufficiency",
+        r"\b(data|log|export)\b.{0,30}\b(complete|enough|sufficient|missing)|\b(complete|missing|enough)\b.{0,20}\bdata"
+        r"|\bsufficien",
+    ),
+    (
+        "forecast",
+        r"\bforecast|\bpredict|\bproject(ed|ion)|\bnext (month|week|quarter|year|\d+ days)"
+        r"|\bwill (i|we|it|this) (spend|pay|cost)",
+    ),
+    (
+        "anomalies",
+        r"\banomal|\bspikes?\b|\bspiked|\bjump|\bsurge|\boutlier|\bunusual"
+        r"|\bwhy\b.{0,30}\b(cost|spend|bill)\w*\b.{0,20}\b(go up|went up|gone up|rise|rose|risen|increas|grow|grew)",
+    ),
+    (
+        "changes",
+        r"\bchanged?\b.{0,40}\b(since|between|from)\b|\bwhat (has )?changed|\bsince last\b|\bwhat('s| is) new\b",
+    ),
+    ("tradeoffs", r"\bpareto|\btrade-?offs?\b|\bcost\b.{0,15}\b(against|versus|vs)\b.{0,15}\b(latency|quality|speed)"),
     ("duplicates", r"\bduplicat|\brepeat|\bsame (call|prompt|question)|\bexact cache"),
     ("batch", r"\bbatch|\bovernight|\basynchron"),
     ("models", r"\b(cheaper|smaller|other|switch|swap|replace)\b.{0,20}\bmodels?\b|\bmodel swap"),
+    ("caching", r"\bcach(e|es|ing)\b|\bprefix"),
+    ("retries", r"\bretr(y|ies)|\bfail(ed|ures?)?\b"),
+    ("lengths", r"\b(long|short)(er)? (prompts?|answers?|outputs?|contexts?)|\btrim|\bmax_tokens|\bhistory\b"),
     ("savings", r"\bsav(e|ing)|\bcut\b|\breduc|\bcheap|\blower\b|\bless\b|\boptimi[sz]|\banaly[sz]"),
     ("spend", r"\bspen[dt]|\bcost|\bbill|\bbreakdown|\bexpensive|\bpric|\bpay|\bpaid\b|\bmoney|\btokens?\b|\busage"),
 )
 _PERCENT = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:%|percent)", re.IGNORECASE)
-_DELAY = re.compile(
-    r"(?:feature\s+)?[\"'`]?\b([\w-]{1,100})[\"'`]?\s+(?:may|can|could)\s+(?:wait|take)\s+"
-    r"(\d{1,9}(?:[.,]\d{1,9})?|an?)\s*"
-    r"(ms|milliseconds?|s|sec(?:ond)?s?|min(?:ute)?s?|h|hours?|d|days?)\b",
+_NAME = r"[\"'`]?(?<![\w-])(?P<feature>[\w-]{1,100})[\"'`]?"
+_TIME = (
+    r"(?P<number>\d{1,9}(?:[.,]\d{1,9})?|an?)\s*"
+    r"(?P<unit>ms|milliseconds?|s|sec(?:ond)?s?|min(?:ute)?s?|h|hours?|d|days?)\b"
+)
+_DELAY = re.compile(rf"{_NAME}\s+(?:may|can|could)\s+(?:wait|take)\s+(?:up to\s+)?{_TIME}", re.IGNORECASE)
+_NO_DELAY = re.compile(
+    rf"{_NAME}\s+(?:cannot|can\s?not|can't|must not|may not)(?:\s+wait\b|\s*(?=[.,;!?]|$))", re.IGNORECASE
+)
+_LIMIT = re.compile(
+    rf"{_NAME}\s+(?:must|has to|have to|should|needs to)\s+(?:stay|remain|keep|answer|respond|be)\s+"
+    rf"(?:at|to|under|below|within|in|inside)?\s*(?:of\s+)?{_TIME}",
     re.IGNORECASE,
 )
-
 _UNITS = (("ms", 1), ("mil", 1), ("min", 60_000), ("s", 1000), ("h", 3_600_000), ("d", 86_400_000))  # milliseconds
+_NOBODY = frozenset({"i", "we", "you", "they", "it", "that", "this", "which", "who", "quality", "cost", "bill"})
+
+_UP, _DOWN = r"(?:grow|grew|increas|ris|go up|goes up)\w*", r"(?:shrink|fall|drop|declin|decreas|go down|goes down)\w*"
+_GROWTH = (
+    (re.compile(rf"\b{_USE}\s+{_UP}(?:\s+by)?\s+{_NUMBER}{_PER_CENT}", re.IGNORECASE), 1),
+    (re.compile(rf"\bif\s+(?:we|it|things)\s+{_UP}(?:\s+by)?\s+{_NUMBER}{_PER_CENT}", re.IGNORECASE), 1),
+    (re.compile(rf"\b{_USE}\W{{0,3}}\+\s*{_NUMBER}{_PER_CENT}", re.IGNORECASE), 1),
+    (re.compile(rf"{_NUMBER}{_PER_CENT}\s+more\s+{_USE}\b", re.IGNORECASE), 1),
+    (re.compile(rf"\b{_USE}\s+{_DOWN}(?:\s+by)?\s+{_NUMBER}{_PER_CENT}", re.IGNORECASE), -1),
+    (re.compile(rf"{_NUMBER}{_PER_CENT}\s+(?:less|fewer)\s+{_USE}\b", re.IGNORECASE), -1),
+)
+_MULTIPLIED = rf"\b(?:{_USE}|if\s+(?:we|it))\s+(?:is\s+|are\s+)?"
+_TIMES = (
+    (re.compile(rf"{_MULTIPLIED}doubl|\b(?:twice|double)\s+(?:the\s+|as many\s+)?{_USE}", re.IGNORECASE), 100.0),
+    (re.compile(rf"{_MULTIPLIED}tripl|\btriple\s+(?:the\s+)?{_USE}", re.IGNORECASE), 200.0),
+    (re.compile(rf"{_MULTIPLIED}halv|\bhalf\s+(?:the\s+|as many\s+){_USE}", re.IGNORECASE), -50.0),
+)
+_WORD = r"[\"'`]?([\w.:/@-]{1,200})[\"'`]?"
+_MOVE = re.compile(
+    rf"\b(?:move|moving|switch|switching|send|route|routing|migrate|migrating|shift)\s+(?:feature\s+|calls of\s+)?"
+    rf"(?:{_WORD}\s+)?(?:(?:calls\s+)?from\s+{_WORD}\s+)?to\s+{_WORD}",
+    re.IGNORECASE,
+)
+_REPLACE = re.compile(rf"\breplace\s+{_WORD}\s+(?:by|with)\s+{_WORD}", re.IGNORECASE)
+_EVERY = frozenset({"all", "everything", "it", "them", "calls", "traffic", "us", "me"})
 
 
 def read_request(text: str) -> Triage:
     """What can be told from the words alone; the offline planner's triage."""
+    past = re.search(r"\bwhy\b", text, re.IGNORECASE)  # what happened is neither wished nor supposed
+    growth, moves, goal = (None, [], None) if past else (_growth(text), _moves(text), _goal(_without_growth(text)))
+    delays, limits = _delays(text), _limits(text)
     intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
-    goal, delays = _goal(text), _delays(text)
-    if intent == "unclear" and (goal is not None or delays):
+    if growth is not None or moves:
+        intent = "what_if"
+    elif intent == "unclear" and (goal is not None or delays or limits):
         intent = "savings"
     return Triage(
         intent=intent,
@@ -42,26 +118,87 @@ def read_request(text: str) -> Triage:
         goal_percent=goal,
         keep_quality=bool(re.search(r"\bquality\b|\baccura", text, re.IGNORECASE)),
         delays=delays,
+        limits=limits,
+        growth_percent=growth,
+        moves=moves,
     )
 
 
 def _goal(text: str) -> float | None:
     """The first percentage, if the bill can fall by it."""
     percent = _PERCENT.search(text)
-    goal = float(percent[1].replace(",", ".")) if percent else None
+    goal = _amount(percent[1]) if percent else None
     return goal if goal is not None and goal <= 100 else None
 
 
+def _growth(text: str) -> float | None:
+    """By how many percent use grows; below zero where it falls."""
+    for pattern, sign in _GROWTH:
+        if found := pattern.search(text):
+            percent = sign * _amount(found[1])
+            return percent if -100 <= percent <= 10_000 else None
+    return next((percent for pattern, percent in _TIMES if pattern.search(text)), None)
+
+
+def _without_growth(text: str) -> str:
+    """The text without the percentages by which use grows: they are no goal."""
+    for pattern, _ in _GROWTH:
+        text = pattern.sub(" ", text)
+    return text
+
+
+def _moves(text: str) -> list[ModelMove]:
+    return [*_moved(text), *_replaced(text)][:20]
+
+
+def _moved(text: str) -> Iterator[ModelMove]:
+    for what, model, to in _MOVE.findall(text):
+        if not _is_model(target := to.rstrip(".:/@-")):
+            continue
+        if not model and _is_model(what):
+            what, model = "", what
+        feature = "" if what.lower() in _EVERY else what
+        yield ModelMove(feature=feature[:120] or None, model=model or None, to=target)
+
+
+def _replaced(text: str) -> Iterator[ModelMove]:
+    for model, to in _REPLACE.findall(text):
+        if _is_model(model) and _is_model(target := to.rstrip(".:/@-")):
+            yield ModelMove(model=model, to=target)
+
+
+def _is_model(word: str) -> bool:
+    """Whether a word looks like the name of a model: with a digit, or with parts.
+
+    >>> [_is_model(word) for word in ("gpt-4o", "mistral-large", "o3", "chat", "Europe")]
+    [True, True, True, False, False]
+    """
+    return any(letter.isalpha() for letter in word) and (any(letter.isdigit() for letter in word) or "-" in word)
+
+
 def _delays(text: str) -> list[FeatureDelay]:
-    return [
-        FeatureDelay(feature=name, may_wait_ms=_milliseconds(number, unit.lower()))
-        for name, number, unit in _DELAY.findall(text)
-    ]
+    found = [FeatureDelay(feature=name, may_wait_ms=wait) for name, wait in _waits(_DELAY, text)]
+    named = (match["feature"] for match in _NO_DELAY.finditer(text))
+    return found + [FeatureDelay(feature=name, may_wait_ms=0) for name in named if name.lower() not in _NOBODY]
+
+
+def _limits(text: str) -> list[FeatureLimit]:
+    return [FeatureLimit(feature=name, within_ms=wait) for name, wait in _waits(_LIMIT, text)]
+
+
+def _waits(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int]]:
+    for match in pattern.finditer(text):
+        if match["feature"].lower() not in _NOBODY:
+            yield match["feature"], _milliseconds(match["number"], match["unit"].lower())
 
 
 def _milliseconds(number: str, unit: str) -> int:
-    amount = 1.0 if number.lower().startswith("a") else float(number.replace(",", "."))
+    amount = 1.0 if number.lower().startswith("a") else _amount(number)
     return round(amount * next(length for start, length in _UNITS if unit.startswith(start)))
+
+
+def _amount(number: str) -> float:
+    return float(number.replace(",", "."))
 
 
 def _understood(intent: Intent, goal: float | None) -> str:
@@ -71,6 +208,16 @@ def _understood(intent: Intent, goal: float | None) -> str:
         "batch": "Find calls that could run as a batch",
         "duplicates": "Find calls that were made more than once",
         "models": "Find calls that a cheaper model could answer",
+        "caching": "Find what caches would save",
+        "retries": "Find what failures and retries cost",
+        "lengths": "Find what long prompts and answers cost",
+        "forecast": "Say what the next weeks cost",
+        "anomalies": "Find what stood out, and why",
+        "changes": "Say what changed since last time",
+        "what_if": "Say what it would cost",
+        "tradeoffs": "Lay cost, latency and quality side by side",
+        "sufficiency": "Say how complete the data is",
+        "reconciliation": "Lay the calls beside the bill",
         "unclear": "Say what can be asked",
     }[intent]
     return f"{wish}; the goal is {goal:g} % less." if goal is not None else f"{wish}."

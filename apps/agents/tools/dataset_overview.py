@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import OnDataset, decimal, measured, missing, percent
+from apps.agents.measuring import OnDataset, decimal, lacking, measured, percent
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
@@ -15,13 +15,12 @@ from apps.optimization.sufficiency import sufficiency
 
 def measure(calls: Calls) -> Measurement:
     whole = overview(calls)
-    lacking = {field: None for found in sufficiency(calls).values() for field in found.missing}
-    names = {"prompt_hash": "prompt", "delay": "interactive", "owner": "user"}
+    lacks = [lack for found in sufficiency(calls).values() for lack in found.lacks]
     return Measurement(
         headline=" ".join(_sentences(whole)),
         spend_usd=decimal(whole.cost_usd),
         tables=[_completeness(whole)],
-        missing=missing(*(names.get(field, field) for field in lacking)),
+        missing=lacking(lacks),
         notes=list(whole.assumptions),
     )
 

@@ -3,7 +3,7 @@
 import { ConversationView } from "./conversation.js";
 import { clock, h, plural, say, seconds, show } from "./dom.js";
 import { Journal, api } from "./journal.js";
-import { currentRun, emptyThread, isUnfinished, openQuestions, reduce, worked } from "./reducer.js";
+import { currentRun, emptyThread, isUnfinished, measured, openQuestions, reduce, worked } from "./reducer.js";
 import { ThreadList } from "./threads.js";
 import { Uploads, acceptDrops } from "./uploads.js";
 
@@ -72,6 +72,9 @@ function heard(event) {
 function framed(frame) {
   if (frame.type === "dataset_progress") {
     uploads.update(frame);
+  } else if (frame.type === "analysis_progress") {
+    state = measured(state, frame);
+    draw();
   } else if (frame.type === "degraded") {
     services = frame.level === "none" ? [] : frame.services;
     draw();

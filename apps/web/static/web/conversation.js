@@ -246,7 +246,7 @@ function updateCall(node, call, run) {
   drawDot(node.querySelector(".dot"), status);
   say(node.querySelector(".tool"), call.tool);
   say(node.querySelector(".gist"), open ? gist(call.arguments) : call.summary || status);
-  say(node.querySelector(".seconds"), status === "running" ? "" : open ? DOING[status] : call.seconds === null ? status : seconds(call.seconds));
+  say(node.querySelector(".seconds"), status === "running" ? (call.progress ? `${call.progress} %` : "") : open ? DOING[status] : call.seconds === null ? status : seconds(call.seconds));
   const list = node.querySelector("dl");
   list.replaceChildren(...pairs(call.arguments));
   show(list, list.childElementCount > 0);

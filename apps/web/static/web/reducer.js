@@ -5,7 +5,7 @@
 //              dialogue, answer: {message, text, attempt} | null, report, usage, error }
 // step     = { name, agent, status, summary, confidence, attempt, thoughts: [text], progress, calls, recovered,
 //              startedAt, endedAt, pausedAt, paused }
-// call     = { call, tool, arguments, status, seconds, summary, startedAt }
+// call     = { call, tool, arguments, status, seconds, summary, startedAt, progress }
 // dialogue = what was said after the question, in order: what the run asked the person, and their replies
 // asking   = { seq, kind: "data" | "approval", status: "open" | "answered" | "closed", step, call, closedAt,
 //              items | tool, reason, arguments, expiresAt }
@@ -39,6 +39,14 @@ export function reduce(state, event) {
   const runs = known ? state.runs : [...state.runs, newRun(event)];
   const next = changeRun({ last: event.seq, runs }, event.run, (run) => apply(run, event));
   return next;
+}
+
+/** The state after an `analysis_progress` frame, which has no number: calls on its dataset tell how far it is. */
+export function measured(state, { dataset, progress }) {
+  const waits = (call) => call.status === "running" && call.arguments.dataset === dataset;
+  if (!state.runs.some((run) => run.steps.some((step) => step.calls.some(waits)))) return state;
+  const told = (step) => ({ ...step, calls: step.calls.map((call) => (waits(call) ? { ...call, progress } : call)) });
+  return { ...state, runs: state.runs.map((run) => (isUnfinished(run) ? { ...run, steps: run.steps.map(told) } : run)) };
 }
 
 function newRun(event) {
@@ -229,7 +237,7 @@ function changeStep(run, name, change) {
 }
 
 function changeCall(step, id, changes) {
-  const blank = { call: id, tool: "", arguments: {}, status: "running", seconds: null, summary: "", startedAt: null };
+  const blank = { call: id, tool: "", arguments: {}, status: "running", seconds: null, summary: "", startedAt: null, progress: null };
   const calls = step.calls.some((call) => call.call === id)
     ? step.calls.map((call) => (call.call === id ? { ...call, ...changes } : call))
     : [...step.calls, { ...blank, ...changes }];
