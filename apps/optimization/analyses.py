@@ -103,16 +103,8 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
     """
     if kind not in KINDS:
         raise UnknownAnalysis(f"There is no analysis {kind!r}; there are {', '.join(sorted(KINDS))}.")
-    asked = understood(kind, parameters).model_dump(mode="json", exclude_defaults=True)
-    prices = catalogue_for(organization_id=dataset.organization_id).version
-    facts = {
-        "kind": kind,
-        "parameters": asked,
-        "dataset_hash": content_hash(dataset),
-        "prices": prices,
-        "code_version": code_version(),
-    }
-    inputs = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts = _facts(dataset, kind, understood(kind, parameters).model_dump(mode="json", exclude_defaults=True))
+    inputs = _name_of(facts)
     return StoredAnalysis.objects.exclude(
         state__in=[StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED]
     ).get_or_create(
@@ -120,6 +112,26 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
         inputs=inputs,
         defaults={**facts, "organization_id": dataset.organization_id, "created_by": by},
     )
+
+
+def _facts(dataset: Dataset, kind: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a result depends on, as it is now."""
+    return {
+        "kind": kind,
+        "parameters": asked,
+        "dataset_hash": content_hash(dataset),
+        "prices": catalogue_for(organization_id=dataset.organization_id).version,
+        "code_version": code_version(),
+    }
+
+
+def _name_of(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_current(analysis: StoredAnalysis) -> bool:
+    """Whether calls, prices and code are still those that it was computed from."""
+    return analysis.inputs == _name_of(_facts(analysis.dataset, analysis.kind, analysis.parameters))
 
 
 def understood(kind: str, parameters: Mapping[str, Any]) -> Result:

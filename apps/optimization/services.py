@@ -392,13 +392,15 @@ def sufficiency_of(*, principal: Principal, dataset_id: UUID) -> dict[str, Suffi
 
 
 def import_now(*, principal: Principal, dataset_id: UUID) -> Dataset:
-    """Import a queued dataset in this process instead of waiting for a worker; answers it as it is afterwards.
+    """Import a queued dataset in this process instead of waiting for a worker, and have a worker analyse it.
+
+    Answers the dataset as it is afterwards.
 
     Raises:
         DatasetNotFound: there is none of that id.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
-    imports.run_import(dataset.pk)
+    imports.run_import(dataset.pk, tasks.have_analysed)
     dataset.refresh_from_db()
     return dataset
 

@@ -1,10 +1,12 @@
 """The page of savings of a dataset, and what people decide about recommendations."""
 
+from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
@@ -12,6 +14,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.optimization import advice
 from apps.optimization import services as datasets
+from apps.optimization.analyses import is_current
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.recommendations import per_day
 from apps.optimization.serializers import DecisionSerializer
@@ -33,23 +36,41 @@ def savings(request: HttpRequest, principal: Principal, dataset_id: UUID) -> Htt
     dataset = datasets.get_dataset(principal=principal, dataset_id=dataset_id)
     if dataset.continues_id:
         return redirect("web:savings", dataset.continues_id)
-    analysis = _followed(request, principal, dataset) or advice.request_analysis(
-        principal=principal, dataset_id=dataset_id
-    )
-    context = {"dataset": dataset, "analysis": analysis, "under_way": analysis.state in UNDER_WAY}
-    if analysis.result is not None:
+    found = advice.found_savings(principal=principal, dataset_id=dataset_id)
+    analysis = _followed(request, principal, dataset) or found
+    context: dict[str, Any] = {
+        "dataset": dataset,
+        "analysis": analysis,
+        "under_way": analysis is not None and analysis.state in UNDER_WAY,
+        "may_act": principal.may(Membership.Role.MEMBER),
+    }
+    if analysis is not None and analysis.result is not None:
         context |= {
             "picture": savings_picture.draw(analysis.result, dataset),
+            "current": is_current(analysis),
             "levels": savings_picture.LEVELS,
-            "may_act": principal.may(Membership.Role.MEMBER),
             "today": timezone.now().date(),
             **_advice(principal, dataset),
         }
     return render(request, "web/savings.html", context)
 
 
+@require_POST
+@page
+def compute(request: HttpRequest, principal: Principal, dataset_id: UUID) -> HttpResponse:
+    analysis = advice.request_analysis(principal=principal, dataset_id=dataset_id)
+    return redirect("web:savings", analysis.dataset_id)
+
+
+@require_POST
+@page
+def stop(request: HttpRequest, principal: Principal, analysis_id: UUID) -> HttpResponse:
+    stopped = advice.cancel_analysis(principal=principal, analysis_id=analysis_id)
+    return redirect(f"{reverse('web:savings', args=[stopped.dataset_id])}?analysis={stopped.pk}")
+
+
 def _followed(request: HttpRequest, principal: Principal, dataset: Dataset) -> StoredAnalysis | None:
-    """The analysis that the page was waiting for, if it failed or was stopped: asking anew would only repeat it."""
+    """The analysis that the page was waiting for, if it failed or was stopped: an older one would hide that."""
     ended = (StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED)
     try:
         named = UUID(request.GET.get("analysis", ""))

@@ -23,6 +23,8 @@ urlpatterns = [
     path("data/<uuid:dataset_id>/cancel/", views.cancel_import, name="cancel_import"),
     path("data/<uuid:dataset_id>/resume/", views.resume_import, name="resume_import"),
     path("data/<uuid:dataset_id>/savings/", savings_views.savings, name="savings"),
+    path("data/<uuid:dataset_id>/savings/compute/", savings_views.compute, name="compute_savings"),
+    path("analyses/<uuid:analysis_id>/stop/", savings_views.stop, name="stop_analysis"),
     path("savings/", savings_views.newest, name="newest_savings"),
     path("recommendations/<uuid:recommendation_id>/decide/", savings_views.decide, name="decide"),
     path("favicon.ico", RedirectView.as_view(url="/static/web/icon.svg", permanent=True)),

@@ -13,7 +13,7 @@ import pytest
 from django.core.management import call_command
 
 from apps.optimization import services
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, StoredAnalysis
 from tests.optimization.conftest import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +225,8 @@ def test_a_house_is_seeded_once(alice):
 
     assert Dataset.objects.get(pk=first["dataset"]).name == services.SAMPLE_NAME
     assert second == {"dataset": None}
+    queued = StoredAnalysis.objects.get()
+    assert (str(queued.dataset_id), queued.state) == (first["dataset"], "queued")
 
 
 # --- import_usage ----------------------------------------------------------------------------------------------------

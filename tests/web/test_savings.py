@@ -95,7 +95,50 @@ def test_savings_are_for_the_organization_and_only_members_decide(sample, analys
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
 
 
-def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, document):
+def computed(client, dataset):
+    return client.post(f"{savings_of(dataset)}compute/")
+
+
+def test_looking_starts_nothing_and_members_have_it_computed(sample, page_of, client_for, request):
+    html = {who: page_of(who, savings_of(sample)) for who in ("alice", "bob", "vera")}
+    assert not StoredAnalysis.objects.exists()
+    assert ["Compute what could be saved" in html[who] for who in html] == [True, True, False]
+
+    for who, status in (("vera", 403), ("charlie", 404), (None, 302), ("bob", 302)):
+        asking = client_for(request.getfixturevalue(who) if who else None)
+        assert computed(asking, sample).status_code == status
+        assert StoredAnalysis.objects.exists() == (who == "bob")
+
+
+def test_members_stop_an_analysis(sample, page_of, client_for, request, bob):
+    computed(client_for(bob), sample)
+    analysis = StoredAnalysis.objects.get()
+    assert ["Stop it" in page_of(who, savings_of(sample)) for who in ("alice", "vera")] == [True, False]
+
+    for who, status in (("vera", 403), ("charlie", 404), (None, 302), ("alice", 302), ("alice", 409)):
+        asking = client_for(request.getfixturevalue(who) if who else None)
+        answer = asking.post(f"/analyses/{analysis.pk}/stop/")
+        assert answer.status_code == status
+
+    assert StoredAnalysis.objects.get().state == "cancelled"
+    assert "was stopped" in page_of("vera", savings_of(sample))
+
+
+def test_what_was_computed_on_earlier_prices_says_so(sample, analysed, page_of, monkeypatch):
+    assert "Compute it anew" not in page_of("bob", savings_of(sample))
+
+    monkeypatch.setattr("apps.optimization.analyses.code_version", lambda: "another")
+
+    for who in ("bob", "vera"):
+        html = page_of(who, savings_of(sample))
+        assert "have changed since" in html
+        assert "Together: $" in html
+        assert ("Compute it anew" in html) == (who == "bob")
+
+
+def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, document, client_for, alice, bob):
+    for asking in (alice, bob):
+        assert computed(client_for(asking), sample).headers["Location"] == savings_of(sample)
     first, again = page_of("alice", savings_of(sample)), page_of("bob", savings_of(sample))
 
     analysis = StoredAnalysis.objects.get()
@@ -107,8 +150,8 @@ def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, doc
     assert "Together: $" in page_of("alice", f"{savings_of(sample)}?analysis={analysis.pk}")
 
 
-def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, page_of):
-    page_of("alice", savings_of(sample))
+def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, page_of, client_for, alice):
+    computed(client_for(alice), sample)
     analysis = StoredAnalysis.objects.get()
     StoredAnalysis.objects.update(state="failed", error_code="x", error_detail="Out of <memory>.")
 
@@ -116,7 +159,9 @@ def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, p
 
     assert "Out of &lt;memory&gt;." in html
     assert "data-follow" not in html
+    assert "Out of &lt;memory&gt;." in page_of("alice", savings_of(sample))
     assert StoredAnalysis.objects.count() == 1
+    computed(client_for(alice), sample)
     assert "data-follow" in page_of("alice", savings_of(sample))
 
 
