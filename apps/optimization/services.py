@@ -287,12 +287,13 @@ def _own(principal: Principal, dataset_id: UUID) -> Dataset:
 
 @contextmanager
 def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
-    """The calls of a dataset, for analyses; blocking, so not for an event loop.
+    """The calls of a dataset, with the time zone of its reports; blocking, so not for an event loop.
 
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
-    with open_dataset(get_dataset(principal=principal, dataset_id=dataset_id)) as calls:
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    with open_dataset(dataset, time_zone=dataset.time_zone) as calls:
         yield calls
 
 
