@@ -1,5 +1,6 @@
 """An analysis for a terminal: for people as tables, for machines as one document."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
+from apps.optimization.bills import BillPreview
 from apps.optimization.conversion import Conversion, Preview
 from apps.optimization.local import UTC, Local, is_trace
 from apps.optimization.reconciliation import Reconciliation, spelled
@@ -37,7 +39,7 @@ class Found:
 def document(found: Found) -> dict[str, Any]:
     """The document of `analyze --json`: the analysis, what the import of the file did, and what was asked beside.
 
-    Amounts are dollars in any currency; `report` says in what they are printed.
+    Amounts are dollars always; `report` says in which currency and zone they are printed, where one was chosen.
     """
     conversion, local = found.conversion, found.local
     imported = {
@@ -52,7 +54,8 @@ def document(found: Found) -> dict[str, Any]:
     shown = {"time_zone": local.time_zone, "currency": local.currency, "currency_rate": format(local.rate, "f")}
     return (
         found.analysis.model_dump(mode="json")
-        | {"import": imported, "report": shown}
+        | {"import": imported}
+        | ({} if local == UTC else {"report": shown})
         | {name: answer.model_dump(mode="json") for name, answer in asked.items() if answer}
     )
 
@@ -82,10 +85,13 @@ _SHOWN_OF_A_CALL = (
 )
 
 
-def preview_document(found: Preview) -> dict[str, Any]:
-    """A preview as JSON."""
+def preview_document(found: Preview | BillPreview) -> dict[str, Any]:
+    """A preview as JSON: of calls, or of a bill."""
+    if isinstance(found, BillPreview):
+        return _bill_document(found)
     conversion = found.conversion
     return {
+        "kind": "calls",
         "source": conversion.source,
         "columns": dict(conversion.columns),
         "conventions": [asdict(verdict) for verdict in conversion.verdicts],
@@ -99,6 +105,27 @@ def preview_document(found: Preview) -> dict[str, Any]:
         ],
         "whole": found.whole,
         "disk_bytes": found.disk_bytes,
+    }
+
+
+def _bill_document(found: BillPreview) -> dict[str, Any]:
+    bill, amounts = found.conversion, defaultdict[str, Decimal](Decimal)
+    for each in found.sums:
+        if each.amount is not None:
+            amounts[each.currency] += each.amount
+    return {
+        "kind": "bill",
+        "source": bill.source,
+        "notes": list(bill.notes),
+        "rows": bill.rows,
+        "rejected_rows": bill.rejected,
+        "rejects": [asdict(reject) for reject in bill.rejects],
+        "days": len({each.day for each in found.sums}),
+        "first_day": bill.first_day.isoformat(),
+        "last_day": bill.last_day.isoformat(),
+        "amounts": {currency: format(amount, "f") for currency, amount in sorted(amounts.items())},  # currency -> sum
+        "tokens": sum(each.tokens or 0 for each in found.sums),
+        "whole": True,
     }
 
 
