@@ -162,7 +162,7 @@ def run_analysis(analysis_id: UUID) -> None:
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
-            if _is_the_plain_one(analysis):
+            if is_plain(analysis):
                 outcomes.measure(analysis.dataset, calls)
     except Exception as error:
         _give_up(analysis, error)
@@ -173,12 +173,12 @@ def run_analysis(analysis_id: UUID) -> None:
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
     document = result.model_dump(mode="json")
     if jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds):
-        if _is_the_plain_one(analysis):
+        if is_plain(analysis):
             recommendations.renew(analysis)
         publish(analysis)
 
 
-def _is_the_plain_one(analysis: StoredAnalysis) -> bool:
+def is_plain(analysis: StoredAnalysis) -> bool:
     """Whether it is what is computed of every dataset, without wishes."""
     return analysis.kind == "savings" and not analysis.parameters
 

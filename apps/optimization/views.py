@@ -256,7 +256,7 @@ def _savings(analysis: StoredAnalysis) -> Response:
     parts = ("cost_usd", "unpriced_share", "strategies", "joint", "anomalies", "forecast")
     result = analysis.result or {}
     about = {"analysis": str(analysis.pk), "current": analyses.is_current(analysis)}
-    return Response(about | {name: result[name] for name in parts})
+    return Response(about | {name: result.get(name) for name in parts})
 
 
 def _told(analysis: StoredAnalysis) -> Response:
