@@ -251,7 +251,7 @@ def scenario_lines(found: WhatIf, local: Local) -> Iterator[str]:
 
 
 def _moved(moved: Moved, local: Local) -> str:
-    what = f"{moved.move.feature or 'every feature'} from {moved.move.model or 'any model'} to {moved.move.to}"
+    what = f"{moved.move.feature or 'Every feature'} from {moved.move.model or 'any model'} to {moved.move.to}"
     if moved.why:
         return f"{what}: {UNKNOWN}. {moved.why}"
     return (

@@ -22,15 +22,15 @@ TITLES = {
     "changes": "What changed",
     "savings": "Savings under conditions",
 }
-STAGES = {
-    "drop": "no repeats",
+STAGES = {  # short: several stand in one label of a chart
+    "drop": "no vain attempts",
     "trim": "shorter",
-    "route": "cheaper models",
-    "answer": "answers from a cache",
-    "prefix": "cached prefixes",
-    "batch": "batches",
+    "route": "other models",
+    "answer": "own cache",
+    "prefix": "prefix cache",
+    "batch": "batch",
 }
-LONGEST_COMPARED = timedelta(days=7)  # where nothing says what was new
+LONGEST_COMPARED = timedelta(days=7)  # where no later file says what was new
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +106,10 @@ def periods(*, first: datetime | None, since: datetime | None, last: datetime | 
     """What to compare if nobody says otherwise: the days from `since` on, else the last week, with as many before."""
     if first is None or last is None:
         return {}
-    end = local.time(last).date() + timedelta(days=1)
-    start = local.time(since).date() if since else end - LONGEST_COMPARED
-    return dict(zip(PERIODS, (start - (end - start), start, start, end), strict=True))
+    begin, end = local.time(first).date(), local.time(last).date() + timedelta(days=1)
+    half = timedelta(days=max(1, (end - begin).days // 2))
+    start = local.time(since).date() if since else end - min(LONGEST_COMPARED, half)
+    return dict(zip(PERIODS, (max(begin, start - (end - start)), start, start, end), strict=True))
 
 
 # --- Answering -------------------------------------------------------------------------------------------------------
@@ -123,18 +124,25 @@ def answer(kind: str, result: Mapping[str, Any], local: Local) -> Answer:
     return _changes(Changes.model_validate(result), local)
 
 
-def asked_in_words(analysis: StoredAnalysis) -> str:
+def asked_in_words(analysis: StoredAnalysis, local: Local) -> str:
     """The parameters of a question in one line."""
-    words = (f"{name.replace('_', ' ')}: {_word(value)}" for name, value in analysis.parameters.items())
-    return "; ".join(words) or "on these calls as they are"
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_word(each)}" for name, each in value.items() if each is not None)
-    if isinstance(value, list):
-        return ", ".join(map(_word, value))
-    return str(value)
+    asked = analysis.parameters
+    if analysis.kind == "changes":
+        days = [f"{local.time(datetime.fromisoformat(asked[name])):%Y-%m-%d}" for name in PERIODS]
+        return f"{days[0]} until {days[1]}, then {days[2]} until {days[3]}"
+    said = [
+        *(f"{share:+.0%} calls" for share in [asked.get("growth")] if share),
+        *(
+            f"{move.get('feature') or 'every feature'} from {move.get('model') or 'any model'} to {move['to']}"
+            for move in asked.get("moves", ())
+        ),
+        *(f"{feature} may wait {wait * 1000:,.0f} ms" for feature, wait in asked.get("waits", {}).items()),
+        *(f"{feature} within {wait * 1000:,.0f} ms" for feature, wait in asked.get("within", {}).items()),
+        *(f"{feature} as it is" for feature in asked.get("keep", ())),
+    ]
+    known = {"growth", "moves", "waits", "within", "keep"}
+    said += [f"{name.replace('_', ' ')}: {value}" for name, value in asked.items() if name not in known]
+    return "; ".join(said) or "on these calls as they are"
 
 
 def _what_if(found: WhatIf, local: Local) -> Answer:

@@ -29,7 +29,11 @@ def draw(found: Reconciliation) -> Picture:
 
     def table(title: str, rows: Iterable[Compared]) -> dict[str, Any]:
         cells = [[row.key or NOT_SAID, said(row.billed), said(row.captured), percent(row.rate)] for row in rows]
-        return {"title": title, "columns": [title, "Billed", "Captured", "Share captured"], "rows": cells}
+        return {
+            "title": f"By {title.lower()}",
+            "columns": [title, "Billed", "Captured", "Share captured"],
+            "rows": cells,
+        }
 
     return Picture(
         facts=(

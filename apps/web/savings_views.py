@@ -115,8 +115,11 @@ def _periods(principal: Principal, dataset: Dataset) -> dict[str, date]:
 def _asked(principal: Principal, dataset: Dataset) -> list[dict[str, object]]:
     """The questions that were put before, newest first."""
     rows = advice.list_analyses(principal=principal).filter(dataset=dataset).exclude(kind="savings", parameters={})
-    titled = rows.defer("result")[:LISTED]
-    return [{"row": row, "title": questions.TITLES[row.kind], "words": questions.asked_in_words(row)} for row in titled]
+    local = local_of(dataset)
+    return [
+        {"row": row, "title": questions.TITLES[row.kind], "words": questions.asked_in_words(row, local)}
+        for row in rows.defer("result")[:LISTED]
+    ]
 
 
 @require_POST
@@ -143,7 +146,7 @@ def analysis(request: HttpRequest, principal: Principal, analysis_id: UUID) -> H
         "dataset": dataset,
         "analysis": found,
         "title": questions.TITLES[found.kind],
-        "words": questions.asked_in_words(found),
+        "words": questions.asked_in_words(found, local),
         "under_way": found.state in UNDER_WAY,
         "may_act": principal.may(Membership.Role.MEMBER),
         "local": local,

@@ -435,7 +435,7 @@ def test_what_was_asked_before_is_listed_beside_the_forms(sample, analysed, clie
 
     html = {who: page_of(who, savings_of(sample)) for who in ("bob", "vera")}
 
-    assert all("growth: 0.5" in each for each in html.values())
+    assert all("+50% calls" in each for each in html.values())
     assert ['name="growth"' in each for each in html.values()] == [True, False]
 
 
