@@ -5,6 +5,8 @@ from typing import Any, get_args
 
 from apps.errors import Invalid
 from apps.optimization.calls import Calls
+from apps.optimization.duck import quoted
+from apps.optimization.local import EPOCH_YEAR
 from apps.optimization.overview import TOKENS, part_of, tokens
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, in_dollars
 
@@ -13,8 +15,8 @@ _KEYS: dict[Dimension, tuple[str, str]] = {
     "model": ("model", "{}"),
     "feature": ("feature", "{}"),
     "user": ('"user"', "{}"),
-    "day": ("started_at::DATE", "strftime({}, '%Y-%m-%d')"),
-    "hour": ("hour(started_at)", "printf('%02d:00', {})"),
+    "day": ("({local})::DATE", "strftime({}, '%Y-%m-%d')"),
+    "hour": ("hour({local})", "printf('%02d:00', {})"),
 }
 _IN_THEIR_ORDER = ("day", "hour")
 MAX_ROWS = 500
@@ -42,15 +44,17 @@ def dimension(name: str) -> Dimension:
 def spend_breakdown(calls: Calls, by: Dimension, *, limit: int = 50) -> Breakdown:
     """Spend per value of `by` over billed calls, at most `limit` rows (and never more than MAX_ROWS).
 
-    Days are UTC; an hour is the hour of the day (00:00-23:00 UTC), summed over all days.
+    Days are of the zone of `calls`; an hour is the hour of the day there (00:00-23:00), summed over all days.
     """
     return spend_breakdowns(calls, (by,), limit=limit)[by]
 
 
 def spend_breakdowns(calls: Calls, dimensions: Sequence[Dimension], *, limit: int = 50) -> dict[Dimension, Breakdown]:
     """`spend_breakdown` by each of `dimensions`, in one pass over the calls."""
-    names = [f"by_{by}" for by in dimensions]
-    keys = ", ".join(f"{_KEYS[by][0]} AS {name}" for by, name in zip(dimensions, names, strict=True))
+    names, local = [f"by_{by}" for by in dimensions], _local(calls.time_zone)
+    keys = ", ".join(
+        f"{_KEYS[by][0].format(local=local)} AS {name}" for by, name in zip(dimensions, names, strict=True)
+    )
     spelled = ", ".join(_KEYS[by][1].format(name) for by, name in zip(dimensions, names, strict=True))
     # GROUPING tells the sets apart: a bit for each key, the first one the highest, set where it is not grouped by.
     every = 2 ** len(names) - 1
@@ -70,10 +74,12 @@ def spend_breakdowns(calls: Calls, dimensions: Sequence[Dimension], *, limit: in
             QUALIFY place <= ? ORDER BY mark, place""",  # noqa: S608
         [min(limit, MAX_ROWS)],
     )
-    return {by: _breakdown(by, [row[2:] for row in rows if row[1] == mark]) for by, mark in marks.items()}
+    return {
+        by: _breakdown(by, [row[2:] for row in rows if row[1] == mark], calls.time_zone) for by, mark in marks.items()
+    }
 
 
-def _breakdown(by: Dimension, rows: Sequence[tuple[Any, ...]]) -> Breakdown:
+def _breakdown(by: Dimension, rows: Sequence[tuple[Any, ...]], time_zone: str) -> Breakdown:
     """One dimension; a row ends with how many groups there are, and what all and the named ones of them cost."""
     groups, total, known = rows[0][-3:] if rows else (0, 0, 0)
     return Breakdown(
@@ -82,7 +88,16 @@ def _breakdown(by: Dimension, rows: Sequence[tuple[Any, ...]]) -> Breakdown:
         other_rows=groups - len(rows),
         total_usd=in_dollars(total),
         covered_share=part_of(known or 0, total),
+        time_zone=time_zone,
     )
+
+
+def _local(zone: str) -> str:
+    """The SQL of a call's time on the clocks of a zone; times that count from the start of a trace know none."""
+    if zone == "UTC":
+        return "started_at"
+    there = f"timezone({quoted(zone)}, timezone('UTC', started_at))"
+    return f"CASE WHEN year(started_at) <= {EPOCH_YEAR} THEN started_at ELSE {there} END"
 
 
 def _row(group: tuple[Any, ...], total: int | None) -> BreakdownRow:

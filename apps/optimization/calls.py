@@ -76,6 +76,7 @@ class Calls:
     connection: duckdb.DuckDBPyConnection
     catalogue: Catalogue
     notes: tuple[str, ...] = field(default=())  # what the import assumed, in sentences
+    time_zone: str = "UTC"  # of the days and hours by which spend is broken down; everything else is UTC
 
     def rows(self, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of `query`."""
@@ -93,6 +94,7 @@ def reading(
     catalogue: Catalogue,
     memory_mib: int,
     notes: tuple[str, ...] = (),
+    time_zone: str = "UTC",
     scratch_in: Path | None = None,
 ) -> Iterator[Calls]:
     """The calls kept in `files`; spills into a folder of its own below `scratch_in` (else the system's temporary)."""
@@ -104,7 +106,7 @@ def reading(
     ):
         parts = [_part(connection, number, file) for number, file in enumerate(files)]
         connection.execute(f"CREATE VIEW calls AS {' UNION ALL '.join(parts)}")
-        yield Calls(connection=connection, catalogue=catalogue, notes=notes)
+        yield Calls(connection=connection, catalogue=catalogue, notes=notes, time_zone=time_zone)
 
 
 def _part(connection: duckdb.DuckDBPyConnection, number: int, file: Path) -> str:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
+from apps.errors import Invalid
 from apps.llm.pricing import STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.changes import Span, changes
@@ -158,6 +159,21 @@ class Periods(Result):
     before_until: AwareDatetime
     after_from: AwareDatetime
     after_until: AwareDatetime
+
+
+class UnknownFeature(Invalid):
+    """A wish is about a feature that no call is of."""
+
+    code = "analysis.unknown_feature"
+
+
+def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
+    """Raises UnknownFeature for a wish that would do nothing, since no call is of its feature."""
+    named = {*asked.waits, *asked.within, *asked.keep, *(move.feature for move in asked.moves if move.feature)}
+    there = {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+    if missing := sorted(named - there):
+        known = ", ".join(sorted(there)[:20]) or "no features at all"
+        raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
 
 
 def what_if(calls: Calls, asked: Scenario) -> WhatIf:

@@ -62,8 +62,11 @@ def test_savings_are_computed_by_a_worker_once_and_then_answered(
     dataset = import_dataset(alice, weeks(3))
     client = client_for(alice)
 
+    nothing = client.get(f"{DATASETS}{dataset.pk}/savings/")
+    assert (nothing.status_code, nothing.json()["code"]) == (404, "analysis.not_found")
+
     with django_capture_on_commit_callbacks(execute=True):
-        asked = client.get(f"{DATASETS}{dataset.pk}/savings/")
+        asked = client.post(f"{DATASETS}{dataset.pk}/savings/")
         again = client.get(f"{DATASETS}{dataset.pk}/savings/")
 
     assert (asked.status_code, again.status_code, len(rung)) == (202, 202, 1)
@@ -74,6 +77,7 @@ def test_savings_are_computed_by_a_worker_once_and_then_answered(
     answer = client.get(f"{DATASETS}{dataset.pk}/savings/")
     assert answer.status_code == 200
     assert {strategy["name"] for strategy in answer.json()["strategies"]} >= {"batch_eligible"}
+    assert answer.json()["current"]
     kept = client.get(asked.headers["Location"]).json()
     assert kept["state"] == "ready"
     assert kept["result"]["calls"] == 21
