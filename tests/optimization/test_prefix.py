@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -173,6 +174,31 @@ def test_where_writing_costs_more_only_what_was_not_learnt_from_counts(write, ca
 
     # Of the second half, all ten are read: the first half has written what they share.
     assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+
+
+def test_where_calls_come_too_late_for_five_minutes_an_hour_is_bought(write, calls_of):
+    hour = Catalogue([Override(model="claude-sonnet-4-5", rates=replace(WRITES, cached_write_1h=Decimal(20)))])
+    rows = [reader(n, model="claude-sonnet-4-5", minutes=10) for n in range(20)]
+
+    with calls_of(write("calls.csv", rows), hour) as calls:
+        found = simulate(calls, "prefix_cache")
+    with calls_of(write("calls.csv", rows), ANTHROPIC) as calls:
+        without = simulate(calls, "prefix_cache")
+
+    assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+    assert without.saving_usd == 0
+
+
+def test_an_hour_is_paid_for_at_its_own_price(write, calls_of):
+    hour = Catalogue([Override(model="claude-sonnet-4-5", rates=replace(WRITES, cached_write_1h=Decimal(20)))])
+    # Pairs of calls about one text, ten minutes apart: the second reads what the first wrote.
+    rows = [reader(n, model="claude-sonnet-4-5", minutes=10, text=f"{n // 2:04}" + BOOK[4:]) for n in range(40)]
+
+    with calls_of(write("calls.csv", rows), hour) as calls:
+        found = simulate(calls, "prefix_cache")
+
+    # Reading saves 9 of 10 and writing for an hour costs 10 more: not worth it. At 1.25 times it would be.
+    assert (found.saving_usd, found.detail["changed_calls"]) == (0, 0)
 
 
 def test_what_is_never_read_again_is_not_written(write, calls_of):
