@@ -82,7 +82,8 @@ def _scenario(written: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _percent(text: str, name: str) -> float:
-    return share_from(text if text.endswith("%") else f"{text}%", name)
+    """A share from a number of percents, with or without its sign."""
+    return share_from(f"{text.removesuffix('%')}%", name)
 
 
 def _listed(text: str) -> list[str]:
@@ -139,8 +140,9 @@ def asked_in_words(analysis: StoredAnalysis, local: Local) -> str:
         *(f"{feature} may wait {wait * 1000:,.0f} ms" for feature, wait in asked.get("waits", {}).items()),
         *(f"{feature} within {wait * 1000:,.0f} ms" for feature, wait in asked.get("within", {}).items()),
         *(f"{feature} as it is" for feature in asked.get("keep", ())),
+        *("beside a bill" for bill in [asked.get("bill")] if bill),
     ]
-    known = {"growth", "moves", "waits", "within", "keep"}
+    known = {"growth", "moves", "waits", "within", "keep", "bill"}
     said += [f"{name.replace('_', ' ')}: {value}" for name, value in asked.items() if name not in known]
     return "; ".join(said) or "on these calls as they are"
 

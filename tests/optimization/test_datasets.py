@@ -271,6 +271,27 @@ def test_an_import_that_is_rung_for_twice_happens_once(import_dataset, alice):
     assert (dataset.state, dataset.attempt) == ("ready", 1)
 
 
+def test_an_imported_dataset_is_never_seen_without_its_analysis(
+    post, alice, monkeypatch, django_capture_on_commit_callbacks
+):
+    rung, made = [], post(alice).json()["id"]
+    monkeypatch.setattr(tasks, "ring_analysis", rung.append)
+    with django_capture_on_commit_callbacks(execute=True):
+        tasks.import_dataset(dataset=made)
+
+    analysis = StoredAnalysis.objects.get()
+    assert (str(analysis.dataset_id), analysis.kind, rung) == (made, "savings", [analysis.pk])
+
+    def dies(*_, **__):
+        raise RuntimeError("out of disk")
+
+    other = post(alice, [call(input_tokens=5)]).json()["id"]
+    monkeypatch.setattr(analyses, "kept", dies)
+    with pytest.raises(RuntimeError):
+        tasks.import_dataset(dataset=other)
+    assert Dataset.objects.get(pk=other).state != "ready"
+
+
 def test_a_dataset_that_is_deleted_while_it_is_imported_leaves_nothing(import_dataset, alice, settings, monkeypatch):
     def delete_meanwhile(order, progress):
         Dataset.objects.all().delete()
