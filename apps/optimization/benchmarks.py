@@ -1,38 +1,40 @@
 """What an import costs beside the same file read and written by DuckDB alone, which is as fast as it can be here, and
-what a replay of prefix caches costs beside the dictionary that everybody would write."""
+how the whole job grows with the calls."""
 
-import gc
-import statistics
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
-import numpy as np
 
+from apps.errors import NetraError
 from apps.llm.catalogue import Catalogue
-from apps.operations.benchmarks import Benchmark, Measured, median, register, rounds
+from apps.operations.benchmarks import Benchmark, Measured, median, register
+from apps.operations.startup import CHECKOUT
 from apps.optimization import benchmark_breakdown as benchmark_breakdown
+from apps.optimization import benchmark_replay as benchmark_replay
 from apps.optimization.conversion import Order, convert
 from apps.optimization.duck import THREADS, quoted
-from apps.optimization.prefix.replay import Stream, replay
 
 CALLS = 1_000_000
 QUICK_CALLS = 200_000
 MEMORY_MIB = 1024
 MOST = 3.0  # times what DuckDB alone takes
-BLOCKS = 10_000_000
-QUICK_BLOCKS = 1_000_000
-PER_CALL = 100  # blocks
-DAY = 86_400.0  # seconds
-LIFE = 300.0  # seconds since a block was last used
-LEAST = 10.0  # times as many blocks per second as the dictionary
+# Of the whole job, each ten times as many calls as the one before; with --quick a tenth of each.
+SIZES = {"small": 100_000, "medium": 1_000_000, "large": 10_000_000}
+MOST_GROWTH = 1.3  # times ten times the cost of a tenth of the calls; more is not linear
+MOST_MIB = 2048.0
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
-# A day's traffic of a proxy, in the columns of LiteLLM_SpendLogs; cached tokens stand in the usage object.
+# A month's traffic of a proxy, in the columns of LiteLLM_SpendLogs; cached tokens stand in the usage object.
 _SPEND_LOGS = """
     SELECT 'req-' || lpad(i::VARCHAR, 9, '0') AS request_id, 'acompletion' AS call_type,
         md5((i % 50)::VARCHAR) AS api_key, round(0.001 + (i % 97) * 0.0001, 6) AS spend,
@@ -46,16 +48,20 @@ _SPEND_LOGS = """
         json_object('usage_object', json_object('prompt_tokens_details', json_object('cached_tokens', i % 500)),
             'user_api_key_alias', 'team-' || (i % 7)) AS metadata,
         'False' AS cache_hit, json_array('feature-' || (i % 6)) AS request_tags, 'end-' || (i % 3000) AS end_user,
-        'session-' || (i // 5) AS session_id, 'success' AS status
-    FROM (SELECT range AS i, TIMESTAMP '2026-09-01' + to_seconds((range * 2.4)::BIGINT) AS begun FROM range({calls}))
+        'session-' || (i // 5) AS session_id, 'success' AS status {more}
+    FROM (SELECT range AS i, TIMESTAMP '2026-09-01' + to_seconds(range * 2400000 // {calls}) AS begun
+          FROM range({calls}))
 """
+# A sixth of the calls ask what another asked 1,200 calls before.
+_MESSAGES = """, json_array(json_object('role', 'user', 'content', 'What is ' ||
+    CASE WHEN i % 2400 >= 1200 AND i % 3 = 0 THEN i - 1200 ELSE i END || '?')) AS messages"""
 
 
 def _import(form: str, quick: bool) -> Measured:
     """Seconds of an import, and of DuckDB alone."""
     with TemporaryDirectory(prefix="netra-benchmark-") as folder, _alone() as connection:
         source, target = Path(folder) / f"calls.{form}", Path(folder) / "calls.parquet"
-        rows = _SPEND_LOGS.format(calls=QUICK_CALLS if quick else CALLS)
+        rows = _SPEND_LOGS.format(calls=QUICK_CALLS if quick else CALLS, more="")
         connection.execute(f"COPY ({rows}) TO {quoted(str(source))} (FORMAT {form})")
         file = quoted(str(source))
         read = f"read_csv({file}, all_varchar = true)" if form == "csv" else f"read_json({file})"
@@ -65,73 +71,55 @@ def _import(form: str, quick: bool) -> Measured:
         return Measured(value=median(quick, lambda: _seconds(partial(convert, order))), floor=floor)
 
 
-def _replay(quick: bool) -> Measured:
-    """Blocks per second of CPU, from raw names, and those of a Python loop with one dictionary."""
-    stream = _prompts(QUICK_BLOCKS if quick else BLOCKS)
-    columns = [each.tolist() for each in (stream.at, stream.usable_at, stream.start, stream.names, stream.tokens)]
-    ours, theirs = [], []
-    gc.freeze()  # the floor would walk through its own lists again and again
-    for _ in rounds(quick):
-        began = time.process_time()
-        expected = _dictionary(*columns)
-        theirs.append(len(stream.names) / (time.process_time() - began))
-        replay(stream, ttl=LIFE)  # warms up: compiles, and finds the memory that the dictionary gave back
-        began = time.process_time()
-        found = replay(stream, ttl=LIFE).tokens
-        ours.append(len(stream.names) / (time.process_time() - began))
-        if found.tolist() != expected:
-            raise RuntimeError("The replay and the dictionary do not read the same.")
-    gc.unfreeze()
-    return Measured(value=statistics.median(ours), floor=statistics.median(theirs))
+@dataclass(frozen=True, kw_only=True)
+class _Whole:
+    """What the whole job took in a process of its own."""
+
+    seconds: float
+    mib: float  # the most it had resident
 
 
-def _prompts(blocks: int) -> Stream:
-    """A day of prompts that begin as one of 50,000 others does, by Zipf's law, and go on by themselves."""
-    random = np.random.default_rng(7)
-    calls = blocks // PER_CALL
-    beginning, shared = random.zipf(1.1, calls) % 50_000, random.integers(10, PER_CALL, calls)
-    place, call = np.tile(np.arange(PER_CALL), calls), np.repeat(np.arange(calls), PER_CALL)
-    whose = np.where(place < np.repeat(shared, PER_CALL), np.repeat(beginning, PER_CALL), call + 50_000)
-    at = np.sort(random.uniform(0, DAY, calls))
-    return Stream(
-        at=at,
-        usable_at=at + random.exponential(2.0, calls),
-        start=np.arange(calls + 1) * PER_CALL,
-        # An odd factor keeps names apart and spreads them over 64 bits.
-        names=(whose * PER_CALL + place).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15),
-        tokens=np.full(calls * PER_CALL, 512),
-    )
+class WrongAnswer(NetraError):
+    """A measurement that is none: the job did not do what it should have done."""
+
+    code = "benchmark.void"
 
 
-def _dictionary(
-    at: list[float], usable_at: list[float], start: list[int], names: list[int], tokens: list[int]
-) -> list[int]:
-    """Tokens that each call reads, as it would be written without a compiler."""
-    held: dict[int, tuple[float, float]] = {}  # by name: the last use, and from when it can be read
-    read, begin = [], 0
-    for call, now in enumerate(at):
-        usable, end, reading, found = usable_at[call], start[call + 1], True, 0
-        for position in range(begin, end):
-            name = names[position]
-            known = held.get(name)
-            if known is not None and now - known[0] <= LIFE:
-                readable = known[1]
-                if reading and readable <= now:
-                    found += tokens[position]
-                else:
-                    reading = False
-                held[name] = (now, readable if readable < usable else usable)
-            else:
-                reading = False
-                held[name] = (now, usable)
-        read.append(found)
-        begin = end
-    return read
+@cache
+def _whole(calls: int) -> _Whole:
+    """`manage.py analyze` of a file of so many calls: import and every analysis.
+
+    Raises:
+        WrongAnswer: it failed, or did not see all calls.
+    """
+    with TemporaryDirectory(prefix="netra-benchmark-") as folder:
+        source, answer = Path(folder) / "calls.csv", Path(folder) / "answer.json"
+        with _alone() as connection:
+            rows = _SPEND_LOGS.format(calls=calls, more=_MESSAGES)
+            connection.execute(f"COPY ({rows}) TO {quoted(str(source))} (FORMAT csv)")
+        began = time.perf_counter()
+        with answer.open("wb") as out:
+            command = [sys.executable, str(CHECKOUT / "manage.py"), "analyze", str(source), "--json"]
+            process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        if process.returncode or json.loads(answer.read_text())["calls"] != calls:
+            raise WrongAnswer(f"An analysis of {calls:,} calls ended with {answer.read_text()[:500]!r}.")
+        return _Whole(seconds=seconds, mib=usage.ru_maxrss / 1024)
 
 
-register(
-    Benchmark(name="prefix replay", unit="blocks/s", measure=_replay, budget=LEAST, better="higher", in_house=False)
-)
+def _grown(size: str, quick: bool) -> Measured:
+    """Seconds for a size, beside ten times what the size before took."""
+    sizes = [calls // 10 if quick else calls for calls in SIZES.values()]
+    place = list(SIZES).index(size)
+    floor = 10 * _whole(sizes[place - 1]).seconds if place else None
+    return Measured(value=_whole(sizes[place]).seconds, floor=floor)
+
+
+def _memory(quick: bool) -> Measured:
+    calls = SIZES["large"]
+    return Measured(value=_whole(calls // 10 if quick else calls).mib)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -159,5 +147,16 @@ register(
     *(
         Benchmark(name=f"import of {title}", unit="s", measure=partial(_import, form), budget=MOST, in_house=False)
         for form, title in (("csv", "spend logs as CSV"), ("json", "spend logs as JSON lines"))
-    )
+    ),
+    *(
+        Benchmark(
+            name=f"end to end, {size}",
+            unit="s",
+            measure=partial(_grown, size),
+            budget=None if size == "small" else MOST_GROWTH,
+            in_house=False,
+        )
+        for size in SIZES
+    ),
+    Benchmark(name="end to end, memory", unit="MiB", measure=_memory, budget=MOST_MIB, in_house=False),
 )

@@ -439,7 +439,7 @@ def _repaired(work: _Work) -> str:
     size = MAX_LINE + 1024**2  # bytes of one line
     return f"""(SELECT {read} FROM read_csv({quoted(str(_repaired_path(work).resolve()))}, columns = {{{columns}}},
         auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
-        nullstr = '', allow_quoted_nulls = true, max_line_size = {size}, parallel = false))"""  # noqa: S608
+        nullstr = '', allow_quoted_nulls = true, max_line_size = {size}, buffer_size = {2 * size}, parallel = false))"""  # noqa: S608
 
 
 # --- From text to calls ----------------------------------------------------------------------------------------------

@@ -30,10 +30,10 @@ def latency(calls: Calls, *, changed: str | None = None, seconds: str = "NULL", 
             FROM calls c LEFT JOIN ({changed}) x USING ("call") WHERE {_ANSWERED}"""  # noqa: S608
     )
     *numbers, unknown, first_unknown = found
-    after = _times((None, None, numbers[5]) if unknown else tuple(numbers[3:]))
+    after = _times((None, numbers[3]) if unknown else tuple(numbers[2:]))
     if first_unknown:
         after = after.model_copy(update={"ttft": None})
-    return Latency(before=_times(tuple(numbers[:3])), after=after)
+    return Latency(before=_times(tuple(numbers[:2])), after=after)
 
 
 def without(calls: Calls, gone: str) -> Latency:
@@ -45,10 +45,16 @@ def without(calls: Calls, gone: str) -> Latency:
 
 
 def _percentiles(seconds: str, first: str) -> str:
-    """p50, p95 and the median time to the first token; NULL where no call has the times."""
-    return f"quantile_cont({seconds}, 0.5), quantile_cont({seconds}, 0.95), quantile_cont({first}, 0.5)"
+    """[p50, p95], and the median time to the first token; NULL where no call has the times.
+
+    Both percentiles are asked at once, because DuckDB keeps all values for each time that it is asked.
+    """
+    return f"quantile_cont({seconds}, [0.5, 0.95]), quantile_cont({first}, 0.5)"
 
 
 def _times(row: tuple[Any, ...]) -> Times:
-    p50, p95, ttft = (None if number is None else round(float(number), 6) for number in row)
+    both, first = row
+    p50, p95, ttft = (
+        None if number is None else round(float(number), 6) for number in (*(both or (None, None)), first)
+    )
     return Times(p50=p50, p95=p95, ttft=ttft)

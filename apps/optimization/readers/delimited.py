@@ -70,10 +70,12 @@ class DelimitedTable:
         if len({name.casefold() for name in self._columns}) < len(self._columns):
             return None  # to DuckDB, two of them would be one
         shape = ", ".join(f"{quoted(f'c{number}')}: 'VARCHAR'" for number, _ in enumerate(self._columns))
+        # Its own buffers would be sixteen lines long: too large to be kept, so that the file is read three times.
         read = ", ".join(f"c{number} AS {named(name)}" for number, name in enumerate(self._columns) if name in columns)
         return f"""(SELECT {read or "1 AS nothing"} FROM read_csv({quoted(str(self._path.resolve()))},
             columns = {{{shape}}}, auto_detect = false, header = true, delim = {quoted(self._delimiter)},
-            quote = '"', escape = '"', max_line_size = {MAX_FIELD}, strict_mode = true))"""  # noqa: S608
+            quote = '"', escape = '"', max_line_size = {MAX_FIELD}, buffer_size = {2 * MAX_FIELD},
+            strict_mode = true))"""  # noqa: S608
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
