@@ -79,16 +79,18 @@ def plain_sql(file: Path) -> Iterator[Callable[[], Both]]:
     with duckdb.connect() as connection:
         connection.execute(f"SET threads = {THREADS}")
         connection.execute("SET enable_progress_bar = false")
-        yield lambda: (_by_sql(connection, file, "model"), _by_sql(connection, file, "hour(started_at)"))
+        yield partial(_by_sql, connection, file)
 
 
-def _by_sql(connection: duckdb.DuckDBPyConnection, file: Path, key: str) -> Figures:
+def _by_sql(connection: duckdb.DuckDBPyConnection, file: Path) -> Both:
     sums = ", ".join(f"sum({column})" for column in SUMS)
     rows = connection.execute(
-        f"""SELECT {key}, count(*), count(*) - count(cost_pico), {sums}
-            FROM {quoted(str(file))} WHERE billed GROUP BY 1"""  # noqa: S608
+        f"""SELECT grouping(model), model, hour, count(*), count(*) - count(cost_pico), {sums}
+            FROM (SELECT *, hour(started_at) AS hour FROM {quoted(str(file))} WHERE billed)
+            GROUP BY GROUPING SETS ((model), (hour))"""  # noqa: S608
     ).fetchall()
-    return {row[0]: _whole(row[1:]) for row in rows}
+    by_model = {row[1]: _whole(row[3:]) for row in rows if not row[0]}
+    return by_model, {row[2]: _whole(row[3:]) for row in rows if row[0]}
 
 
 @contextmanager
