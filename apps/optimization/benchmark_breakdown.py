@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from math import isclose
 from pathlib import Path
+from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -78,16 +79,18 @@ def plain_sql(file: Path) -> Iterator[Callable[[], Both]]:
     with duckdb.connect() as connection:
         connection.execute(f"SET threads = {THREADS}")
         connection.execute("SET enable_progress_bar = false")
-        yield lambda: (_by_sql(connection, file, "model"), _by_sql(connection, file, "hour(started_at)"))
+        yield partial(_by_sql, connection, file)
 
 
-def _by_sql(connection: duckdb.DuckDBPyConnection, file: Path, key: str) -> Figures:
+def _by_sql(connection: duckdb.DuckDBPyConnection, file: Path) -> Both:
     sums = ", ".join(f"sum({column})" for column in SUMS)
     rows = connection.execute(
-        f"""SELECT {key}, count(*), count(*) FILTER (cost_pico IS NULL), {sums}
-            FROM {quoted(str(file))} WHERE billed GROUP BY 1"""  # noqa: S608
+        f"""SELECT grouping(model), model, hour, count(*), count(*) - count(cost_pico), {sums}
+            FROM (SELECT *, hour(started_at) AS hour FROM {quoted(str(file))} WHERE billed)
+            GROUP BY GROUPING SETS ((model), (hour))"""  # noqa: S608
     ).fetchall()
-    return {row[0]: _whole(row[1:]) for row in rows}
+    by_model = {row[1]: _whole(row[3:]) for row in rows if not row[0]}
+    return by_model, {row[2]: _whole(row[3:]) for row in rows if row[0]}
 
 
 @contextmanager
@@ -151,10 +154,12 @@ def seconds(quick: bool) -> Mapping[str, float]:
         ready = {name: stack.enter_context(way(file)) for name, way in WAYS.items() if installed(name)}
         refuse_difference({name: work() for name, work in ready.items()})
         taken: dict[str, list[float]] = {name: [] for name in ready}
+        random = Random(ROUNDS)  # noqa: S311
         for _ in range(QUICK_ROUNDS if quick else ROUNDS):
-            for name, work in ready.items():
+            # In another order each time: on a busy machine, it matters whom one comes after.
+            for name in random.sample(list(ready), len(ready)):
                 began = perf_counter()
-                work()
+                ready[name]()
                 taken[name].append(perf_counter() - began)
     return {name: median(times) for name, times in taken.items()}
 

@@ -63,7 +63,7 @@ def spend_breakdowns(calls: Calls, dimensions: Sequence[Dimension], *, limit: in
     rows = calls.rows(
         f"""WITH sums AS (
               SELECT grouping({", ".join(names)}) AS mark, coalesce({spelled}) AS key, count(*) AS calls,
-                     sum(cost_pico) AS cost, count(*) FILTER (cost_pico IS NULL) AS unpriced, {TOKENS}
+                     sum(cost_pico) AS cost, count(*) - count(cost_pico) AS unpriced, {TOKENS}
               FROM (SELECT *, {keys} FROM calls WHERE billed)
               GROUP BY GROUPING SETS ({", ".join(f"({name})" for name in names)}))
             SELECT row_number() OVER ranked AS place, *, count(*) OVER each, sum(cost) OVER each,

@@ -42,6 +42,8 @@ def _settings(folders: tuple[Path, ...], scratch: Path, memory_mib: int) -> tupl
         ("enable_progress_bar", "true"),
         ("enable_progress_bar_print", "false"),
         ("preserve_insertion_order", "true"),
+        # An analysis passes over the same files some thirty times; files that changed are looked at again.
+        ("parquet_metadata_cache", "true"),
         ("temp_directory", quoted(str(scratch.resolve() / "spill"))),
         ("allowed_directories", f"[{allowed}]"),
         ("enable_external_access", "false"),
