@@ -272,8 +272,8 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
         strategies={stage: tuple(each.name for each in several) for stage, several in by_stage.items() if several},
         assumptions=(
             f"A cache of answers takes {LOOK_UP * 1000:.0f} ms; a batch is answered within a day.",
-            "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what is "
-            "neither routed, trimmed nor answered for another question keeps all.",
+            "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what "
+            "is neither routed, trimmed nor answered for another question keeps all.",
             "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
         ),
     )
