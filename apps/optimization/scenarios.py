@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import compress
+from math import prod
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field
@@ -21,11 +22,11 @@ from apps.optimization.forecast import forecast
 from apps.optimization.joint import chosen, joint, merged
 from apps.optimization.options import Options
 from apps.optimization.overview import spend
+from apps.optimization.repeats import LOOK_UP
 from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
 from apps.optimization.simulators import known, replay_of, stage_of
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
 
-ANSWERED = 0.05  # seconds that a cache of answers takes; assumed, and said
 DAY = 24 * 3600.0
 MOST_MOVES = 20
 
@@ -287,7 +288,10 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
     found = saved(calls, treatments, replays[0] if replays else None)
-    points = [_point(calls, found, stages, treatments, asked) for stages in subsets(list(treatments))]
+    kept = {"route": asked.quality_floor}
+    if any(each.name == "semantic_cache" for each in by_stage["answer"]):
+        kept["answer"] = 1 - asked.false_hits
+    points = [_point(calls, found, stages, treatments, kept) for stages in subsets(list(treatments))]
     best = [not any(_beats(other, point) for other in points) for point in points]
     return Pareto(
         points=tuple(
@@ -295,20 +299,24 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
         ),
         strategies={stage: tuple(each.name for each in several) for stage, several in by_stage.items() if several},
         assumptions=(
-            f"A cache of answers takes {ANSWERED * 1000:.0f} ms; a batch is answered within a day.",
-            "Quality is what pairs of judged answers prove to be kept; what is neither routed nor trimmed keeps all.",
+            f"A cache of answers takes {LOOK_UP * 1000:.0f} ms; a batch is answered within a day.",
+            "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what "
+            "is neither routed, trimmed nor answered for another question keeps all.",
             "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
         ),
     )
 
 
-def _point(calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], asked: Asked) -> Point:
+def _point(
+    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float]
+) -> Point:
+    """One choice; `kept` is the share of quality that a stage keeps, where it takes any."""
     changed = stages & {"route", "trim"}
     return Point(
         stages=tuple(compress(STAGES, (stage in stages for stage in STAGES))),
         cost_usd=in_dollars(found.spent - found.total(stages)),
         p95_seconds=None if changed else _p95(calls, stages, treatments),
-        quality=None if "trim" in stages else asked.quality_floor if "route" in stages else 1.0,
+        quality=None if "trim" in stages else prod(kept.get(stage, 1.0) for stage in stages),
         best=False,
     )
 
@@ -319,7 +327,7 @@ def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str]) -> fl
         f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"  # noqa: S608
         for stage in ("drop", "answer", "batch")
     )
-    taken = f"CASE WHEN {answer} THEN {ANSWERED} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
+    taken = f"CASE WHEN {answer} THEN {LOOK_UP} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
     found: float | None = calls.row(
         f"""SELECT quantile_cont({taken}, 0.95) FROM calls
             WHERE status IS DISTINCT FROM 'failed' AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608

@@ -17,13 +17,13 @@ RECOMMENDATIONS = "/api/recommendations/"
 
 
 def weeks(count, **more):
-    """The same question each day, answered anew each time: something to save."""
+    """A question each day that nobody waits for: something to save."""
     return [
         call(
             call_id=f"c{day}",
             timestamp=f"2026-{9 + day // 30:02}-{1 + day % 30:02}T12:00:00Z",
             prompt="What is the price?",
-            temperature=0,
+            interactive="false",
             **more,
         )
         for day in range(7 * count)

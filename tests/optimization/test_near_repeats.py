@@ -139,6 +139,11 @@ def test_without_what_proves_it_the_saving_is_unknown_and_what_lacks_is_asked_fo
     assert [each.field for each in told.missing] == [lacking]
 
 
+def test_one_question_has_no_near_ones(write, calls_of):
+    with calls_of(write("calls.jsonl", questions()[:1])) as calls:
+        assert simulate(calls, "semantic_cache").saving_usd == 0
+
+
 def test_exact_repeats_are_left_to_the_exact_cache(write, calls_of):
     rows = [row | {"prompt": row["prompt"].lower().removesuffix(" !")} for row in questions()]
 

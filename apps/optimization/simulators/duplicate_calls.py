@@ -6,7 +6,7 @@ import numpy as np
 
 from apps.optimization.calls import Calls
 from apps.optimization.latency import without
-from apps.optimization.overview import known_cost
+from apps.optimization.overview import known_cost, spend
 from apps.optimization.repeats import NOBODY, OWNER, SAME, served_by
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
@@ -42,6 +42,8 @@ def duplicate_calls(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             missing=tuple(missing),
             why=f"The calls carry no {' and no '.join(missing)}, so one request sent twice looks like two.",
         )
+    if spend(calls) is None:
+        return _strategy(saving_usd=None, missing=("price",), why="No call has a known price.")
     if not fine:
         return _strategy(
             saving_usd=None,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from apps.optimization.calls import Calls
 from apps.optimization.latency import latency
-from apps.optimization.overview import known_cost
+from apps.optimization.overview import known_cost, spend
 from apps.optimization.repeats import OWNER, exact_sum, forever, look_up_seconds
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.similarity import Vectors, vectors
@@ -76,9 +76,11 @@ def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
 
     Exact repeats are left to the exact cache. Counted is the half of the calls that the threshold was not chosen on.
     """
+    if spend(calls) is None:
+        return _strategy(options, saving_usd=None, missing=("price",), why="No call has a known price.")
     asked, facts = _asked(calls, options)
     if asked is None:
-        return _strategy(options, saving_usd=None, **facts)
+        return _strategy(options, **facts)
     partners = _replay(asked, forever(options.answers_kept))
     first = asked.began < np.median(asked.began)
     curve = [_point(asked, partners, place, first) for place in range(len(THRESHOLDS))]
@@ -119,6 +121,7 @@ def _asked(calls: Calls, options: Options) -> tuple[_Asked | None, dict[str, Any
     missing = tuple(name for name, said in told if not said)
     if missing:
         return None, {
+            "saving_usd": None,
             "missing": missing,
             "why": f"The calls carry no {' and no '.join(missing)}, so what could answer one of them is unknown.",
         }
@@ -139,6 +142,11 @@ def _asked(calls: Calls, options: Options) -> tuple[_Asked | None, dict[str, Any
                   CASE WHEN answer_hash IS NULL THEN -1 ELSE dense_rank() OVER (ORDER BY answer_hash) END AS answer
            FROM alike ORDER BY cache, began, "call" """
     ).fetchnumpy()
+    if not len(rows["call"]):
+        return None, {
+            "saving_usd": in_dollars(0),
+            "why": "No two different questions were asked where one could answer.",
+        }
     # Only their stretch of time is read, for its texts are most of a file.
     texts = calls.rows(
         """SELECT any_value(c.prompt) FROM calls c JOIN alike a USING ("call")
@@ -146,6 +154,7 @@ def _asked(calls: Calls, options: Options) -> tuple[_Asked | None, dict[str, Any
     )
     if any(text is None for (text,) in texts):
         return None, {
+            "saving_usd": None,
             "missing": ("prompt",),
             "why": "Of the prompts only fingerprints were kept, which show what is the same and not what is alike.",
         }
