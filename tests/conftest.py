@@ -30,6 +30,21 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
         )
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: those of an archive hold the moment it was made, and every process would collect others."""
+    return argname if isinstance(val, bytes) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item) -> Iterator[None]:
+    """What the house said last stands beside a failure in it."""
+    report = yield
+    house = getattr(item, "funcargs", {}).get("house")
+    if report.failed and house is not None:
+        report.sections.append(("The house", house.log()[-6000:]))
+    return report
+
+
 @pytest.fixture(autouse=True)
 def own_breakers(request, monkeypatch) -> Iterator[None]:
     """What fails in one test is spared no other: all share one Redis."""

@@ -128,9 +128,13 @@ class Person:
         page = self.session.get(self.url + path)
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
         assert token, f"no form at {path}: {page.status_code} {page.text[:500]}"
-        answer = self.session.post(
-            self.url + path, data=fields | {"csrfmiddlewaretoken": token[1]}, allow_redirects=False
-        )
+        filled = fields | {"csrfmiddlewaretoken": token[1]}
+
+        def taken() -> requests.Response | None:
+            answer = self.session.post(self.url + path, data=filled, allow_redirects=False)
+            return None if answer.status_code == 503 else answer  # it says that nothing was lost: try again
+
+        answer = becomes(taken)
         assert answer.status_code == 302, f"{path}: {answer.status_code} {answer.text[:2000]}"
         return answer
 

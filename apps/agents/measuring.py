@@ -47,6 +47,17 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "savings by caching",
         "Export messages or prompts (LiteLLM: store_prompts_in_spend_logs).",
     ),
+    "user": (
+        "An answer may be given again only to the one it was given to, so calls must say whose they are.",
+        "savings by caching answers, and on calls sent twice",
+        "Export the end user, the session or the trace of each call (LiteLLM: end_user, session_id).",
+    ),
+    "answer": (
+        "Whether one answer may serve two questions can be told only where both were answered; a keyed fingerprint of "
+        "each answer is kept, never its text.",
+        "savings by caching answers to near repeats",
+        "Export the answers (LiteLLM: response, with store_prompts_in_spend_logs; else a column `answer`).",
+    ),
     "quality": (
         "Without judged answers, nobody knows how well a cheaper model would do.",
         "proven savings by cheaper models",
@@ -112,7 +123,13 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
 
 
 # What the optimizer calls a field that WANTED knows by another name.
-SYNONYMS = {"prompt_hash": "prompt", "blocks": "prompt", "delay": "interactive", "history": "history_tokens"}
+SYNONYMS = {
+    "prompt_hash": "prompt",
+    "blocks": "prompt",
+    "delay": "interactive",
+    "history": "history_tokens",
+    "owner": "user",
+}
 
 
 class AnalysisFailed(NetraError):

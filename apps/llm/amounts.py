@@ -16,6 +16,21 @@ def spell_dollars(amount: Decimal | str | float | None) -> str:
     if amount is None:
         return UNKNOWN
     value = Decimal(str(amount))
-    size = abs(value)
+    return f"{'-' if value < 0 else ''}${_digits(abs(value))}"
+
+
+def spell_money(amount: Decimal | str | float | None, currency: str = "USD") -> str:
+    """The same in any currency.
+
+    >>> spell_money("1234.5"), spell_money("-0.0421", "EUR"), spell_money(None, "EUR")
+    ('$1,234.50', '-0.0421 EUR', 'unknown')
+    """
+    if currency == "USD" or amount is None:
+        return spell_dollars(amount)
+    value = Decimal(str(amount))
+    return f"{'-' if value < 0 else ''}{_digits(abs(value))} {currency}"
+
+
+def _digits(size: Decimal) -> str:
     places = 2 if not size or size >= CENTS_FROM else min(2 - size.adjusted(), PICO_PLACES)
-    return f"{'-' if value < 0 else ''}${size:,.{places}f}"
+    return f"{size:,.{places}f}"

@@ -5,11 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import structlog
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 
 from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
@@ -18,8 +16,6 @@ from apps.optimization import analyses, jobs, recommendations, tasks
 from apps.optimization.datasets import bill_of, refuse_bill, refuse_unready
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.services import get_dataset
-
-log = structlog.get_logger(__name__)
 
 
 class AnalysisNotFound(NotFound):
@@ -55,11 +51,13 @@ def request_analysis(
 
     Raises:
         DatasetNotFound: there is none of that id.
+        Forbidden: the principal may only look.
         UnknownAnalysis: there is no such kind.
         ImpossibleQuestion: the parameters are none that it takes.
         DatasetNotReady, DatasetFailed, NotABill: it has no calls, or `bill` no charges.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    _may_act(principal)
     refuse_unready(dataset)
     if bill := (parameters or {}).get("bill"):
         bill_of(_named(principal, bill))
@@ -76,6 +74,22 @@ def _named(principal: Principal, bill: Any) -> Dataset:
         return get_dataset(principal=principal, dataset_id=UUID(str(bill)))
     except ValueError:
         raise analyses.ImpossibleQuestion(f"bill: {bill!r} is no id of a dataset.") from None
+
+
+def found_savings(*, principal: Principal, dataset_id: UUID) -> StoredAnalysis | None:
+    """The newest analysis of a dataset without wishes, preferably one that did not fail; starts none.
+
+    Raises:
+        DatasetNotFound: there is none of that id.
+        DatasetNotReady, DatasetFailed, NotCalls: it has no calls.
+    """
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    refuse_unready(dataset)
+    refuse_bill(dataset)
+    plain = list_analyses(principal=principal).filter(dataset=dataset, kind="savings", parameters={})
+    ended = (StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED)
+    found: StoredAnalysis | None = plain.exclude(state__in=ended).first() or plain.first()
+    return found
 
 
 def compute_again(*, principal: Principal, analysis_id: UUID) -> StoredAnalysis:
@@ -124,11 +138,8 @@ def cancel_analysis(*, principal: Principal, analysis_id: UUID) -> StoredAnalysi
 
 
 def ring(analysis_id: UUID) -> None:
-    """Wake a tool worker; a ring that is lost is repeated by the sweep."""
-    try:
-        tasks.run_analysis.apply_async(kwargs={"analysis": str(analysis_id)}, retry=False)
-    except OperationalError as error:
-        log.warning("Analysis not rung for; the sweep will", analysis=str(analysis_id), reason=str(error))
+    """Wake a tool worker."""
+    tasks.ring_analysis(analysis_id)
 
 
 def rescue_analyses(*, now: datetime) -> int:

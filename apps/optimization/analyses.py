@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db import transaction
 from django.utils import timezone
 from pydantic import BaseModel, ValidationError
 
@@ -123,16 +124,8 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
     """
     if kind not in KINDS:
         raise UnknownAnalysis(f"There is no analysis {kind!r}; there are {', '.join(sorted(KINDS))}.")
-    asked = understood(kind, parameters).model_dump(mode="json", exclude_defaults=True)
-    prices = catalogue_for(organization_id=dataset.organization_id).version
-    facts = {
-        "kind": kind,
-        "parameters": asked,
-        "dataset_hash": content_hash(dataset),
-        "prices": prices,
-        "code_version": code_version(),
-    }
-    inputs = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    facts = _facts(dataset, kind, understood(kind, parameters).model_dump(mode="json", exclude_defaults=True))
+    inputs = _name_of(facts)
     return StoredAnalysis.objects.exclude(
         state__in=[StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED]
     ).get_or_create(
@@ -140,6 +133,26 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
         inputs=inputs,
         defaults={**facts, "organization_id": dataset.organization_id, "created_by": by},
     )
+
+
+def _facts(dataset: Dataset, kind: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a result depends on, as it is now."""
+    return {
+        "kind": kind,
+        "parameters": asked,
+        "dataset_hash": content_hash(dataset),
+        "prices": catalogue_for(organization_id=dataset.organization_id).version,
+        "code_version": code_version(),
+    }
+
+
+def _name_of(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def is_current(analysis: StoredAnalysis) -> bool:
+    """Whether calls, prices and code are still those that it was computed from."""
+    return analysis.inputs == _name_of(_facts(analysis.dataset, analysis.kind, analysis.parameters))
 
 
 def understood(kind: str, parameters: Mapping[str, Any]) -> Result:
@@ -170,23 +183,26 @@ def run_analysis(analysis_id: UUID) -> None:
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
-            if _is_the_plain_one(analysis):
+            if is_plain(analysis):
                 outcomes.measure(analysis.dataset, calls)
+        _keep(analysis, result, time.monotonic() - started)
     except Exception as error:
         _give_up(analysis, error)
-    else:
-        _keep(analysis, result, time.monotonic() - started)
 
 
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
     document = result.model_dump(mode="json")
-    if jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds):
-        if _is_the_plain_one(analysis):
+    with transaction.atomic():
+        # A deletion takes the dataset first and its analyses then; in another order the two could wait for each other.
+        Dataset.objects.select_for_update(no_key=True).filter(pk=analysis.dataset_id).first()
+        kept = jobs.settle(analysis, state=StoredAnalysis.State.READY, progress=100, result=document, seconds=seconds)
+        if kept and is_plain(analysis):
             recommendations.renew(analysis)
+    if kept:
         publish(analysis)
 
 
-def _is_the_plain_one(analysis: StoredAnalysis) -> bool:
+def is_plain(analysis: StoredAnalysis) -> bool:
     """Whether it is what is computed of every dataset, without wishes."""
     return analysis.kind == "savings" and not analysis.parameters
 

@@ -5,7 +5,7 @@ from typing import get_args
 
 from apps.optimization import simulators
 from apps.optimization.anomalies import anomalies
-from apps.optimization.breakdown import spend_breakdown
+from apps.optimization.breakdown import spend_breakdowns
 from apps.optimization.calls import Calls
 from apps.optimization.forecast import forecast
 from apps.optimization.joint import joint, with_interval
@@ -36,16 +36,22 @@ def analyse(
         progress(5 + 55 * (place + 1) / len(known))
     together = joint(calls, strategies, ceilings=ceilings)
     progress(80)
-    return Analysis(
+    enough = sufficiency(calls, capture_rate=capture_rate)
+    progress(90)
+    breakdown = spend_breakdowns(calls, get_args(Dimension))
+    progress(95)
+    found = Analysis(
         calls=whole.calls,
         tokens=whole.tokens,
         cost_usd=whole.cost_usd,
         unpriced_share=whole.unpriced_share,
-        sufficiency=sufficiency(calls, capture_rate=capture_rate),
+        sufficiency=enough,
         strategies=tuple(strategies),
         joint=together,
         anomalies=anomalies(calls),
         forecast=forecast(calls),
         overview=whole,
-        breakdown={by: spend_breakdown(calls, by) for by in get_args(Dimension)},
+        breakdown=breakdown,
     )
+    progress(100)
+    return found

@@ -1,18 +1,22 @@
-"""Where the money goes, by one dimension."""
+"""Where the money goes, by one dimension at a time."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from apps.errors import Invalid
 from apps.optimization.calls import Calls
-from apps.optimization.overview import TOKENS, part_of, spend, tokens
+from apps.optimization.duck import quoted
+from apps.optimization.local import EPOCH_YEAR
+from apps.optimization.overview import TOKENS, part_of, tokens
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, in_dollars
 
-_KEYS: dict[Dimension, str] = {
-    "model": "model",
-    "feature": "feature",
-    "user": '"user"',
-    "day": "strftime(started_at, '%Y-%m-%d')",
-    "hour": "strftime(started_at, '%H:00')",
+# What calls are grouped by, and how that is written; short keys are grouped faster than texts.
+_KEYS: dict[Dimension, tuple[str, str]] = {
+    "model": ("model", "{}"),
+    "feature": ("feature", "{}"),
+    "user": ('"user"', "{}"),
+    "day": ("({local})::DATE", "strftime({}, '%Y-%m-%d')"),
+    "hour": ("hour({local})", "printf('%02d:00', {})"),
 }
 _IN_THEIR_ORDER = ("day", "hour")
 MAX_ROWS = 500
@@ -40,29 +44,66 @@ def dimension(name: str) -> Dimension:
 def spend_breakdown(calls: Calls, by: Dimension, *, limit: int = 50) -> Breakdown:
     """Spend per value of `by` over billed calls, at most `limit` rows (and never more than MAX_ROWS).
 
-    Days are UTC; an hour is the hour of the day (00:00-23:00 UTC), summed over all days.
+    Days are of the zone of `calls`; an hour is the hour of the day there (00:00-23:00), summed over all days.
     """
-    key, limit = _KEYS[by], min(limit, MAX_ROWS)
-    order = "1 NULLS LAST" if by in _IN_THEIR_ORDER else "sum(cost_pico) DESC NULLS LAST, count(*) DESC, 1"
-    groups = calls.rows(
-        f"""SELECT {key}, count(*), sum(cost_pico), count(*) FILTER (cost_pico IS NULL), {TOKENS}
-            FROM calls WHERE billed GROUP BY 1 ORDER BY {order}"""  # noqa: S608
+    return spend_breakdowns(calls, (by,), limit=limit)[by]
+
+
+def spend_breakdowns(calls: Calls, dimensions: Sequence[Dimension], *, limit: int = 50) -> dict[Dimension, Breakdown]:
+    """`spend_breakdown` by each of `dimensions`, in one pass over the calls."""
+    names, local = [f"by_{by}" for by in dimensions], _local(calls.time_zone)
+    keys = ", ".join(
+        f"{_KEYS[by][0].format(local=local)} AS {name}" for by, name in zip(dimensions, names, strict=True)
     )
-    total = spend(calls)
-    known = sum(int(group[2] or 0) for group in groups if group[0] is not None)
+    spelled = ", ".join(_KEYS[by][1].format(name) for by, name in zip(dimensions, names, strict=True))
+    # GROUPING tells the sets apart: a bit for each key, the first one the highest, set where it is not grouped by.
+    every = 2 ** len(names) - 1
+    marks = {by: every - 2 ** (len(names) - 1 - place) for place, by in enumerate(dimensions)}
+    chronological = ", ".join(str(mark) for by, mark in marks.items() if by in _IN_THEIR_ORDER) or "NULL"
+    rows = calls.rows(
+        f"""WITH sums AS (
+              SELECT grouping({", ".join(names)}) AS mark, coalesce({spelled}) AS key, count(*) AS calls,
+                     sum(cost_pico) AS cost, count(*) FILTER (cost_pico IS NULL) AS unpriced, {TOKENS}
+              FROM (SELECT *, {keys} FROM calls WHERE billed)
+              GROUP BY GROUPING SETS ({", ".join(f"({name})" for name in names)}))
+            SELECT row_number() OVER ranked AS place, *, count(*) OVER each, sum(cost) OVER each,
+                   sum(cost) FILTER (key IS NOT NULL) OVER each FROM sums
+            WINDOW each AS (PARTITION BY mark), ranked AS (PARTITION BY mark ORDER BY
+              CASE WHEN mark IN ({chronological}) THEN 0 ELSE cost END DESC NULLS LAST,
+              CASE WHEN mark IN ({chronological}) THEN 0 ELSE calls END DESC, key NULLS LAST)
+            QUALIFY place <= ? ORDER BY mark, place""",  # noqa: S608
+        [min(limit, MAX_ROWS)],
+    )
+    return {
+        by: _breakdown(by, [row[2:] for row in rows if row[1] == mark], calls.time_zone) for by, mark in marks.items()
+    }
+
+
+def _breakdown(by: Dimension, rows: Sequence[tuple[Any, ...]], time_zone: str) -> Breakdown:
+    """One dimension; a row ends with how many groups there are, and what all and the named ones of them cost."""
+    groups, total, known = rows[0][-3:] if rows else (0, 0, 0)
     return Breakdown(
         by=by,
-        rows=tuple(_row(group, total) for group in groups[:limit]),
-        other_rows=max(0, len(groups) - limit),
+        rows=tuple(_row(row[:-3], total) for row in rows),
+        other_rows=groups - len(rows),
         total_usd=in_dollars(total),
-        covered_share=part_of(known, total),
+        covered_share=part_of(known or 0, total),
+        time_zone=time_zone,
     )
+
+
+def _local(zone: str) -> str:
+    """The SQL of a call's time on the clocks of a zone; times that count from the start of a trace know none."""
+    if zone == "UTC":
+        return "started_at"
+    there = f"timezone({quoted(zone)}, timezone('UTC', started_at))"
+    return f"CASE WHEN year(started_at) <= {EPOCH_YEAR} THEN started_at ELSE {there} END"
 
 
 def _row(group: tuple[Any, ...], total: int | None) -> BreakdownRow:
     key, calls, cost, unpriced, *sums = group
     return BreakdownRow(
-        key=None if key is None else str(key),
+        key=key,
         calls=calls,
         tokens=tokens(tuple(sums)),
         cost_usd=in_dollars(cost),

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import duckdb
 
 from apps.llm.catalogue import Catalogue
-from apps.optimization.duck import confined, quoted
+from apps.optimization.duck import confined, named, quoted
 
 ROW_BITS = 40  # of `call` that name the row; the others name the file
 
@@ -55,6 +54,7 @@ COLUMNS: Mapping[str, str] = {
     "quality": "DOUBLE",  # of the answer, 0-1, where somebody or something judged it
     "prompt_hash": "UUID",  # keyed with a secret that is thrown away after the import
     "parameters_hash": "UUID",
+    "answer_hash": "UUID",  # of the answer in lower case, its white space as single blanks; keyed alike
     "prompt_characters": "BIGINT",
     "blocks": "UBIGINT[]",  # chained names of the prompt's blocks, from its start; of one dataset only
     "prompt": "VARCHAR",  # always NULL when only metadata is kept
@@ -76,6 +76,7 @@ class Calls:
     connection: duckdb.DuckDBPyConnection
     catalogue: Catalogue
     notes: tuple[str, ...] = field(default=())  # what the import assumed, in sentences
+    time_zone: str = "UTC"  # of the days and hours by which spend is broken down; everything else is UTC
 
     def rows(self, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of `query`."""
@@ -93,6 +94,7 @@ def reading(
     catalogue: Catalogue,
     memory_mib: int,
     notes: tuple[str, ...] = (),
+    time_zone: str = "UTC",
     scratch_in: Path | None = None,
 ) -> Iterator[Calls]:
     """The calls kept in `files`; spills into a folder of its own below `scratch_in` (else the system's temporary)."""
@@ -102,12 +104,19 @@ def reading(
             folders=tuple(file.parent for file in files), scratch=Path(scratch), memory_mib=memory_mib
         ) as connection,
     ):
-        connection.execute(f"CREATE VIEW calls AS {' UNION ALL '.join(starmap(_part, enumerate(files)))}")
-        yield Calls(connection=connection, catalogue=catalogue, notes=notes)
+        parts = [_part(connection, number, file) for number, file in enumerate(files)]
+        connection.execute(f"CREATE VIEW calls AS {' UNION ALL '.join(parts)}")
+        yield Calls(connection=connection, catalogue=catalogue, notes=notes, time_zone=time_zone)
 
 
-def _part(number: int, file: Path) -> str:
-    """One file of a dataset; the upper bits of `call` are its number, the lower ones the row."""
+def _part(connection: duckdb.DuckDBPyConnection, number: int, file: Path) -> str:
+    """One file of a dataset; the upper bits of `call` are its number, the lower ones the row.
+
+    A file that was written before a column existed does not say what it holds.
+    """
     rows = f"read_parquet({quoted(str(file.resolve()))}, file_row_number = true)"
-    return f"""SELECT ({number}::BIGINT << {ROW_BITS}) | file_row_number AS call, * EXCLUDE (file_row_number)
-               FROM {rows}"""  # noqa: S608
+    held = {name for name, *_ in connection.execute(f"DESCRIBE FROM {rows}").fetchall()}
+    columns = ", ".join(
+        named(name) if name in held else f"NULL::{kind} AS {named(name)}" for name, kind in COLUMNS.items()
+    )
+    return f"SELECT ({number}::BIGINT << {ROW_BITS}) | file_row_number AS call, {columns} FROM {rows}"  # noqa: S608

@@ -57,12 +57,14 @@ def subsets(stages: Sequence[Stage]) -> tuple[Coalition, ...]:
     return tuple(map(frozenset, chain.from_iterable(combinations(stages, size) for size in range(len(stages) + 1))))
 
 
-def saved(calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None = None) -> Saved:
+def saved(
+    calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None = None, *, cluster: str = CLUSTER
+) -> Saved:
     """Price the calls under every coalition of the stages in `treatments`.
 
     `treatments` gives for each stage the name of a relation with `call` and the columns of TREATMENTS, a
-    row per changed call. Calls without a known price are left out; where only the changed call has none, it stays as it
-    was and saves nothing.
+    row per changed call; `cluster` is the number of a call's cluster, as SQL. Calls without a known price are left out;
+    where only the changed call has none, it stays as it was and saves nothing.
     """
     stages = tuple(stage for stage in STAGES if stage in treatments)
     with_prefix = [stages_ for stages_ in subsets(stages) if "prefix" in stages_]
@@ -70,12 +72,12 @@ def saved(calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None =
         "CREATE OR REPLACE TEMP TABLE cluster_saved (cluster UBIGINT, day DATE, coalition INTEGER, pico HUGEINT)"
     )
     coalitions = subsets(stages)
-    _add(calls, treatments, [each for each in coalitions if "prefix" not in each], coalitions)
+    _add(calls, treatments, [each for each in coalitions if "prefix" not in each], coalitions, cluster)
     for before in subsets([stage for stage in _BEFORE_PREFIX if stage in treatments]):
         these = [each for each in with_prefix if each & frozenset(_BEFORE_PREFIX) == before]
         if these:
-            _add(calls, _replayed(calls, treatments, before, replay), these, coalitions)
-    return _collected(calls, coalitions)
+            _add(calls, _replayed(calls, treatments, before, replay), these, coalitions, cluster)
+    return _collected(calls, coalitions, cluster)
 
 
 def _replayed(
@@ -115,10 +117,14 @@ _FLAGS: dict[Stage, str] = {"drop": "dropped", "answer": "answered", "batch": "b
 
 
 def _add(
-    calls: Calls, treatments: Mapping[Stage, str], wanted: Sequence[Coalition], coalitions: Sequence[Coalition]
+    calls: Calls,
+    treatments: Mapping[Stage, str],
+    wanted: Sequence[Coalition],
+    coalitions: Sequence[Coalition],
+    cluster: str,
 ) -> None:
     """Sum what the coalitions `wanted` save, per cluster, into `cluster_saved`."""
-    _treat(calls, treatments)
+    _treat(calls, treatments, cluster)
     _price(calls)
     # What a dropped or answered call costs needs no arithmetic, so only what remains of a coalition is priced.
     priced = list(dict.fromkeys([NOBODY, *(each - _SPARING for each in wanted)]))
@@ -141,7 +147,7 @@ def _saved_sql(stages: Coalition, place: int) -> str:
     return f"sum(CASE WHEN {spared} THEN cost_0 ELSE cost_0 - coalesce(cost_{place}, cost_0) END)"
 
 
-def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
+def _treat(calls: Calls, treatments: Mapping[Stage, str], cluster: str) -> None:
     """Make `treated`: the calls that any stage changes, each with the row of what all of them change."""
     fields, joins = [], []
     for stage in STAGES:
@@ -158,7 +164,7 @@ def _treat(calls: Calls, treatments: Mapping[Stage, str]) -> None:
     needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE treated AS
-            SELECT {needed}, {CLUSTER} AS cluster, c.started_at::DATE AS day, {{{", ".join(fields)}}} AS treatment
+            SELECT {needed}, {cluster} AS cluster, c.started_at::DATE AS day, {{{", ".join(fields)}}} AS treatment
             FROM calls c {" ".join(joins)} WHERE c.billed AND c.cost_pico IS NOT NULL AND ({touched})"""  # noqa: S608
     )
 
@@ -175,9 +181,9 @@ def _price(calls: Calls) -> None:
     )
 
 
-def _collected(calls: Calls, coalitions: tuple[Coalition, ...]) -> Saved:
+def _collected(calls: Calls, coalitions: tuple[Coalition, ...], cluster: str) -> Saved:
     paid: dict[str, Any] = calls.connection.execute(
-        f"""SELECT {CLUSTER} AS cluster, sum(cost_pico)::DOUBLE AS pico FROM calls
+        f"""SELECT {cluster} AS cluster, sum(cost_pico)::DOUBLE AS pico FROM calls
             WHERE billed AND cost_pico IS NOT NULL GROUP BY 1 ORDER BY 1"""  # noqa: S608
     ).fetchnumpy()
     sums = calls.connection.execute(

@@ -5,7 +5,7 @@ Without Django: works in a worker, in a terminal and in a test alike. Memory sta
 
 import csv
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -52,13 +52,14 @@ SCRATCH = "netra-import-"  # how the working folder beside the target begins; go
 KEPT_REJECTS = 100
 BLOCK = 512  # characters of a block of a prompt, about 128 tokens
 MOST_BLOCKS = 128  # of one prompt; what comes after them is never taken for a repeat
+PEEKED = 10_000  # rows that are asked first what kind of times the file has
 MAX_MODELS = 2000  # of one file; more are no models but ids
-STAGED = 70  # percent of the work that is done once the file is read
-CHECKED = 85
+CHECKED = 85  # percent of the work that is done once the rows are read and checked
+NUMBERED = 88  # once the lines of rejected rows are known
 PREVIEWED = 10_000  # rows that a preview looks at
 PREVIEWED_PROMPT = 200
 ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
-_HASHED = ("prompt", "parameters")
+_HASHED = ("prompt", "parameters", "answer")
 _TEXT = tuple(name for name in FIELDS if name not in _HASHED)
 
 
@@ -141,9 +142,12 @@ def convert(order: Order, progress: Progress = lambda percent: None) -> Conversi
         DiskFull: there is no room to work in; nothing was written.
         UnknownModel: `price_as` has no known price.
     """
-    deadline = Deadline(order.seconds)
-    with _opened(order, progress) as work, _workbench(order, work.scratch) as connection, deadline.stopping(connection):
-        return _settle(connection, work, _stage(connection, work, deadline))
+    with (
+        _opened(order, progress) as work,
+        _workbench(order, work.scratch) as connection,
+        work.deadline.stopping(connection),
+    ):
+        return _settle(connection, work, _examine(connection, work))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +166,11 @@ def preview(order: Order, rows: int = 20) -> Preview:
     Raises:
         UnusableFile, DiskFull, UnknownModel: as `convert`, but rows that are all rejected are an answer.
     """
-    deadline = Deadline(order.seconds)
     with _opened(order, lambda percent: None) as opened:
         target = opened.scratch / "preview.parquet"
         work = replace(opened, order=replace(order, target=target), first=PREVIEWED)
-        with _workbench(work.order, work.scratch) as connection, deadline.stopping(connection):
-            tally = _stage(connection, work, deadline)
+        with _workbench(work.order, work.scratch) as connection, work.deadline.stopping(connection):
+            tally = _examine(connection, work)
             conversion = _settle(connection, work, tally)
             shown = connection.execute(
                 f"""SELECT * REPLACE (left(prompt, {PREVIEWED_PROMPT}) AS prompt)
@@ -176,8 +179,8 @@ def preview(order: Order, rows: int = 20) -> Preview:
             )
             names = [column[0] for column in shown.description or ()]
             calls = tuple(dict(zip(names, row, strict=True)) for row in shown.fetchall())
-            staged = connection.execute("SELECT count(*) FROM staged").fetchall()[0][0]
-        whole = staged + tally.rejected < PREVIEWED
+            read = connection.execute("SELECT count(*) FROM examined").fetchall()[0][0]
+        whole = read + tally.rejected < PREVIEWED
         return Preview(conversion=conversion, calls=calls, whole=whole, disk_bytes=_disk_need(work, whole=whole))
 
 
@@ -205,12 +208,21 @@ def _disk_need(work: "_Work", *, whole: bool) -> int | None:
 def _opened(order: Order, progress: Progress) -> Iterator["_Work"]:
     """The file, unpacked and understood, with a folder to work in that is gone afterwards."""
     check_price_as(order.price_as or "", order.catalogue, order.now)
+    deadline = Deadline(order.seconds)
     with TemporaryDirectory(prefix=SCRATCH, dir=order.target.parent) as folder:
         scratch = Path(folder)
         table = open_table(unpacked(order.source, scratch, most=order.staged_bytes))
         texts = Texts(table.places)
         importer = importer_for(texts, order.mapping)
-        yield _Work(order=order, table=table, texts=texts, importer=importer, scratch=scratch, progress=progress)
+        yield _Work(
+            order=order,
+            table=table,
+            texts=texts,
+            importer=importer,
+            scratch=scratch,
+            progress=progress,
+            deadline=deadline,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +235,22 @@ class _Work:
     importer: Importer
     scratch: Path
     progress: Progress
+    deadline: Deadline
     first: int | None = None  # rows of the file that are looked at; None for all
 
     @property
     def limit(self) -> str:
         return "" if self.first is None else f"LIMIT {self.first}"
+
+    def telling(self, start: float, end: float) -> Callable[[int], None]:
+        """What a reader tells the bytes it has read: the progress, and whether there is time for more."""
+        size = max(1, self.order.source.stat().st_size)
+
+        def told(read: int) -> None:
+            self.deadline.check()
+            self.progress(start + (end - start) * min(1.0, read / size))
+
+        return told
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -242,6 +265,7 @@ class _Tally:
     rejected: int = 0
     rejects: list[Reject] = field(default_factory=list)
     careful: bool = False  # the file was read row by row, and every line is known
+    unit: float | None = None  # seconds of one step of times that count from the start of the trace
 
     def add(self, reject: Reject) -> None:
         self.rejected += 1
@@ -258,11 +282,11 @@ def _workbench(order: Order, scratch: Path) -> Iterator[duckdb.DuckDBPyConnectio
         yield connection
 
 
-# --- From the file to the text of its fields -------------------------------------------------------------------------
+# --- From the file to rows that were looked at -----------------------------------------------------------------------
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadline) -> _Tally:
-    """Make the view `staged`: `line`, `is_call`, the text of each field, the prompt's hash.
+def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
+    """Write every row, understood and checked, to a file that the view `examined` shows.
 
     The file is read by DuckDB at once; if a row is damaged, it is read again row by row, which is slower and loses
     nothing but that row.
@@ -271,55 +295,93 @@ def _stage(connection: duckdb.DuckDBPyConnection, work: _Work, deadline: Deadlin
     relation = work.table.relation(tuple(work.texts.needed))
     if relation:
         try:
-            _copy(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation} {work.limit})", start=0.0)  # noqa: S608
+            return _check(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation} {work.limit})", _Tally())  # noqa: S608
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
-        else:
-            return _Tally()
-    tally = _repair(work, deadline)
-    _copy(connection, work, _repaired(work), start=STAGED / 2)
+    tally = _repair(work)
+    return _check(connection, work, _repaired(work), tally)
+
+
+def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tally: _Tally) -> _Tally:
+    """Read, understand and check all rows in one statement: writing them between would cost as much as all of it."""
+    order, examined = work.order, work.scratch / "examined.parquet"
+    _show_texts(connection, work, source)
+    tally.unit = _unit(connection, work)
+    query = checks.checked_sql(
+        work.fields, now=order.now, decimal_comma=work.table.decimal_comma, unit=tally.unit, longest=MAX_FIELD
+    )
+    execute(
+        connection,
+        f"COPY ({query}) TO {quoted(str(examined.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
+        work.progress,
+        start=CHECKED / 2 if tally.careful else 0.0,
+        end=CHECKED,
+    )
+    if examined.stat().st_size > order.staged_bytes:
+        raise TooLargeInside(
+            f"The calls in the file take more than {order.staged_bytes:,} bytes. Split the file, or import it without "
+            "prompts."
+        )
+    rows = f"read_parquet({quoted(str(examined.resolve()))}, file_row_number = true)"
+    connection.execute(
+        f"""CREATE VIEW examined AS SELECT * EXCLUDE (file_row_number)
+            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line),
+            file_row_number AS number FROM {rows}"""  # noqa: S608
+    )
+    refuse_endless(connection.execute("SELECT count(*) FROM examined").fetchall()[0][0])
     return tally
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, *, start: float) -> None:
-    staged, order = work.scratch / "staged.parquet", work.order
-    columns = [f"({work.importer.sql[name]})::VARCHAR AS {named(f'raw_{name}')}" for name in work.fields]
+def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str) -> None:
+    """Show the rows of `source` as `texts`: `line`, `is_call`, the text of each field, the prompt's hash."""
+    order = work.order
+    columns = [f"said(({work.importer.sql[name]})::VARCHAR) AS {named(f'raw_{name}')}" for name in work.fields]
     prompt = work.importer.sql.get("prompt", "NULL")
     kept = "NULL" if order.metadata_only else f"replace({prompt}, chr(0), '')"
     columns += [
         f"{_hash_sql(order.hash_key, prompt)} AS prompt_hash",
         f"{_hash_sql(order.hash_key, work.importer.sql.get('parameters', 'NULL'))} AS parameters_hash",
+        f"{_hash_sql(order.hash_key, _plain_sql(work.importer.sql.get('answer', 'NULL')))} AS answer_hash",
         f"length({prompt}) AS prompt_characters",
         f"{_blocks_sql(order.hash_key, prompt, work.importer.sql.get('blocks'))} AS blocks",
         f"({kept})::VARCHAR AS prompt",
         f"({work.importer.is_call}) AS is_call",
     ]
-    query = f"SELECT line, {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
-    execute(
-        connection,
-        f"COPY ({query}) TO {quoted(str(staged.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
-        work.progress,
-        start=start,
-        end=STAGED,
-    )
-    if staged.stat().st_size > order.staged_bytes:
-        raise TooLargeInside(
-            f"The calls in the file take more than {order.staged_bytes:,} bytes. Split the file, or import it without "
-            "prompts."
-        )
-    rows = f"read_parquet({quoted(str(staged.resolve()))}, file_row_number = true)"
     connection.execute(
-        f"""CREATE VIEW staged AS SELECT * EXCLUDE (file_row_number)
-            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line),
-            file_row_number AS number FROM {rows}"""  # noqa: S608
+        f"CREATE OR REPLACE VIEW texts AS SELECT line, {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
     )
-    refuse_endless(connection.execute("SELECT count(*) FROM staged").fetchall()[0][0])
+
+
+def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
+    """Seconds of one step if times are counted from the start of the trace; None if they are calendar times.
+
+    Numbers below a billion would all be before 2002: whole ones are taken for milliseconds, others for seconds. One
+    other time decides, so the first rows are asked before all are.
+    """
+    if "started_at" not in work.fields:
+        return None
+    unit: float | None = None
+    for limit in (f"LIMIT {PEEKED}", ""):
+        said, numbers, largest, whole = connection.execute(
+            f"""SELECT count(t), count(*) FILTER (is_number(t)), max(try_cast(t AS DOUBLE)),
+                       bool_and(NOT contains(t, '.'))
+                FROM (SELECT raw_started_at AS t FROM texts WHERE is_call {limit})"""  # noqa: S608
+        ).fetchall()[0]
+        if said and (said != numbers or largest >= 1e9):
+            return None
+        unit = (1e-3 if whole else 1.0) if said else None
+    return unit
 
 
 def _hash_sql(key: bytes, text: str) -> str:
     """A keyed hash of a text (UUID), NULL where there is none. Nobody without the key can test what was among the
     prompts by guessing it."""
     return f"CASE WHEN ({text}) <> '' THEN sha256({quoted(key.hex())} || ({text}))[:32]::UUID END"
+
+
+def _plain_sql(text: str) -> str:
+    """A text as it is compared: what only looks different is the same."""
+    return f"trim(regexp_replace(lower({text}), '\\s+', ' ', 'g'))"
 
 
 def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
@@ -335,17 +397,16 @@ def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
         lambda n: hash({secret} || left({prompt}, n * {BLOCK}))) END"""
 
 
-def _repair(work: _Work, deadline: Deadline) -> _Tally:
+def _repair(work: _Work) -> _Tally:
     """Write the needed columns of every readable row to a well-formed file, with their lines."""
     tally, order = _Tally(careful=True), work.order
-    size = max(1, order.source.stat().st_size)
     needed = tuple(work.texts.needed)
     with _repaired_path(work).open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
         writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
-        records = work.table.records(lambda read: work.progress(STAGED / 2 * min(1.0, read / size)))
+        records = work.table.records(work.telling(0.0, CHECKED / 2))
         for number, record in enumerate(islice(records, work.first), start=1):
-            deadline.check()
+            work.deadline.check()
             refuse_endless(number)
             if isinstance(record, Reject):
                 tally.add(record)
@@ -387,8 +448,7 @@ def _repaired(work: _Work) -> str:
 def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -> Conversion:
     """Check, decide the conventions, price and write."""
     order, importer = work.order, work.importer
-    unit = _unit(connection, work)
-    _check(connection, work, unit)
+    _show_read(connection, work, tally.unit)
     counts = _leave_out(connection, work)
     verdicts = decide(connection, order.catalogue, documented=importer.documented)
     _apply(connection, verdicts)
@@ -399,7 +459,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         connection,
         f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
         work.progress,
-        start=CHECKED,
+        start=NUMBERED,
         end=100.0,
     )
     rows, first, last = _written(connection, unfinished)
@@ -417,7 +477,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         nested=counts.nested,
         known=counts.known,
         verdicts=tuple(verdicts),
-        notes=(*importer.notes, *_notes(order, importer, verdicts, unit), *counts.notes()),
+        notes=(*importer.notes, *_notes(order, importer, verdicts, tally.unit), *counts.notes()),
         first_call_at=first and first.replace(tzinfo=UTC),
         last_call_at=last and last.replace(tzinfo=UTC),
         prices=order.catalogue.version,
@@ -452,37 +512,10 @@ class _LeftOut:
 _FORMAT = f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
 
 
-def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
-    """Seconds of one step if times are counted from the start of the trace; None if they are calendar times.
-
-    Numbers below a billion would all be before 2002: whole ones are taken for milliseconds, others for seconds.
-    """
-    if "started_at" not in work.fields:
-        return None
-    said, numbers, largest, whole = connection.execute(
-        """SELECT count(t), count(*) FILTER (is_number(t)), max(try_cast(t AS DOUBLE)), bool_and(NOT contains(t, '.'))
-           FROM (SELECT said(raw_started_at) AS t FROM staged WHERE is_call)"""
-    ).fetchall()[0]
-    if not said or said != numbers or largest >= 1e9:
-        return None
-    return 1e-3 if whole else 1.0
-
-
-def _check(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | None) -> None:
-    """Write the typed rows to a file and show them as `checked`, with the moment whose price holds as `read`."""
-    order, checked = work.order, work.scratch / "checked.parquet"
-    query = checks.checked_sql(
-        work.fields, now=order.now, decimal_comma=work.table.decimal_comma, unit=unit, longest=MAX_FIELD
-    )
-    execute(
-        connection,
-        f"COPY ({query}) TO {quoted(str(checked.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
-        work.progress,
-        start=STAGED,
-        end=CHECKED,
-    )
-    source = f"read_parquet({quoted(str(checked.resolve()))})"
-    connection.execute(f"CREATE VIEW checked AS SELECT * FROM {source}")  # noqa: S608
+def _show_read(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | None) -> None:
+    """Show the calls as `checked`, and those without a fault as `read`, with the moment whose price holds."""
+    order = work.order
+    connection.execute("CREATE VIEW checked AS SELECT * FROM examined WHERE is_call")
     if not order.price_as:
         _refuse_many_models(connection)
     model = quoted(order.price_as) if order.price_as else "model"
@@ -511,7 +544,7 @@ def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
                     ANTI JOIN nested n ON n.number = r.number ANTI JOIN repeated p ON p.number = r.number"""  # noqa: S608
             )
     not_calls, repeated, nested, known = connection.execute(
-        """SELECT (SELECT count(*) FROM staged WHERE NOT is_call), (SELECT count(*) FROM repeated),
+        """SELECT (SELECT count(*) FROM examined WHERE NOT is_call), (SELECT count(*) FROM repeated),
                   (SELECT count(*) FROM nested), (SELECT count(*) FROM known)"""
     ).fetchall()[0]
     gone = {"repeated": repeated, "nested": nested, "known": known}
@@ -525,14 +558,14 @@ def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
 _NESTED = """
     INSERT INTO nested
     WITH RECURSIVE above AS (
-        SELECT raw_trace_id AS trace, raw_parent_id AS span, 1 AS height FROM staged
+        SELECT raw_trace_id AS trace, raw_parent_id AS span, 1 AS height FROM examined
         WHERE is_call AND raw_parent_id <> ''
         UNION
         SELECT a.trace, s.raw_parent_id, a.height + 1 FROM above a
-        JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
+        JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
         WHERE s.raw_parent_id <> '' AND a.height < 64
     )
-    SELECT DISTINCT s.number FROM above a JOIN staged s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
+    SELECT DISTINCT s.number FROM above a JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
     WHERE s.is_call
 """
 _REPEATED = """
@@ -587,30 +620,20 @@ _CONTRADICTS = "cached_read_tokens + cached_write_tokens > input_tokens"
 def _rejects(connection: duckdb.DuckDBPyConnection, tally: _Tally, work: _Work) -> tuple[int, tuple[Reject, ...]]:
     """How many rows were turned away in all, and the first of them."""
     found = connection.execute(
-        f"""SELECT line, bad_column, reason, count(*) OVER () FROM (
-              SELECT line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
-              SELECT line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
-              WHERE {_CONTRADICTS}) ORDER BY line LIMIT {KEPT_REJECTS}"""  # noqa: S608
+        f"""SELECT number, line, bad_column, reason, count(*) OVER () FROM (
+              SELECT number, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
+              SELECT number, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
+              WHERE {_CONTRADICTS}) ORDER BY number LIMIT {KEPT_REJECTS}"""  # noqa: S608
     ).fetchall()
-    lines = {} if tally.careful else _true_lines(work.table, [row[0] for row in found])
+    lines = {}
+    if found and not tally.careful:  # else blank lines and line ends in quotes come between
+        lines = work.table.lines([number for number, *_ in found], work.telling(CHECKED, NUMBERED))
     rejects = [
-        Reject(line=lines.get(line, line), column=work.importer.columns.get(bad, bad), reason=reason)
-        for line, bad, reason, _ in found
+        Reject(line=lines.get(number, line), column=work.importer.columns.get(bad, bad), reason=reason)
+        for number, line, bad, reason, _ in found
     ]
-    total = tally.rejected + (found[0][3] if found else 0)
+    total = tally.rejected + (found[0][4] if found else 0)
     return total, tuple(sorted([*tally.rejects, *rejects], key=lambda reject: reject.line)[:KEPT_REJECTS])
-
-
-def _true_lines(table: Table, numbers: list[int]) -> dict[int, int]:
-    """Number of a row, as staged -> its line in the file, where blank lines or line ends in quotes come between."""
-    wanted = set(numbers)
-    lines: dict[int, int] = {}
-    for number, record in enumerate(table.records(lambda read: None), start=table.first_line):
-        if len(lines) == len(wanted):
-            break
-        if number in wanted and not isinstance(record, Reject):
-            lines[number] = record[0]
-    return lines
 
 
 def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:

@@ -60,7 +60,7 @@ def content_hash(dataset: Dataset) -> str:
 
 
 @contextmanager
-def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None) -> Iterator[Calls]:
+def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None, *, time_zone: str = "UTC") -> Iterator[Calls]:
     """The calls of all files of a dataset, for analyses; blocking, so not for an event loop.
 
     Raises:
@@ -74,6 +74,7 @@ def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None) -> Iterat
         catalogue=catalogue or catalogue_for(organization_id=dataset.organization_id),
         memory_mib=settings.ANALYSIS_MEMORY_MIB,
         notes=tuple(dict.fromkeys(note for file in files for note in file.notes)),
+        time_zone=time_zone,
     ) as calls:
         yield calls
 

@@ -1,6 +1,7 @@
 """One import: a job that turns an upload into calls, and what its dataset knows of it afterwards."""
 
 import errno
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any
@@ -8,7 +9,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DataError
+from django.db import DataError, transaction
 from django.utils import timezone
 
 from apps.errors import Invalid, NetraError
@@ -49,10 +50,11 @@ class Unstorable(NetraError):
     status = 422
 
 
-def run_import(dataset_id: UUID) -> Dataset | None:
+def run_import(dataset_id: UUID, when_ready: Callable[[Dataset], None] = lambda dataset: None) -> Dataset | None:
     """Import a queued dataset, if no other worker does; calling it twice does no harm.
 
-    Answers the dataset if it is ready now, else None.
+    `when_ready` writes what has to be there as soon as the dataset is: both are seen together, or neither. Answers the
+    dataset if it is ready now, else None.
     """
     dataset = jobs.claim(Dataset, dataset_id)
     if dataset is None:
@@ -64,7 +66,7 @@ def run_import(dataset_id: UUID) -> Dataset | None:
     except Exception as error:
         _give_up(dataset, error)
     else:
-        _keep(dataset, conversion)
+        _keep(dataset, conversion, when_ready)
     return dataset if dataset.state == Dataset.State.READY else None
 
 
@@ -81,10 +83,10 @@ def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
     return bill or convert(order, tell)
 
 
-def _keep(dataset: Dataset, conversion: Conversion | BillConversion) -> None:
+def _keep(dataset: Dataset, conversion: Conversion | BillConversion, when_ready: Callable[[Dataset], None]) -> None:
     """Settle an import that worked; one whose results cannot be stored failed, since they never can be."""
     try:
-        _finish(dataset, conversion)
+        _finish(dataset, conversion, when_ready)
     except (DataError, ValueError) as error:
         log.error("Import not stored", dataset=str(dataset.pk), exc_info=error)
         _fail(dataset, _unstorable())
@@ -183,9 +185,9 @@ def _order(dataset: Dataset) -> Order:
     )
 
 
-def _finish(dataset: Dataset, conversion: Conversion | BillConversion) -> None:
+def _finish(dataset: Dataset, conversion: Conversion | BillConversion, when_ready: Callable[[Dataset], None]) -> None:
     found = _found_calls(conversion) if isinstance(conversion, Conversion) else _found_bill(conversion)
-    if _settle(dataset, state=Dataset.State.READY, progress=100, **found):
+    if _settle(dataset, when_ready, state=Dataset.State.READY, progress=100, **found):
         (storage.folder_of(dataset) / storage.UPLOAD).unlink(missing_ok=True)
 
 
@@ -224,7 +226,7 @@ def _found_calls(conversion: Conversion) -> dict[str, Any]:
 
 def _fail(dataset: Dataset, error: NetraError) -> None:
     rejects, rejected = (error.rejects, error.rejected) if isinstance(error, NoCalls | NoCharges) else ((), 0)
-    found = {"error_code": error.code, "error_detail": error.detail}
+    found: dict[str, Any] = {"error_code": error.code, "error_detail": error.detail}
     try:
         settled = _settle(dataset, state=Dataset.State.FAILED, **found, rejects=_told(rejects), rejected_rows=rejected)
     except (DataError, ValueError):
@@ -236,9 +238,12 @@ def _fail(dataset: Dataset, error: NetraError) -> None:
             storage.remove(storage.folder_of(dataset))
 
 
-def _settle(dataset: Dataset, **found: Any) -> bool:
+def _settle(dataset: Dataset, then: Callable[[Dataset], None] = lambda dataset: None, **found: Any) -> bool:
     """Write the end of an import and tell its owner, unless it is another's by now; files of a deleted one go."""
-    settled = jobs.settle(dataset, **found)
+    with transaction.atomic():
+        settled = jobs.settle(dataset, **found)
+        if settled:
+            then(dataset)
     if settled:
         publish(dataset)
     else:

@@ -21,6 +21,7 @@ class Recall:
     spikes: int
     found: float  # share that an anomaly overlaps, 0-1
     named: float  # share of spikes whose feature is the largest shift in the mix of the anomaly found, 0-1
+    precision: float  # share of the anomalies that overlap a spike, 0-1; 1 where none was found
     false_alarms: float  # anomalies that overlap no spike, per 30 days
 
 
@@ -70,5 +71,10 @@ def _recall(
     count = len(places)
     per_month = timedelta(days=30) / timedelta(days=days)
     return Recall(
-        size=size, spikes=count, found=hits / count, named=named / count, false_alarms=wrong / count * per_month
+        size=size,
+        spikes=count,
+        found=hits / count,
+        named=named / count,
+        precision=hits / (hits + wrong) if hits + wrong else 1.0,
+        false_alarms=wrong / count * per_month,
     )

@@ -1,9 +1,9 @@
 """What is kept of an import in the database; the calls themselves are in Parquet, beside it on disk."""
 
 import secrets
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from django.db import models
+from django.db import models, transaction
 from django.utils import timezone
 from uuid6 import uuid7
 
@@ -103,6 +103,13 @@ class Dataset(Job):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.state})"
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Remove the row and all that hangs on it, also what a worker is about to hang on it at this moment."""
+        with transaction.atomic():
+            # Whoever adds a row that names this one waits for this lock, or is waited for; so none is overlooked.
+            Dataset.objects.filter(pk=self.pk).select_for_update().first()
+            return super().delete(*args, **kwargs)
 
 
 class StoredAnalysis(Job):

@@ -29,13 +29,18 @@ class Options:
     router_usd: Decimal = Decimal(0)  # what one decision of a router costs; one of our own computes without a model
     trimmed: float = 0.1  # share of the history that trimming takes away, 0-1
     output_percentile: float = 0.95  # of a feature's outputs that a cap leaves whole, 0-1
+    answers_kept: float | None = 3600.0  # seconds that a cache may keep an answer; None: for good
+    false_hits: float = 0.05  # share of a semantic cache's hits that may be answered otherwise than they were, 0-1
+    answers_shared: bool = False  # one user may get the answer that another one was given
 
     def __post_init__(self) -> None:
-        for name in ("quality_floor", "trimmed", "output_percentile"):
+        for name in ("quality_floor", "trimmed", "output_percentile", "false_hits"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ImpossibleOption(f"{name} is a share between 0 and 1; got {getattr(self, name)}.")
         if any(not seconds >= 0 for seconds in self.waits.values()):
             raise ImpossibleOption("A feature can wait for 0 seconds or more, never for less.")
+        if self.answers_kept is not None and not self.answers_kept >= 0:
+            raise ImpossibleOption(f"Answers are kept for 0 seconds or more; got {self.answers_kept}.")
         if not self.router_usd >= 0:
             raise ImpossibleOption(f"router_usd is an amount from 0 up; got {self.router_usd}.")
 

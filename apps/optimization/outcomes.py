@@ -1,9 +1,10 @@
 """What an adopted way to save did, measured on the calls since: what it would still save, against what it would have.
 
-A way to save leaves less to be saved where it is used. If a share o of spend could be saved before, and S was spent
-since, of which V could still be saved, then the same use would have cost (S - V) / (1 - o) without it; what that is
-more than S is what it did. The share that could be saved is taken to have stayed as it was before: growth does not
-count as failure, a changed mix does.
+A way to save leaves less to be saved where it is used. If a share o of a feature's spend could be saved before, and S
+was spent on it since, of which V could still be saved, then the same use would have cost (S - V) / (1 - o) without it;
+what that is more than S is what it did. Features are measured one by one and added up, so that neither growth nor a
+changed mix of features counts as failure; within a feature, the share that could be saved is taken to have stayed. A
+feature of which nothing could be saved before adds nothing.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.llm.pricing import Stage
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import CLUSTER, saved
 from apps.optimization.models import Dataset, Outcome, Recommendation
@@ -20,33 +22,54 @@ from apps.optimization.results import in_dollars
 from apps.optimization.simulators import known, simulate, stage_of
 from apps.optimization.statistics.bootstrap import Floats, cluster_interval
 
+MOST_FEATURES = 8  # measured each by itself, the dearest first; the others together
+
 _BEFORE_SAVED, _BEFORE, _AFTER_SAVED, _AFTER = range(4)
 
 
 @dataclass(frozen=True)
 class Realised:
-    """What was not paid since, of summed (could be saved before, spent before, could be saved since, spent since)."""
+    """What was not paid since, of summed columns: for each feature (could be saved before, spent before, could be saved
+    since, spent since)."""
 
     def __call__(self, sums: Floats) -> Floats:
-        left = sums[..., _AFTER] - sums[..., _AFTER_SAVED]
-        value: Floats = left * _factor(sums) - sums[..., _AFTER]
+        each = _by_feature(sums)
+        left = each[..., _AFTER] - each[..., _AFTER_SAVED]
+        value: Floats = np.where(_could(each), left * _factor(each) - each[..., _AFTER], 0).sum(axis=-1)
         return value
 
     def gradient(self, sums: Floats) -> Floats:
         """The derivative of the value by each column."""
-        found, factor = np.zeros_like(sums), _factor(sums)
-        kept = sums[..., _BEFORE] - sums[..., _BEFORE_SAVED]
-        left = sums[..., _AFTER] - sums[..., _AFTER_SAVED]
+        each = _by_feature(sums)
+        found, factor = np.zeros_like(each), _factor(each)
+        kept = _kept(each)
+        left = each[..., _AFTER] - each[..., _AFTER_SAVED]
         found[..., _BEFORE_SAVED] = left * factor / kept
-        found[..., _BEFORE] = -left * sums[..., _BEFORE_SAVED] / kept**2
+        found[..., _BEFORE] = -left * each[..., _BEFORE_SAVED] / kept**2
         found[..., _AFTER_SAVED] = -factor
         found[..., _AFTER] = factor - 1
-        return found
+        gradient: Floats = np.where(_could(each)[..., None], found, 0).reshape(np.shape(sums))
+        return gradient
 
 
-def _factor(sums: Floats) -> Floats:
+def _by_feature(sums: Floats) -> Floats:
+    return np.reshape(sums, (*np.shape(sums)[:-1], -1, 4))
+
+
+def _could(each: Floats) -> NDArray[np.bool_]:
+    """Whether a part of a feature, and not all of it, could be saved before."""
+    possible: NDArray[np.bool_] = (each[..., _BEFORE_SAVED] > 0) & (each[..., _BEFORE] > each[..., _BEFORE_SAVED])
+    return possible
+
+
+def _kept(each: Floats) -> Floats:
+    """What was spent before and could not be saved; 1 where that says nothing, and the result is not used."""
+    return np.where(_could(each), each[..., _BEFORE] - each[..., _BEFORE_SAVED], 1)
+
+
+def _factor(each: Floats) -> Floats:
     """1 / (1 - share that could be saved before)."""
-    factor: Floats = sums[..., _BEFORE] / (sums[..., _BEFORE] - sums[..., _BEFORE_SAVED])
+    factor: Floats = each[..., _BEFORE] / _kept(each)
     return factor
 
 
@@ -62,33 +85,57 @@ def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0
-    saved(calls, {stage_of(strategy.name): f"treatment_{strategy.name}"})
-    sums = _sums(calls, since)
-    totals = sums.sum(axis=0)
-    if not totals[_AFTER] or not totals[_BEFORE] > totals[_BEFORE_SAVED] > 0:
+    sums = _sums(calls, {stage_of(strategy.name): f"treatment_{strategy.name}"}, since)
+    each = _by_feature(sums.sum(axis=0))
+    if not each[:, _AFTER].sum() or not _could(each).any():
         return 0
     interval = cluster_interval(sums, Realised())
-    could = totals[_BEFORE_SAVED] / totals[_BEFORE]
-    predicted = int(could * (totals[_AFTER] + interval.value))
+    predicted = int(_predicted(each))
     _write(recommendation, calls, since, last, predicted, (interval.value, interval.low, interval.high))
     return 1
 
 
-def _sums(calls: Calls, since: date) -> NDArray[np.float64]:
-    """A row per cluster: could be saved before, spent before, could be saved since, spent since; pico-dollars."""
+def _predicted(each: Floats) -> float:
+    """What would have been saved since, had all been done that could be done before."""
+    without = (each[:, _AFTER] - each[:, _AFTER_SAVED]) * _factor(each)
+    share = each[:, _BEFORE_SAVED] / np.where(each[:, _BEFORE] > 0, each[:, _BEFORE], 1)
+    return float(np.where(_could(each), without * share, 0).sum())
+
+
+def _sums(calls: Calls, treatments: dict[Stage, str], since: date) -> NDArray[np.float64]:
+    """A row per cluster, and for each feature: could be saved before, spent before, could be saved since, spent since;
+    pico-dollars."""
+    features = [
+        name
+        for (name,) in calls.rows(
+            """SELECT feature FROM calls WHERE billed AND cost_pico IS NOT NULL AND feature IS NOT NULL
+               GROUP BY 1 ORDER BY sum(cost_pico) DESC, 1 LIMIT ?""",
+            [MOST_FEATURES],
+        )
+    ]
+    calls.connection.execute("SET VARIABLE outcome_features = ?::VARCHAR[]", [features])
+    width = MOST_FEATURES + 1
+    # Cluster and feature in one number, since what is saved is summed by one.
+    both = f"({CLUSTER}) * {width} + coalesce(list_position(getvariable('outcome_features'), feature), 0)"
+    saved(calls, treatments, cluster=both)
     rows = calls.connection.execute(
-        f"""WITH spent AS (SELECT {CLUSTER} AS cluster, started_at::DATE >= $1 AS since, sum(cost_pico) AS pico
+        f"""WITH spent AS (SELECT {both} AS cluster, started_at::DATE >= $1 AS since, sum(cost_pico) AS pico
                            FROM calls WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY ALL),
                  kept AS (SELECT cluster, day >= $1 AS since, sum(pico) AS pico FROM cluster_saved
                           WHERE coalition = 1 GROUP BY ALL)
-            SELECT coalesce(sum(k.pico) FILTER (NOT s.since), 0)::DOUBLE AS before_saved,
+            SELECT s.cluster // {width} AS cluster, (s.cluster % {width})::INTEGER AS feature,
+                   coalesce(sum(k.pico) FILTER (NOT s.since), 0)::DOUBLE AS before_saved,
                    coalesce(sum(s.pico) FILTER (NOT s.since), 0)::DOUBLE AS before,
                    coalesce(sum(k.pico) FILTER (s.since), 0)::DOUBLE AS after_saved,
                    coalesce(sum(s.pico) FILTER (s.since), 0)::DOUBLE AS after
-            FROM spent s LEFT JOIN kept k USING (cluster, since) GROUP BY cluster ORDER BY cluster""",  # noqa: S608
+            FROM spent s LEFT JOIN kept k USING (cluster, since) GROUP BY ALL ORDER BY ALL""",  # noqa: S608
         [since],
     ).fetchnumpy()
-    return np.column_stack([rows[name] for name in ("before_saved", "before", "after_saved", "after")])
+    clusters, place = np.unique(rows["cluster"], return_inverse=True)
+    sums = np.zeros((len(clusters), width, 4))
+    for column, name in enumerate(("before_saved", "before", "after_saved", "after")):
+        sums[place, rows["feature"], column] = rows[name]
+    return sums.reshape(len(clusters), -1)
 
 
 def _write(
@@ -118,6 +165,6 @@ def _write(
             "low_usd": low,
             "high_usd": high,
             "held": realised >= least,
-            "detail": {"method": "what could still be saved, against what could be before"},
+            "detail": {"method": "what could still be saved of each feature, against what could be before"},
         },
     )

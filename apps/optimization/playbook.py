@@ -44,13 +44,14 @@ PLAYS: dict[str, Play] = {
         prerequisites=("A log that tells attempts of one request apart.",),
         rollback="Go back if the share of requests that fail for good rises by a tenth of itself.",
     ),
-    "exact_duplicates": Play(
+    "exact_cache": Play(
         effort_days=2,
         risk="low",
         steps=(
             "Look the answer up by model, parameters and full prompt before calling.",
             "Keep successful, complete answers only, for the time the report names.",
             "Leave out calls with tools and calls above temperature 0, unless the same words are welcome.",
+            "Put the user into the key, unless the prompt alone decides the answer and anybody may read it.",
         ),
         prerequisites=("A store that all processes share (Redis).", "Leave to keep answers for that time."),
         rollback="Go back if users report stale answers, or hits fall below half of what was predicted.",

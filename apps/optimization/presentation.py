@@ -1,7 +1,10 @@
 """An analysis for a terminal: for people as tables, for machines as one document."""
 
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
@@ -9,19 +12,36 @@ from rich.table import Table
 from rich.text import Text
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
+from apps.optimization.bills import BillPreview
 from apps.optimization.conversion import Conversion, Preview
+from apps.optimization.local import UTC, Local, is_trace
 from apps.optimization.reconciliation import Reconciliation, spelled
-from apps.optimization.results import Analysis, Breakdown, Strategy, usd
+from apps.optimization.results import Analysis, Breakdown, Forecast, Joint, Lack, Strategy, usd
+from apps.optimization.scenarios import Moved, WhatIf
+from apps.optimization.wishes import Goal
 
 SHOWN_REJECTS = 5
-EPOCH_YEAR = 1970  # of the calls of a trace that counts from its own start
 NOTHING = "–"  # in a cell of a number that is not known
 
 
-def document(
-    analysis: Analysis, conversion: Conversion, reconciliation: Reconciliation | None = None
-) -> dict[str, Any]:
-    """The document of `analyze --json`: the analysis, and what the import of the file did."""
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """All that `analyze` computes of one file."""
+
+    analysis: Analysis
+    conversion: Conversion
+    reconciliation: Reconciliation | None = None
+    what_if: WhatIf | None = None
+    goal: Goal | None = None
+    local: Local = UTC
+
+
+def document(found: Found) -> dict[str, Any]:
+    """The document of `analyze --json`: the analysis, what the import of the file did, and what was asked beside.
+
+    Amounts are dollars always; `report` says in which currency and zone they are printed, where one was chosen.
+    """
+    conversion, local = found.conversion, found.local
     imported = {
         "source": conversion.source,
         "columns": dict(conversion.columns),
@@ -30,11 +50,17 @@ def document(
         "conventions": [asdict(verdict) for verdict in conversion.verdicts],
         "prices": conversion.prices,
     }
-    compared = {"reconciliation": reconciliation.model_dump(mode="json")} if reconciliation else {}
-    return analysis.model_dump(mode="json") | {"import": imported} | compared
+    asked = {"reconciliation": found.reconciliation, "what_if": found.what_if, "goal": found.goal}
+    shown = {"time_zone": local.time_zone, "currency": local.currency, "currency_rate": format(local.rate, "f")}
+    return (
+        found.analysis.model_dump(mode="json")
+        | {"import": imported}
+        | ({} if local == UTC else {"report": shown})
+        | {name: answer.model_dump(mode="json") for name, answer in asked.items() if answer}
+    )
 
 
-def show_reconciliation(console: Console, found: Reconciliation) -> None:
+def _show_reconciliation(console: Console, found: Reconciliation) -> None:
     """A bill beside the calls as a person reads it."""
     billed, captured = spelled(found.billed, found.unit), spelled(found.captured, found.unit)
     share = "" if found.rate is None else f"; of token charges on days and models of both, {found.rate:.1%} is captured"
@@ -59,10 +85,13 @@ _SHOWN_OF_A_CALL = (
 )
 
 
-def preview_document(found: Preview) -> dict[str, Any]:
-    """A preview as JSON."""
+def preview_document(found: Preview | BillPreview) -> dict[str, Any]:
+    """A preview as JSON: of calls, or of a bill."""
+    if isinstance(found, BillPreview):
+        return _bill_document(found)
     conversion = found.conversion
     return {
+        "kind": "calls",
         "source": conversion.source,
         "columns": dict(conversion.columns),
         "conventions": [asdict(verdict) for verdict in conversion.verdicts],
@@ -79,26 +108,157 @@ def preview_document(found: Preview) -> dict[str, Any]:
     }
 
 
+def _bill_document(found: BillPreview) -> dict[str, Any]:
+    bill, amounts = found.conversion, defaultdict[str, Decimal](Decimal)
+    for each in found.sums:
+        if each.amount is not None:
+            amounts[each.currency] += each.amount
+    return {
+        "kind": "bill",
+        "source": bill.source,
+        "notes": list(bill.notes),
+        "rows": bill.rows,
+        "rejected_rows": bill.rejected,
+        "rejects": [asdict(reject) for reject in bill.rejects],
+        "days": len({each.day for each in found.sums}),
+        "first_day": bill.first_day.isoformat(),
+        "last_day": bill.last_day.isoformat(),
+        "amounts": {currency: format(amount, "f") for currency, amount in sorted(amounts.items())},  # currency -> sum
+        "tokens": sum(each.tokens or 0 for each in found.sums),
+        "whole": True,
+    }
+
+
 def _as_json(value: Any) -> Any:
     return f"{value.isoformat()}Z" if isinstance(value, datetime) else value
 
 
-def show(console: Console, name: str, analysis: Analysis, conversion: Conversion) -> None:
+def show(console: Console, name: str, found: Found) -> None:
     """The analysis as a person reads it."""
+    analysis, local = found.analysis, found.local
     tokens = analysis.tokens
-    cost = "cost unknown" if analysis.cost_usd is None else spell_dollars(analysis.cost_usd)
-    console.print(
-        _plain(f"{name}: {counted(analysis.calls, 'call')}, {tokens.input:,} tokens in, {tokens.output:,} out, {cost}"),
-        style="bold",
-        soft_wrap=True,
-    )
-    for sentence in _remarks(analysis, conversion):
-        console.print(_plain(f"- {sentence}"), soft_wrap=True)
+    cost = "cost unknown" if analysis.cost_usd is None else local.money(analysis.cost_usd)
+    calls = counted(analysis.calls, "call")
+    _say(console, f"{name}: {calls}, {tokens.input:,} tokens in, {tokens.output:,} out, {cost}", style="bold")
+    for sentence in (*_remarks(analysis, found.conversion, local), *filter(None, [local.note])):
+        _say(console, f"- {sentence}")
     for by in ("model", "feature"):
         if any(row.key for row in analysis.breakdown[by].rows):
-            console.print(_spend_table(analysis.breakdown[by]))
-    console.print(_savings_table(analysis))
-    console.print("Savings overlap: do not add them up. “up to” is a ceiling, not an expectation.", soft_wrap=True)
+            console.print(_spend_table(analysis.breakdown[by], local))
+    _show_joint(console, analysis.joint, local)
+    if found.goal:
+        _say(console, f"Goal of {found.goal.share:.0%}: {found.goal.sentence}")
+    console.print(_savings_table(analysis, local))
+    _say(console, "Savings overlap: do not add them up. “up to” is a ceiling, not an expectation.")
+    console.print(_sufficiency_table(analysis, local))
+    _show_outlook(console, analysis, local)
+    if found.what_if:
+        _show_scenario(console, found.what_if, local)
+    if found.reconciliation:
+        _show_reconciliation(console, found.reconciliation)
+
+
+def _say(console: Console, sentence: str, style: str | None = None) -> None:
+    console.print(_plain(sentence), style=style, soft_wrap=True)
+
+
+def interval(low: Decimal | None, high: Decimal | None, local: Local) -> str:
+    """Both ends; a dash where they were not computed."""
+    return NOTHING if low is None or high is None else f"{local.money(low)} to {local.money(high)}"
+
+
+def _show_joint(console: Console, joint: Joint | None, local: Local) -> None:
+    if joint is None:
+        _say(console, "Together: nothing is proven to save on these calls.", style="bold")
+        return
+    saving = f"{'up to ' if joint.up_to else ''}{local.money(joint.saving_usd)}"
+    share = f" ({joint.saving_usd / joint.spent_usd:.1%})" if joint.saving_usd is not None and joint.spent_usd else ""
+    ends = interval(joint.low, joint.high, local)
+    said = "interval not computed" if ends == NOTHING else f"95 % interval {ends}"
+    _say(console, f"Together: {saving} of {local.money(joint.spent_usd)}{share}, {said}", style="bold")
+    for sentence in filter(None, (joint.interval_note, joint.drift.why)):
+        _say(console, f"- {sentence}")
+
+
+def _sufficiency_table(analysis: Analysis, local: Local) -> Table:
+    table = Table(title="How far this data carries", title_justify="left")
+    for name in ("analysis", "state", "missing, and the spend at stake at most"):
+        table.add_column(name)
+    table.add_column("score", justify="right")
+    for name, each in analysis.sufficiency.items():
+        lacks = (f"{lack.field} (+{lack.points}, {_at_most(lack, local)})" for lack in each.lacks)
+        table.add_row(name.replace("_", " "), each.state, ", ".join(lacks) or NOTHING, str(each.score))
+    return table
+
+
+def _at_most(lack: Lack, local: Local) -> str:
+    return UNKNOWN if lack.at_most_usd is None else local.money(lack.at_most_usd)
+
+
+def _show_outlook(console: Console, analysis: Analysis, local: Local) -> None:
+    coming = analysis.forecast
+    if coming.usd is None:
+        _say(console, f"Forecast: {UNKNOWN}. {coming.why or ''}")
+    else:
+        ends = interval(coming.low, coming.high, local)
+        level = "" if ends == NOTHING or coming.level is None else f", {coming.level:.0%} interval {ends}"
+        _say(console, f"Forecast: {local.money(coming.usd)} in the {coming.days} days after the log{level}.")
+        for sentence in filter(None, (beaten(coming, local), coming.why)):
+            _say(console, f"- {sentence}")
+    if analysis.anomalies is None:
+        _say(console, "What stood out: unknown; the log is too short to know what is usual, or nothing has a price.")
+    elif not analysis.anomalies:
+        _say(console, "What stood out: nothing.")
+    for odd in analysis.anomalies or ():
+        span = f"{local.time(odd.from_):%Y-%m-%d %H:%M} to {local.time(odd.to):%Y-%m-%d %H:%M} {local.time_zone}"
+        _say(console, f"What stood out: {local.money(odd.excess_usd)} above the usual, {span}. {odd.cause}")
+
+
+def beaten(coming: Forecast, local: Local) -> str:
+    """The forecast beside its baseline, in a sentence; empty where neither was tried on days it had not seen."""
+    if coming.baseline_error_usd is None or not coming.windows:
+        return ""
+    said = f"The same day of the week before missed a day by {local.money(coming.baseline_error_usd)} on average"
+    if coming.better_error_usd is not None:
+        said += f", the model that has to beat it by {local.money(coming.better_error_usd)}"
+    return f"{said}, over {coming.windows} windows of days not seen; used is {coming.model}."
+
+
+def _show_scenario(console: Console, found: WhatIf, local: Local) -> None:
+    _say(console, "What if", style="bold")
+    for sentence in (*scenario_lines(found, local), *found.assumptions):
+        _say(console, f"- {sentence}")
+
+
+def scenario_lines(found: WhatIf, local: Local) -> Iterator[str]:
+    """The answer to a scenario in sentences."""
+    yield f"These calls cost {local.money(found.spent_usd)}; as many as asked: {local.money(found.grown_usd)}."
+    if found.forecast_usd is not None:
+        ends = interval(found.forecast_low, found.forecast_high, local)
+        said = "" if ends == NOTHING else f" ({ends})"
+        yield f"The next {found.forecast_days} days would cost {local.money(found.forecast_usd)}{said}."
+    for each in found.moves:
+        yield _moved(each, local)
+    if found.moves:
+        yield f"With all moves they would cost {local.money(found.moved_usd)}."
+    yield f"With the ways to save that are proven and allowed: {local.money(found.saved_usd)}."
+    for promise in found.promises:
+        kept = {True: "keep", False: "do not keep", None: "may or may not keep"}[promise.keeps]
+        slow = (
+            "the log has no times of them" if promise.p95 is None else f"95 % come within {promise.p95 * 1000:,.0f} ms"
+        )
+        yield f"Answers of {promise.feature} {kept} to {promise.limit_seconds * 1000:,.0f} ms: {slow}."
+
+
+def _moved(moved: Moved, local: Local) -> str:
+    what = f"{moved.move.feature or 'Every feature'} from {moved.move.model or 'any model'} to {moved.move.to}"
+    if moved.why:
+        return f"{what}: {UNKNOWN}. {moved.why}"
+    return (
+        f"{what}: {counted(moved.calls, 'call')} would cost {local.money(moved.would_cost_usd)} instead of "
+        f"{local.money(moved.cost_usd)} ({interval(moved.low_usd, moved.high_usd, local)}, as it takes fewer or more "
+        "tokens)."
+    )
 
 
 def counted(number: int, what: str) -> str:
@@ -110,10 +270,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
+def _remarks(analysis: Analysis, conversion: Conversion, local: Local) -> list[str]:
     whole, remarks = analysis.overview, []
-    if whole.first_call_at and whole.last_call_at and whole.first_call_at.year > EPOCH_YEAR:
-        remarks.append(f"From {whole.first_call_at:%Y-%m-%d %H:%M} to {whole.last_call_at:%Y-%m-%d %H:%M} UTC.")
+    if whole.first_call_at and whole.last_call_at and not is_trace(whole.first_call_at):
+        first, last = local.time(whole.first_call_at), local.time(whole.last_call_at)
+        remarks.append(f"From {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} {local.time_zone}.")
     if whole.unpriced_calls:
         names = ", ".join(whole.unpriced_models[:5])
         remarks.append(f"The price of {counted(whole.unpriced_calls, 'call')} is unknown and not in the sum: {names}.")
@@ -134,7 +295,7 @@ def _remarks(analysis: Analysis, conversion: Conversion) -> list[str]:
     return [*remarks, *conversion.notes]
 
 
-def _spend_table(breakdown: Breakdown) -> Table:
+def _spend_table(breakdown: Breakdown, local: Local) -> Table:
     table = Table(title=f"Spend by {breakdown.by}", title_justify="left")
     table.add_column(breakdown.by)
     for name in ("calls", "tokens in", "tokens out", "cost", "share"):
@@ -145,29 +306,31 @@ def _spend_table(breakdown: Breakdown) -> Table:
             f"{row.calls:,}",
             f"{row.tokens.input:,}",
             f"{row.tokens.output:,}",
-            spell_dollars(row.cost_usd),
+            local.money(row.cost_usd),
             share,
         )
         table.add_row(_plain(row.key or "(not said)"), *counts)
     return table
 
 
-def _savings_table(analysis: Analysis) -> Table:
+def _savings_table(analysis: Analysis, local: Local) -> Table:
     table = Table(title="Where it could be less", title_justify="left")
     table.add_column("strategy")
     table.add_column("saving", justify="right")
+    table.add_column("95 % interval", justify="right")
     table.add_column("evidence")
     table.add_column("what to know")
     for strategy in sorted(analysis.strategies, key=lambda s: (s.up_to, -(s.saving_usd or 0))):
         evidence = NOTHING if strategy.saving_usd is None else strategy.evidence
-        table.add_row(strategy.title, _saving(strategy), evidence, _plain(_remark(strategy)))
+        ends = interval(strategy.low, strategy.high, local)
+        table.add_row(strategy.title, _saving(strategy, local), ends, evidence, _plain(_remark(strategy)))
     return table
 
 
-def _saving(strategy: Strategy) -> str:
+def _saving(strategy: Strategy, local: Local) -> str:
     if strategy.saving_usd is None:
         return UNKNOWN
-    return f"{'up to ' if strategy.up_to else ''}{spell_dollars(strategy.saving_usd)}"
+    return f"{'up to ' if strategy.up_to else ''}{local.money(strategy.saving_usd)}"
 
 
 def _remark(strategy: Strategy) -> str:

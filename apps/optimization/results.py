@@ -95,6 +95,7 @@ class Breakdown(Result):
     other_rows: int  # groups beyond the limit
     total_usd: Dollars | None  # of the priced calls; None where none has a known price
     covered_share: float | None  # share of the priced spend whose calls carry the dimension, 0-1; None like `total_usd`
+    time_zone: str = "UTC"  # of days and hours
 
 
 class Parts(Result):

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, TextIO
@@ -134,6 +135,29 @@ class SampleCall:
 
 
 @dataclass
+class CacheTruth:
+    """What a cache of answers would have served: for each user apart or shared by all, each answer kept so long."""
+
+    shared: bool = False
+    kept: float = inf  # seconds
+    repeats: int = 0
+    pico: int = 0
+    _ends: dict[tuple[str, ...], datetime] = field(default_factory=dict)  # question -> when the kept answer ended
+
+    def count(self, question: tuple[str, ...], user: str, started_at: datetime, ended_at: datetime, cost: int) -> None:
+        """One successful call; they come in the order of their starts."""
+        key = question if self.shared else (*question, user)
+        end = self._ends.get(key)
+        if end is None or (started_at - end).total_seconds() > self.kept:
+            self._ends[key] = ended_at
+        elif started_at > end:
+            self.repeats += 1
+            self.pico += cost
+        else:
+            self._ends[key] = min(end, ended_at)
+
+
+@dataclass
 class Truth:
     """What must come out of an analysis of the sample, counted while it was made, without SQL."""
 
@@ -146,8 +170,9 @@ class Truth:
     cost_pico: int = 0
     by_feature: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     by_model: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    repeats: int = 0
-    repeats_pico: int = 0
+    caches: dict[str, "CacheTruth"] = field(
+        default_factory=lambda: {"own_hour": CacheTruth(kept=3600.0), "shared_for_good": CacheTruth(shared=True)}
+    )
     batch_calls: int = 0
     batch_saving_pico: int = 0
 
@@ -162,7 +187,9 @@ class Truth:
             "cost_usd": _usd(self.cost_pico),
             "by_feature_usd": {name: _usd(cost) for name, cost in sorted(self.by_feature.items())},
             "by_model_usd": {name: _usd(cost) for name, cost in sorted(self.by_model.items())},
-            "exact_duplicates": {"repeats": self.repeats, "saving_usd": _usd(self.repeats_pico)},
+            "exact_cache": {
+                name: {"repeats": found.repeats, "saving_usd": _usd(found.pico)} for name, found in self.caches.items()
+            },
             "batch_eligible": {"calls": self.batch_calls, "saving_usd": _usd(self.batch_saving_pico)},
         }
 
@@ -206,7 +233,6 @@ class Sample:
         self.truth = Truth(seed=seed)
         self._calls = calls
         self._random = Random(seed)  # noqa: S311
-        self._seen: dict[tuple[str, str], datetime] = {}
         catalogue = Catalogue()
         self._rates = {f.model: _rates(catalogue, f) for f in FEATURES}
 
@@ -322,17 +348,9 @@ class Sample:
         truth.tokens["output"] += usage.output_tokens
         truth.tokens["cached_read"] += usage.cached_read
         truth.tokens["cached_write"] += usage.cached_write
-        self._count_repeat(draft, cost)
+        for cache in truth.caches.values():
+            cache.count((draft.feature.model, draft.prompt), draft.user, draft.started_at, draft.ended_at, cost)
         self._count_batch(draft, usage, cost)
-
-    def _count_repeat(self, draft: "_Draft", cost: int) -> None:
-        key = (draft.feature.model, draft.prompt)
-        answered_at = self._seen.get(key)
-        if answered_at is not None and draft.started_at >= answered_at:
-            self.truth.repeats += 1
-            self.truth.repeats_pico += cost
-        if answered_at is None or draft.ended_at < answered_at:
-            self._seen[key] = draft.ended_at
 
     def _count_batch(self, draft: "_Draft", usage: Usage, cost: int) -> None:
         if not draft.feature.interactive and draft.feature.deadline_seconds >= DAY:

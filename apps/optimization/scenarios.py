@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
+from apps.errors import Invalid
 from apps.llm.pricing import STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.changes import Span, changes
@@ -38,6 +39,11 @@ class Asked(Result):
     keep: tuple[str, ...] = Field((), description="Features that nothing may touch.")
     trimmed: float = Field(0.1, ge=0, le=1)
     output_percentile: float = Field(0.95, ge=0, le=1)
+    answers_kept: float | None = Field(
+        3600, ge=0, description="Seconds that a cache may keep an answer; null: for good."
+    )
+    answers_shared: bool = Field(False, description="One user may get the answer that another one was given.")
+    false_hits: float = Field(0.05, ge=0, le=1, description="Share of a semantic cache's hits that may be wrong.")
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
     bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
 
@@ -54,6 +60,9 @@ class Asked(Result):
             keep=self.keep,
             trimmed=self.trimmed,
             output_percentile=self.output_percentile,
+            answers_kept=self.answers_kept,
+            answers_shared=self.answers_shared,
+            false_hits=self.false_hits,
         )
 
 
@@ -150,6 +159,21 @@ class Periods(Result):
     before_until: AwareDatetime
     after_from: AwareDatetime
     after_until: AwareDatetime
+
+
+class UnknownFeature(Invalid):
+    """A wish is about a feature that no call is of."""
+
+    code = "analysis.unknown_feature"
+
+
+def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
+    """Raises UnknownFeature for a wish that would do nothing, since no call is of its feature."""
+    named = {*asked.waits, *asked.within, *asked.keep, *(move.feature for move in asked.moves if move.feature)}
+    there = {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+    if missing := sorted(named - there):
+        known = ", ".join(sorted(there)[:20]) or "no features at all"
+        raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
 
 
 def what_if(calls: Calls, asked: Scenario) -> WhatIf:

@@ -23,11 +23,13 @@ from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import Forbidden, Invalid, NetraError, NotFound
 from apps.llm.services import catalogue_for
 from apps.optimization import alerts, imports, jobs, storage, tasks
+from apps.optimization.bills import BillPreview, preview_bill
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.conversion import Order, Preview, check_price_as, preview
 from apps.optimization.datasets import bill_of, open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
+from apps.optimization.limits import MAX_STAGED
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
 from apps.optimization.prices import prices_in_use
 from apps.optimization.reconciliation import Reconciliation, reconcile
@@ -159,8 +161,8 @@ def preview_upload(
     upload: Upload,
     mapping: Mapping[str, str | None] | None = None,
     price_as: str = "",
-) -> Preview:
-    """How an upload would be read, told from its beginning; nothing of it is kept.
+) -> Preview | BillPreview:
+    """How an upload would be read: a bill whole, calls told from their beginning. Nothing of it is kept.
 
     Raises:
         Forbidden: the principal may only look.
@@ -172,6 +174,8 @@ def preview_upload(
     place = storage.folder(organization_id=principal.organization_id, dataset_id=uuid7())
     storage.keep_upload(place, upload.chunks())
     try:
+        if bill := preview_bill(place / storage.UPLOAD, place, most=max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES)):
+            return bill
         return preview(
             Order(
                 source=place / storage.UPLOAD,
@@ -287,12 +291,13 @@ def _own(principal: Principal, dataset_id: UUID) -> Dataset:
 
 @contextmanager
 def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
-    """The calls of a dataset, for analyses; blocking, so not for an event loop.
+    """The calls of a dataset, with the time zone of its reports; blocking, so not for an event loop.
 
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
     """
-    with open_dataset(get_dataset(principal=principal, dataset_id=dataset_id)) as calls:
+    dataset = get_dataset(principal=principal, dataset_id=dataset_id)
+    with open_dataset(dataset, time_zone=dataset.time_zone) as calls:
         yield calls
 
 
@@ -392,13 +397,15 @@ def sufficiency_of(*, principal: Principal, dataset_id: UUID) -> dict[str, Suffi
 
 
 def import_now(*, principal: Principal, dataset_id: UUID) -> Dataset:
-    """Import a queued dataset in this process instead of waiting for a worker; answers it as it is afterwards.
+    """Import a queued dataset in this process instead of waiting for a worker, and have a worker analyse it.
+
+    Answers the dataset as it is afterwards.
 
     Raises:
         DatasetNotFound: there is none of that id.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
-    imports.run_import(dataset.pk)
+    imports.run_import(dataset.pk, tasks.have_analysed)
     dataset.refresh_from_db()
     return dataset
 

@@ -9,12 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 from apps.optimization.calls import Calls
-from apps.optimization.overview import FIELDS, coverage, share, spend
+from apps.optimization.overview import FIELDS, share, spend
 from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollars
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
-    "exact_duplicates": ("started_at", "model", "tokens", "prompt_hash"),
+    "duplicate_calls": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "exact_cache": ("started_at", "model", "tokens", "prompt_hash", "owner"),
+    "semantic_cache": ("started_at", "model", "tokens", "prompt_hash", "answer", "owner"),
     "prefix_cache": ("started_at", "model", "tokens", "blocks"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
@@ -26,7 +28,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 # What only the whole stream of calls shows: a cache's hits in a sample of rows say little about those in all rows.
 NEED_EVERY_CALL = (
-    "exact_duplicates",
     "exact_cache",
     "semantic_cache",
     "prefix_cache",
@@ -50,7 +51,7 @@ class _Facts:
     """What is the same for all analyses of one set of calls."""
 
     fields: Mapping[str, float]
-    weight: str  # SQL: what a call counts for
+    groups: tuple[tuple[frozenset[str], int, int], ...]  # calls with the same fields: those, their weight, their cost
     total: int | None
     history: float
     volume: float
@@ -59,13 +60,13 @@ class _Facts:
 
 
 def sufficiency(calls: Calls, *, capture_rate: float | None = None) -> dict[str, Sufficiency]:
-    """Analysis -> how far the data carries it, and their mean as `overall`; one pass per analysis and a few more.
+    """Analysis -> how far the data carries it, and their mean as `overall`; a few passes.
 
     `capture_rate` is captured / billed where a bill was imported; else the source's own record of costs, if it has one,
     stands in for it.
     """
     facts = _facts(calls, capture_rate)
-    found = {analysis: _assess(calls, analysis, needs, facts) for analysis, needs in NEEDS.items()}
+    found = {analysis: _assess(analysis, needs, facts) for analysis, needs in NEEDS.items()}
     return {OVERALL: _overall(found), **found}
 
 
@@ -74,14 +75,30 @@ def _facts(calls: Calls, capture_rate: float | None) -> _Facts:
     total, first, last = calls.row(
         f"SELECT sum({weight}), min(started_at), max(started_at) FROM calls WHERE billed"  # noqa: S608
     )
+    groups = _groups(calls, weight)
     return _Facts(
-        fields=coverage(calls),
-        weight=weight,
+        fields={name: share(sum(each for fields, each, _ in groups if name in fields), total) for name in FIELDS},
+        groups=groups,
         total=total,
         history=min(1.0, (last - first) / ENOUGH_HISTORY) if first else 0.0,
         volume=_volume(calls, weight),
         reconciliation=_agreement(_recorded_rate(calls) if capture_rate is None else capture_rate),
         sampled=_sampled(calls, capture_rate),
+    )
+
+
+def _groups(calls: Calls, weight: str) -> tuple[tuple[frozenset[str], int, int], ...]:
+    """The billed calls by the fields that they carry: few groups, and every question about fields is a sum of them."""
+    carried = " + ".join(
+        f"(coalesce({condition}, false)::BIGINT << {bit})" for bit, condition in enumerate(FIELDS.values())
+    )
+    found = calls.rows(
+        f"""SELECT {carried}, coalesce(sum({weight}), 0), coalesce(sum(cost_pico), 0) FROM calls
+            WHERE billed GROUP BY 1"""  # noqa: S608
+    )
+    return tuple(
+        (frozenset(name for bit, name in enumerate(FIELDS) if bits >> bit & 1), int(each), int(cost))
+        for bits, each, cost in found
     )
 
 
@@ -127,13 +144,13 @@ def _sampled(calls: Calls, capture_rate: float | None) -> str | None:
     return None
 
 
-def _assess(calls: Calls, analysis: str, needs: tuple[str, ...], facts: _Facts) -> Sufficiency:
-    complete, *without = _complete_shares(calls, needs, facts)
+def _assess(analysis: str, needs: tuple[str, ...], facts: _Facts) -> Sufficiency:
+    complete, *without = _complete_shares(needs, facts)
     missing = sorted((name for name in needs if facts.fields[name] < LACKING), key=lambda name: facts.fields[name])
     parts = Parts(coverage=complete, history=facts.history, volume=facts.volume, reconciliation=facts.reconciliation)
     score = _score(analysis, parts, facts)
     lacks = tuple(
-        _lack(calls, name, _score(analysis, parts.model_copy(update={"coverage": filled}), facts) - score)
+        _lack(facts, name, _score(analysis, parts.model_copy(update={"coverage": filled}), facts) - score)
         for name in missing
         for filled in [without[needs.index(name)]]
     )
@@ -160,22 +177,15 @@ def _score(analysis: str, parts: Parts, facts: _Facts) -> int:
     return score if facts.reconciliation is not None else min(score, UNRECONCILED_AT_MOST)
 
 
-def _complete_shares(calls: Calls, needs: tuple[str, ...], facts: _Facts) -> tuple[float, ...]:
+def _complete_shares(needs: tuple[str, ...], facts: _Facts) -> tuple[float, ...]:
     """The share of spend with every field of `needs`, and for each of them the share with all the others."""
-    tests = [_all_of(needs), *(_all_of(tuple(other for other in needs if other != name)) for name in needs)]
-    sums = ", ".join(f"sum({facts.weight}) FILTER ({test})" for test in tests)
-    found = calls.row(f"SELECT {sums} FROM calls WHERE billed")  # noqa: S608
-    return tuple(share(part, facts.total) for part in found)
+    wanted = [frozenset(needs), *(frozenset(needs) - {name} for name in needs)]
+    return tuple(share(sum(each for has, each, _ in facts.groups if has >= fields), facts.total) for fields in wanted)
 
 
-def _all_of(needs: tuple[str, ...]) -> str:
-    return " AND ".join(f"({FIELDS[name]})" for name in needs) or "true"
-
-
-def _lack(calls: Calls, name: str, points: int) -> Lack:
+def _lack(facts: _Facts, name: str, points: int) -> Lack:
     """What a field would bring: points of the score, and at most the spend of the calls that lack it."""
-    # A condition on what a call does not say is NULL, and the call lacks it all the same.
-    lacking = calls.row(f"SELECT sum(cost_pico) FROM calls WHERE billed AND ({FIELDS[name]}) IS NOT TRUE")[0]  # noqa: S608
+    lacking = sum(cost for has, _, cost in facts.groups if name not in has)
     return Lack(field=name, points=points, at_most_usd=in_dollars(lacking) if lacking else None)
 
 

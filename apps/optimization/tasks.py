@@ -2,24 +2,41 @@
 
 from uuid import UUID
 
+import structlog
 from celery import shared_task
+from django.db import transaction
+from kombu.exceptions import OperationalError
 
 from apps.optimization import analyses, imports
+from apps.optimization.models import Dataset
+
+log = structlog.get_logger(__name__)
 
 
 @shared_task(name="optimization.import_dataset")
 def import_dataset(*, dataset: str) -> None:
     """Import one file and have its dataset analysed; does nothing if it is not queued."""
-    ready = imports.run_import(UUID(dataset))
-    if ready is None:
-        return
-    analysis, made = analyses.kept(ready.continues or ready, "savings", {}, by=ready.created_by)
-    if made:
-        # A ring that is lost is repeated by the sweep.
-        run_analysis.apply_async(kwargs={"analysis": str(analysis.pk)}, retry=False)
+    imports.run_import(UUID(dataset), have_analysed)
 
 
 @shared_task(name="optimization.run_analysis")
 def run_analysis(*, analysis: str) -> None:
     """Compute one analysis; does nothing if it is not queued."""
     analyses.run_analysis(UUID(analysis))
+
+
+def have_analysed(ready: Dataset) -> None:
+    """Queue the analysis of a dataset whose file was imported; a bill has none."""
+    if ready.kind == Dataset.Kind.BILL:
+        return
+    analysis, made = analyses.kept(ready.continues or ready, "savings", {}, by=ready.created_by)
+    if made:
+        transaction.on_commit(lambda: ring_analysis(analysis.pk))
+
+
+def ring_analysis(analysis_id: UUID) -> None:
+    """Wake a tool worker; a ring that is lost is repeated by the sweep."""
+    try:
+        run_analysis.apply_async(kwargs={"analysis": str(analysis_id)}, retry=False)
+    except OperationalError as error:
+        log.warning("Analysis not rung for; the sweep will", analysis=str(analysis_id), reason=str(error))

@@ -17,7 +17,7 @@ from apps.accounts.authentication import ApiKeyAuthentication
 from apps.accounts.permissions import principal_of
 from apps.operations.pagination import ByAge
 from apps.operations.parsers import UploadParser
-from apps.optimization import advice, live, services, traces
+from apps.optimization import advice, analyses, live, services, traces
 from apps.optimization.datasets import DatasetNotReady
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
@@ -226,7 +226,10 @@ class TracesView(APIView):
 
 
 class SavingsView(GenericAPIView):  # type: ignore[type-arg]
-    """What each way to save would have saved on a dataset, and all of them together; 202 until it is computed."""
+    """What each way to save would have saved on a dataset, and all of them together; 202 until it is computed.
+
+    GET answers what there is, and starts nothing; POST has it computed on the calls, prices and rules of now.
+    """
 
     serializer_class = DatasetSerializer
 
@@ -234,14 +237,26 @@ class SavingsView(GenericAPIView):  # type: ignore[type-arg]
     def get(self, request: Request, dataset_id: UUID) -> Response:
         principal = principal_of(request)
         try:
-            analysis = advice.request_analysis(principal=principal, dataset_id=dataset_id)
+            analysis = advice.found_savings(principal=principal, dataset_id=dataset_id)
         except DatasetNotReady:
             return _answer(services.get_dataset(principal=principal, dataset_id=dataset_id))
-        if analysis.state != StoredAnalysis.State.READY:
-            return _told(analysis)
-        parts = ("cost_usd", "unpriced_share", "strategies", "joint", "anomalies", "forecast")
-        result = analysis.result or {}
-        return Response({"analysis": str(analysis.pk)} | {name: result[name] for name in parts})
+        if analysis is None:
+            raise advice.AnalysisNotFound("Nothing was computed on this dataset yet. POST here, and a worker will.")
+        return _savings(analysis)
+
+    @extend_schema(request=None, responses={200: OpenApiTypes.OBJECT, 202: AnalysisSerializer})
+    def post(self, request: Request, dataset_id: UUID) -> Response:
+        return _savings(advice.request_analysis(principal=principal_of(request), dataset_id=dataset_id))
+
+
+def _savings(analysis: StoredAnalysis) -> Response:
+    """The savings that were found, and whether the dataset, the prices and the code are still the same."""
+    if analysis.state != StoredAnalysis.State.READY:
+        return _told(analysis)
+    parts = ("cost_usd", "unpriced_share", "strategies", "joint", "anomalies", "forecast")
+    result = analysis.result or {}
+    about = {"analysis": str(analysis.pk), "current": analyses.is_current(analysis)}
+    return Response(about | {name: result.get(name) for name in parts})
 
 
 def _told(analysis: StoredAnalysis) -> Response:

@@ -4,6 +4,7 @@ A chart is `{title, kind: "bar" | "line", unit, points: [{label, value}]}`. The 
 Lengths across are percentages, so that a chart fills its column while its letters keep their size.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -12,12 +13,13 @@ from typing import Any
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from apps.llm.amounts import spell_dollars
+from apps.llm.amounts import spell_dollars, spell_money
 
 ROW, BAR = 40, 8  # pixels: a bar with its words above it, and the bar itself
 PLOT, LABELS = 170, 24  # pixels: height of a line's plot, and of the words below it
 CHARACTERS = 48  # of a label, before it is cut
 NOTHING = 1e-9  # values up to this are drawn as zero
+CURRENCY = re.compile("[A-Z]{3}")
 GRID_LINES = (0.0, 0.5, 1.0)
 _IDS = count(1)
 
@@ -71,6 +73,8 @@ def amount(value: float, unit: str) -> str:
     """
     if unit.upper() in {"$", "USD", "US$"}:
         return spell_dollars(value)
+    if CURRENCY.fullmatch(unit):
+        return spell_money(value, unit)
     text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.4g}"
     return f"{text} {unit}".strip()
 

@@ -8,6 +8,7 @@ from typing import Any
 from apps.accounts.tenancy import Principal
 from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.breakdown import spend_breakdown
+from apps.optimization.local import Local, local_of
 from apps.optimization.models import Dataset
 from apps.optimization.overview import overview
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, Overview
@@ -42,27 +43,28 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
         whole = overview(calls)
         by_day = spend_breakdown(calls, "day", limit=400)
         parts = [spend_breakdown(calls, by, limit=TABLE_ROWS) for by in _DIMENSIONS]
+    local = local_of(dataset)
     known = [part for part in parts if any(row.key is not None for row in part.rows)]
     return Picture(
-        facts=_facts(whole, dataset.columns),
+        facts=_facts(whole, dataset.columns, local),
         warnings=_warnings(whole),
         differences=differences(whole, dataset),
-        charts=(*_line_of_days(by_day, whole.first_call_at), *(_bars(part) for part in known)),
-        tables=tuple(_table(part) for part in known),
+        charts=(*_line_of_days(by_day, whole.first_call_at, local), *(_bars(part, local) for part in known)),
+        tables=tuple(_table(part, local) for part in known),
     )
 
 
 _DIMENSIONS: Sequence[Dimension] = ("model", "feature")
 
 
-def _facts(whole: Overview, columns: Mapping[str, str]) -> tuple[Fact, ...]:
+def _facts(whole: Overview, columns: Mapping[str, str], local: Local) -> tuple[Fact, ...]:
     """The totals; one whose column the source does not have is unknown."""
 
     def total(name: str, count: int, field: str) -> Fact:
         return Fact(name=name, value=number(count) if field in columns else UNKNOWN)
 
     facts = [
-        Fact(name="Spend", value=spell_dollars(whole.cost_usd)),
+        Fact(name="Spend", value=local.money(whole.cost_usd)),
         Fact(name="Calls", value=number(whole.calls)),
         total("Tokens in", whole.tokens.input, "input_tokens"),
         total("of those cached", whole.tokens.cached_read, "cached_read_tokens"),
@@ -70,7 +72,7 @@ def _facts(whole: Overview, columns: Mapping[str, str]) -> tuple[Fact, ...]:
         total("Failed calls", whole.failed_calls, "status"),
     ]
     if whole.recorded_cost_usd is not None:
-        facts.append(Fact(name="As the source recorded it", value=spell_dollars(whole.recorded_cost_usd)))
+        facts.append(Fact(name="As the source recorded it", value=local.money(whole.recorded_cost_usd)))
     return tuple(facts)
 
 
@@ -113,8 +115,10 @@ def _list_prices(whole: Overview, dataset: Dataset) -> str:
 def _days(whole: Overview, dataset: Dataset) -> tuple[str, ...]:
     if not dated(whole.first_call_at):
         return ()
-    said = "A day here begins at midnight UTC; a dashboard in another time zone moves calls to the day before or after."
-    return (said if dataset.time_zone == "UTC" else f"{said} You work in {dataset.time_zone}.",)
+    return (
+        f"A day here begins at midnight {dataset.time_zone}; a dashboard in another time zone moves calls to the day "
+        "before or after.",
+    )
 
 
 def _failures(whole: Overview, columns: Mapping[str, str]) -> str:
@@ -147,15 +151,15 @@ def _not_read(dataset: Dataset) -> tuple[str, ...]:
     return (f"{dataset.rejected_rows:,} rows of the file could not be used; their calls are not in the sum.",)
 
 
-def _line_of_days(by_day: Breakdown, begun: datetime | None) -> tuple[dict[str, Any], ...]:
-    points = _points(row for row in by_day.rows if row.key is not None)
+def _line_of_days(by_day: Breakdown, begun: datetime | None, local: Local) -> tuple[dict[str, Any], ...]:
+    points = _points((row for row in by_day.rows if row.key is not None), local)
     if len(points) < 2:
         return ()
-    title = "Spend by day (UTC)"
+    title = f"Spend by day ({by_day.time_zone})"
     if not dated(begun):
         title = "Spend by day of the trace"
         points = [point | {"label": day_of_trace(point["label"])} for point in points]
-    return ({"title": title, "kind": "line", "unit": "USD", "points": points},)
+    return ({"title": title, "kind": "line", "unit": local.currency, "points": points},)
 
 
 def day_of_trace(day: str) -> str:
@@ -166,24 +170,25 @@ def day_of_trace(day: str) -> str:
     return f"day {(date.fromisoformat(day) - date(1970, 1, 1)).days + 1}"
 
 
-def _bars(part: Breakdown) -> dict[str, Any]:
-    points = _points(part.rows)[:BARS]
-    return {"title": f"Spend by {part.by}", "kind": "bar", "unit": "USD", "points": points}
+def _bars(part: Breakdown, local: Local) -> dict[str, Any]:
+    points = _points(part.rows, local)[:BARS]
+    return {"title": f"Spend by {part.by}", "kind": "bar", "unit": local.currency, "points": points}
 
 
-def _points(rows: Iterable[BreakdownRow]) -> list[dict[str, Any]]:
+def _points(rows: Iterable[BreakdownRow], local: Local) -> list[dict[str, Any]]:
     """A point per row whose cost is known."""
-    return [{"label": row.key or NOT_SAID, "value": float(row.cost_usd)} for row in rows if row.cost_usd is not None]
+    known = ((row.key or NOT_SAID, row.cost_usd) for row in rows if row.cost_usd is not None)
+    return [{"label": name, "value": float(usd * local.rate)} for name, usd in known]
 
 
-def _table(part: Breakdown) -> dict[str, Any]:
+def _table(part: Breakdown, local: Local) -> dict[str, Any]:
     rows = [
         [
             row.key or NOT_SAID,
             number(row.calls),
             number(row.tokens.input),
             number(row.tokens.output),
-            spell_dollars(row.cost_usd),
+            local.money(row.cost_usd),
             "–" if row.share is None else f"{row.share:.1%}",
         ]
         for row in part.rows

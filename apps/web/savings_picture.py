@@ -7,10 +7,13 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
-from apps.llm.amounts import UNKNOWN, spell_dollars
+from apps.llm.amounts import UNKNOWN
+from apps.optimization.local import UTC, Local, local_of
 from apps.optimization.models import Dataset
+from apps.optimization.presentation import beaten
 from apps.optimization.results import Analysis, Dollars, Forecast, Joint, Strategy, Sufficiency, Times
 from apps.web.dataset_picture import day_of_trace
+from apps.web.questions import bars
 from apps.web.templatetags.web import dated, spell_seconds
 
 OVERALL = "overall"
@@ -69,7 +72,6 @@ class Odd:
 @dataclass(frozen=True, kw_only=True)
 class Savings:
     headline: str
-    converted: str  # the same in the currency of the dataset; empty where that is dollars
     joint: Joint | None
     shares: dict[str, Any] | None  # a chart
     overlap: str
@@ -80,9 +82,12 @@ class Savings:
     nothing: tuple[str, ...]  # titles of what was computed and saves nothing
     forecast: Forecast
     forecast_chart: dict[str, Any] | None
+    beaten: str  # the baseline that the forecast has to beat; empty where it was not tried
     anomalies: tuple[Odd, ...] | None
     sufficiency: tuple[Sufficient, ...]
     missing: tuple[Missing, ...]
+    features: tuple[str, ...]
+    models: tuple[str, ...]
 
 
 def draw(result: Mapping[str, Any], dataset: Dataset) -> Savings:
@@ -90,72 +95,67 @@ def draw(result: Mapping[str, Any], dataset: Dataset) -> Savings:
     found = Analysis.model_validate(result)
     titles = TITLES | {each.name: each.title for each in found.strategies}
     known = [each for each in found.strategies if each.saving_usd is not None]
-    real = dated(found.overview.first_call_at)
+    real, local = dated(found.overview.first_call_at), local_of(dataset)
     return Savings(
-        headline=headline(found.joint),
-        converted=_converted(found.joint, dataset),
+        headline=headline(found.joint, local),
         joint=found.joint,
-        shares=_shares(found.joint, titles),
-        overlap=_overlap(found.joint),
+        shares=_shares(found.joint, titles, local),
+        overlap=_overlap(found.joint, local),
         left_out=tuple((_title(each.name, titles), each.why) for each in found.joint.left_out) if found.joint else (),
         proven=_items(each for each in known if each.saving_usd and not each.up_to),
         ceilings=_items(each for each in known if each.saving_usd and each.up_to),
         unknown=_items(each for each in found.strategies if each.saving_usd is None),
         nothing=tuple(each.title for each in known if not each.saving_usd),
         forecast=found.forecast,
-        forecast_chart=_forecast(found.forecast, real),
-        anomalies=_anomalies(found, real),
+        forecast_chart=_forecast(found.forecast, real, local),
+        beaten=beaten(found.forecast, local),
+        anomalies=_anomalies(found, real, local),
         sufficiency=tuple(_sufficient(name, each, titles) for name, each in found.sufficiency.items()),
         missing=_missing(found.sufficiency, titles),
+        features=_keys(found, "feature"),
+        models=_keys(found, "model"),
     )
 
 
-def headline(joint: Joint | None) -> str:
+def _keys(found: Analysis, by: str) -> tuple[str, ...]:
+    return tuple(row.key for row in found.breakdown[by].rows if row.key)
+
+
+def headline(joint: Joint | None, local: Local = UTC) -> str:
     """The joint saving in one sentence, with its share of the spend and its interval."""
     if joint is None:
         return "Nothing is proven to save on these calls."
     if joint.saving_usd is None:
         return f"Together: {UNKNOWN}."
-    said = f"Together: {'up to ' if joint.up_to else ''}{spell_dollars(joint.saving_usd)}"
+    said = f"Together: {'up to ' if joint.up_to else ''}{local.money(joint.saving_usd)}"
     if joint.spent_usd:
-        said += f" of {spell_dollars(joint.spent_usd)} ({100 * joint.saving_usd / joint.spent_usd:.1f} %)"
+        said += f" of {local.money(joint.spent_usd)} ({100 * joint.saving_usd / joint.spent_usd:.1f} %)"
     if joint.low is None or joint.high is None:
         return said + ", interval not computed"
-    return said + f", 95 % interval {spell_dollars(joint.low)} to {spell_dollars(joint.high)}"
-
-
-def _converted(joint: Joint | None, dataset: Dataset) -> str:
-    if dataset.currency == "USD" or joint is None or joint.saving_usd is None:
-        return ""
-    rate = dataset.currency_rate
-    spent = f" of {joint.spent_usd * rate:,.2f}" if joint.spent_usd else ""
-    return f"{joint.saving_usd * rate:,.2f}{spent} {dataset.currency}, at {rate.normalize():f} for one dollar."
+    return said + f", 95 % interval {local.money(joint.low)} to {local.money(joint.high)}"
 
 
 def _title(name: str, titles: Mapping[str, str]) -> str:
     return titles.get(name, name.replace("_", " ").capitalize())
 
 
-def _shares(joint: Joint | None, titles: Mapping[str, str]) -> dict[str, Any] | None:
+def _shares(joint: Joint | None, titles: Mapping[str, str], local: Local) -> dict[str, Any] | None:
     if joint is None:
         return None
-    points = [
-        {"label": _title(name, titles), "value": float(usd)} for name, usd in joint.shares.items() if usd is not None
-    ]
-    points.sort(key=lambda point: -float(str(point["value"])))
-    return {"title": "Who brings how much of it", "kind": "bar", "unit": "USD", "points": points}
+    known = [(_title(name, titles), usd) for name, usd in joint.shares.items() if usd is not None]
+    return bars("Who brings how much of it", sorted(known, key=lambda each: -each[1]), local)
 
 
-def _overlap(joint: Joint | None) -> str:
+def _overlap(joint: Joint | None, local: Local) -> str:
     """Why the parts do not add up to the whole, in a sentence; empty where there is no whole."""
     if joint is None or joint.overlap_usd is None:
         return ""
-    alone = spell_dollars(joint.sum_of_parts_usd)
+    alone = local.money(joint.sum_of_parts_usd)
     if joint.overlap_usd > 0:
-        return f"One by one they save {alone}; {spell_dollars(joint.overlap_usd)} of that overlaps and is counted once."
+        return f"One by one they save {alone}; {local.money(joint.overlap_usd)} of that overlaps and is counted once."
     if joint.overlap_usd < 0:
         return (
-            f"One by one they save {alone}; together {spell_dollars(-joint.overlap_usd)} more, as they help each other."
+            f"One by one they save {alone}; together {local.money(-joint.overlap_usd)} more, as they help each other."
         )
     return "They do not overlap: one by one they save the same."
 
@@ -184,23 +184,23 @@ def _seconds(times: Times, field: str) -> str:
     return UNKNOWN if seconds is None else spell_seconds(seconds)
 
 
-def _forecast(forecast: Forecast, real: bool) -> dict[str, Any] | None:
-    points = [{"label": _day(each.day, real), "value": float(each.usd)} for each in forecast.by_day]
-    if len(points) < 2:
+def _forecast(forecast: Forecast, real: bool, local: Local) -> dict[str, Any] | None:
+    if len(forecast.by_day) < 2:
         return None
-    return {"title": "Spend to come, by day (UTC)", "kind": "line", "unit": "USD", "points": points}
+    points = [(_day(each.day, real), each.usd) for each in forecast.by_day]
+    return bars("Spend to come, by day (UTC)", points, local) | {"kind": "line"}
 
 
 def _day(day: date, real: bool) -> str:
     return day.isoformat() if real else day_of_trace(day.isoformat())
 
 
-def _anomalies(found: Analysis, real: bool) -> tuple[Odd, ...] | None:
+def _anomalies(found: Analysis, real: bool, local: Local) -> tuple[Odd, ...] | None:
     if found.anomalies is None:
         return None
     return tuple(
         Odd(
-            span=f"{_moment(each.from_, real)} to {_moment(each.to, real)}",
+            span=f"{_moment(local.time(each.from_), real)} to {_moment(local.time(each.to), real)}",
             excess_usd=each.excess_usd,
             cause=each.cause,
             user=each.user,

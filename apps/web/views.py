@@ -141,10 +141,14 @@ def data_list(request: HttpRequest, principal: Principal) -> HttpResponse:
 
 
 def _datasets(principal: Principal) -> dict[str, Any]:
-    found = list(datasets.list_datasets(principal=principal)[:LISTED_DATASETS])
+    found, bills = (
+        list(datasets.list_datasets(principal=principal, kind=kind)[:LISTED_DATASETS])
+        for kind in (Dataset.Kind.CALLS, Dataset.Kind.BILL)
+    )
     return {
         "datasets": found,
-        "deletable": {each.pk for each in found if _may_change(principal, each)},
+        "bills": bills,
+        "deletable": {each.pk for each in (*found, *bills) if _may_change(principal, each)},
         "may_act": principal.may(Membership.Role.MEMBER),
         "fields": FIELDS,
         "max_bytes": settings.MAX_UPLOAD_BYTES,

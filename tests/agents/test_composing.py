@@ -47,7 +47,7 @@ def findings():
         dataset_name="March",
         results=[
             ToolResult(call="1-dataset_overview", tool="dataset_overview", result=overview),
-            ToolResult(call="2-exact_duplicates", tool="exact_duplicates", result=savings),
+            ToolResult(call="2-exact_cache", tool="exact_cache", result=savings),
             ToolResult(call="3-batch", tool="batch_eligible_spend", result=unknown),
         ],
         failures=["model_swap_ceiling took longer than 60 s."],
@@ -58,8 +58,8 @@ def test_what_is_proven_comes_before_ceilings_and_findings_name_the_call_they_ca
     report = compose(TRIAGE, findings)
 
     assert [(f.title, f.source) for f in report.findings] == [
-        ("Cache", "2-exact_duplicates"),
-        ("Swap", "2-exact_duplicates"),
+        ("Cache", "2-exact_cache"),
+        ("Swap", "2-exact_cache"),
         ("Batch", "3-batch"),
     ]
 
@@ -90,7 +90,7 @@ def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(find
 def test_a_saving_of_nothing_is_neither_proven_nor_the_first_thing_to_do(findings):
     nothing = Measurement(headline="No repeats.", savings=[saving("Cache", "0")])
     findings = findings.model_copy(
-        update={"results": [findings.results[0], ToolResult(call="c", tool="exact_duplicates", result=nothing)]}
+        update={"results": [findings.results[0], ToolResult(call="c", tool="exact_cache", result=nothing)]}
     )
 
     summary = compose(TRIAGE, findings).summary

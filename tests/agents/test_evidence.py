@@ -24,7 +24,7 @@ def body(*, amounts=(), cells=(), points=(), dataset_name="march.csv"):
             up_to=False,
             how="Do it.",
             latency="Batched calls answer within 24 hours.",
-            source="exact_duplicates-41239679",
+            source="exact_cache-41239679",
         )
         for amount in amounts
     ]

@@ -41,7 +41,8 @@ DOORS = {
     ("GET", "datasets/{dataset}/"): (200, 200, 200, 404, 401),
     ("DELETE", "datasets/{dataset}/"): (204, 403, 403, 404, 401),
     ("GET", "datasets/{dataset}/sufficiency/"): (200, 200, 200, 404, 401),
-    ("GET", "datasets/{dataset}/savings/"): (202, 202, 202, 404, 401),  # a worker has yet to compute them
+    ("GET", "datasets/{dataset}/savings/"): (404, 404, 404, 404, 401),  # nobody has had them computed
+    ("POST", "datasets/{dataset}/savings/"): (202, 202, 403, 404, 401),
     ("POST", "datasets/preview/"): (415, 415, 403, 415, 401),
     ("PATCH", "datasets/{dataset}/"): (200, 403, 403, 404, 401),
     ("GET", "datasets/{dataset}/files/"): (200, 200, 200, 404, 401),

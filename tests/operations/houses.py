@@ -67,12 +67,10 @@ class House:
         own = {pid: words for pid, words in self.pids().items() if word in words.split("\0\0")[0]}
         return min(own)
 
-    def stop(self, number: signal.Signals = signal.SIGINT) -> float:
-        """Seconds until the parent has ended."""
-        started = time.monotonic()
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """Signal the parent, and wait until it has ended."""
         self.process.send_signal(number)
         self.process.wait(timeout=UP_WITHIN)
-        return time.monotonic() - started
 
 
 def processes() -> Iterator[tuple[int, str]]:

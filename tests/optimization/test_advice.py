@@ -62,8 +62,11 @@ def test_savings_are_computed_by_a_worker_once_and_then_answered(
     dataset = import_dataset(alice, weeks(3))
     client = client_for(alice)
 
+    nothing = client.get(f"{DATASETS}{dataset.pk}/savings/")
+    assert (nothing.status_code, nothing.json()["code"]) == (404, "analysis.not_found")
+
     with django_capture_on_commit_callbacks(execute=True):
-        asked = client.get(f"{DATASETS}{dataset.pk}/savings/")
+        asked = client.post(f"{DATASETS}{dataset.pk}/savings/")
         again = client.get(f"{DATASETS}{dataset.pk}/savings/")
 
     assert (asked.status_code, again.status_code, len(rung)) == (202, 202, 1)
@@ -74,6 +77,7 @@ def test_savings_are_computed_by_a_worker_once_and_then_answered(
     answer = client.get(f"{DATASETS}{dataset.pk}/savings/")
     assert answer.status_code == 200
     assert {strategy["name"] for strategy in answer.json()["strategies"]} >= {"batch_eligible"}
+    assert answer.json()["current"]
     kept = client.get(asked.headers["Location"]).json()
     assert kept["state"] == "ready"
     assert kept["result"]["calls"] == 21
@@ -270,27 +274,27 @@ def test_a_decision_is_made_once(analysed, client_for, alice):
     assert decide("postponed").status_code == 400
 
 
-@pytest.mark.parametrize(
-    ("who", "look", "act"),
-    [("alice", 200, 200), ("bob", 200, 200), ("vera", 200, 403), ("charlie", 404, 404), (None, 401, 401)],
-)
-def test_who_may_see_and_decide(request, analysed, client_for, who, look, act):
+def test_who_may_see_and_decide(request, analysed, client_for):
     analysis = analysed()
-    chosen = Recommendation.objects.first()
-    client = client_for(request.getfixturevalue(who) if who else None)
-
-    assert client.get(f"{ANALYSES}{analysis.pk}/").status_code == look
-    assert client.get(f"{RECOMMENDATIONS}{chosen.pk}/").status_code == look
-    assert client.get(f"{RECOMMENDATIONS}{chosen.pk}/outcome/").status_code == look
-    assert client.get(f"{DATASETS}{analysis.dataset_id}/savings/").status_code == look
-    assert client.get(f"{DATASETS}{analysis.dataset_id}/files/").status_code == look
-    decided = client.post(f"{RECOMMENDATIONS}{chosen.pk}/outcome/", {"state": "adopted"}, format="json")
-    assert decided.status_code == act
-    for listed in (ANALYSES, RECOMMENDATIONS):
-        answer = client.get(listed)
-        assert answer.status_code == (200 if who else 401)
-        if who == "charlie":
-            assert answer.json() in ([], {"next": None, "previous": None, "results": []})
+    chosen, dataset = Recommendation.objects.first(), f"{DATASETS}{analysis.dataset_id}/"
+    looked_at = (
+        f"{ANALYSES}{analysis.pk}/",
+        f"{RECOMMENDATIONS}{chosen.pk}/",
+        f"{RECOMMENDATIONS}{chosen.pk}/outcome/",
+        f"{dataset}savings/",
+        f"{dataset}files/",
+    )
+    cast = {"alice": (200, 200), "bob": (200, 200), "vera": (200, 403), "charlie": (404, 404), None: (401, 401)}
+    for who, (look, act) in cast.items():
+        client = client_for(request.getfixturevalue(who) if who else None)
+        assert {client.get(path).status_code for path in looked_at} == {look}, who
+        decided = client.post(f"{RECOMMENDATIONS}{chosen.pk}/outcome/", {"state": "adopted"}, format="json")
+        assert decided.status_code == act, who
+        for listed in (ANALYSES, RECOMMENDATIONS):
+            answer = client.get(listed)
+            assert answer.status_code == (200 if who else 401)
+            if who == "charlie":
+                assert answer.json() in ([], {"next": None, "previous": None, "results": []})
 
 
 # --- Previews --------------------------------------------------------------------------------------------------------

@@ -4,15 +4,22 @@ import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import Usage, price
 from apps.optimization import simulators
 from apps.optimization.analysis import analyse
-from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown
+from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown, spend_breakdowns
+from apps.optimization.options import DEFAULTS, Options
 from apps.optimization.overview import overview
+from apps.optimization.repeats import served_by
+from apps.optimization.results import Dimension
 from apps.optimization.sample import write_sample_files
 from apps.optimization.simulators import UnknownStrategy, simulate
 from tests.optimization.conftest import call
@@ -95,17 +102,31 @@ def test_groups_beyond_the_limit_are_counted(write, calls_of):
     assert (len(found.rows), found.other_rows, found.total_usd) == (2, 3, 5 * COST)
 
 
+def test_one_pass_over_all_dimensions_finds_what_one_for_each_does(write, calls_of):
+    rows = [call(timestamp=f"2026-10-0{1 + n % 3}T0{n % 4}:30:00Z", user=f"u{n % 5}") for n in range(20)]
+    rows += [call(timestamp="", model="", feature="f"), call(model="x")]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        together = spend_breakdowns(calls, get_args(Dimension), limit=3)
+        alone = {by: spend_breakdown(calls, by, limit=3) for by in get_args(Dimension)}
+
+    assert together == alone
+    assert {by: len(found.rows) + found.other_rows for by, found in together.items()} == {
+        "model": 3, "feature": 2, "user": 6, "day": 4, "hour": 6
+    }  # fmt: skip
+
+
 def test_spend_cannot_be_broken_down_by_just_anything():
     with pytest.raises(UnknownDimension, match="model, feature, user, day, hour"):
         dimension('1; DROP VIEW calls; --"')
 
 
-# --- Exact duplicates ------------------------------------------------------------------------------------------------
+# --- Exact cache -----------------------------------------------------------------------------------------------------
 
 
 def at(second, prompt="q", **more):
-    start, end = f"2026-10-01T12:00:{second:02d}Z", f"2026-10-01T12:00:{second + 1:02d}Z"
-    return call(timestamp=start, ended_at=end, prompt=prompt, temperature="0") | more
+    start, end = (f"2026-10-01T{12 + s // 3600}:{s // 60 % 60:02d}:{s % 60:02d}Z" for s in (second, second + 1))
+    return call(timestamp=start, ended_at=end, prompt=prompt, temperature="0", user="u") | more
 
 
 @pytest.mark.parametrize(
@@ -114,38 +135,85 @@ def at(second, prompt="q", **more):
         pytest.param([at(0), at(5), at(9)], 2, id="the first answer serves all later ones"),
         pytest.param([at(0), at(5, prompt="other")], 0, id="another prompt"),
         pytest.param([at(0), at(5, model="gpt-4o-mini")], 0, id="another model"),
-        pytest.param([at(0), at(5, temperature="1")], 0, id="other parameters"),
+        pytest.param([at(0), at(5, temperature="")], 0, id="other parameters"),
+        pytest.param([at(0), at(5, user="v")], 0, id="somebody else's"),
+        pytest.param([at(0, user="", session="s"), at(5, user="", session="s")], 1, id="the same session"),
+        pytest.param([at(0), at(5, user="", session="")], 0, id="nobody's"),
+        pytest.param([at(0), at(3601), at(3602)], 1, id="until an hour after the answer"),
+        pytest.param([at(0), at(1800), at(3602), at(3604)], 2, id="a hit does not renew"),
         pytest.param([at(0), at(0)], 0, id="at the same time, nothing is answered yet"),
         pytest.param([at(0) | {"ended_at": "2026-10-01T12:00:30Z"}, at(5)], 0, id="the first has not ended"),
+        pytest.param([at(0) | {"ended_at": "2026-10-01T12:00:30Z"}, at(5), at(9)], 1, id="the second ended first"),
         pytest.param([at(0, status="failed"), at(5)], 0, id="a failure is no answer"),
+        pytest.param([at(0, finish_reason="length"), at(5)], 0, id="an answer that was cut is none either"),
         pytest.param([at(0, status="failed"), at(5), at(9)], 1, id="the answer after a failure is one"),
         pytest.param([at(9), at(5), at(0)], 2, id="the order of the file does not matter"),
     ],
 )
 def test_a_repeat_is_what_an_earlier_answer_could_have_served(write, calls_of, rows, repeats):
-    with calls_of(write("calls.csv", [{"status": ""} | row for row in rows])) as calls:
-        found = simulate(calls, "exact_duplicates")
+    empty = {"status": "", "finish_reason": "", "session": ""}
+    with calls_of(write("calls.csv", [empty | row for row in rows])) as calls:
+        found = simulate(calls, "exact_cache")
 
     assert found.detail["repeats"] == repeats
     assert found.saving_usd == repeats * COST or rows[-1]["model"] != "gpt-4o"
 
 
-def test_repeats_that_would_lose_their_variety_are_told_apart(write, calls_of):
-    rows = [at(0), at(5), at(10, temperature="0.7"), at(15, temperature="0.7")]
+def test_repeats_that_would_lose_something_are_told_apart_and_not_counted(write, calls_of):
+    warm, tools = {"temperature": "0.7"}, {"tools_offered": "true", "prompt": "t"}
+    rows = [at(0), at(5), at(10) | warm, at(15) | warm, at(20) | warm, at(25) | tools, at(30) | tools]
 
-    with calls_of(write("calls.csv", rows)) as calls:
-        detail = simulate(calls, "exact_duplicates").detail
+    with calls_of(write("calls.csv", [{"tools_offered": "false"} | row for row in rows])) as calls:
+        found = simulate(calls, "exact_cache")
 
-    assert (detail["repeats"], detail["repeats_temperature_above_zero"]) == (2, 1)
-    assert Decimal(detail["saving_temperature_above_zero_usd"]) == COST
+    assert (found.saving_usd, found.detail["repeats"]) == (COST, 1)
+    assert [(each["because"], each["repeats"], Decimal(each["saving_usd"])) for each in found.detail["apart"]] == [
+        ("temperature above 0", 2, 2 * COST),
+        ("tools offered", 1, COST),
+    ]
 
 
 def test_without_prompts_the_saving_is_unknown_and_not_zero(write, calls_of):
     with calls_of(write("calls.csv", [call(), call()])) as calls:
-        found = simulate(calls, "exact_duplicates")
+        found = simulate(calls, "exact_cache")
 
     assert (found.saving_usd, found.missing) == (None, ("prompt",))
     assert "no prompt" in found.why
+
+
+def test_where_calls_name_nobody_only_a_shared_cache_can_be_computed_and_it_is_not_counted(write, calls_of):
+    with calls_of(write("calls.csv", [at(0, user=""), at(5, user="")])) as calls:
+        found, shared = (simulate(calls, "exact_cache", each) for each in (DEFAULTS, Options(answers_shared=True)))
+
+    assert (found.saving_usd, found.missing, shared.saving_usd) == (None, ("user",), COST)
+    assert [Decimal(each["saving_usd"]) for each in found.detail["choices"]] == [0, 0, 0, COST, COST, COST]
+
+
+def test_a_repeat_takes_as_long_as_the_look_ups_that_the_log_shows(write, calls_of):
+    hit = at(40) | {"ended_at": "2026-10-01T12:00:40.25Z", "cached_answer": "true", "prompt": "kept"}
+
+    with calls_of(
+        write("calls.csv", [{"cached_answer": "false"} | row for row in (at(0), at(5), at(9), hit)])
+    ) as calls:
+        found = simulate(calls, "exact_cache")
+
+    assert (found.latency.before.p50, found.latency.after.p50) == (1.0, 0.25)
+    assert found.detail["look_up_measured"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(gaps=st.lists(st.integers(0, 100), min_size=1, max_size=30), lives=st.tuples(*[st.integers(0, 300)] * 2))
+def test_answers_that_are_kept_longer_serve_no_fewer_calls_and_never_the_first(gaps, lives):
+    """Where answers come at once; a slow answer that is asked for again at a busy time can serve fewer."""
+    at = np.cumsum(gaps).astype(float)
+    short, long = (
+        served_by(np.zeros(len(at), np.uint64), at, at, at + life, np.ones(len(at), bool)) for life in sorted(lives)
+    )
+
+    assert (short >= 0).sum() <= (long >= 0).sum() < len(at)
+    served = np.flatnonzero(long >= 0)
+    assert np.all(at[long[served]] < at[served])
+    assert np.all(at[served] - at[long[served]] <= max(lives))
 
 
 # --- Batch -----------------------------------------------------------------------------------------------------------
@@ -278,8 +346,12 @@ def test_the_analysis_of_a_sample_recovers_its_truth(tmp_path, calls_of, suffix,
     for by in ("feature", "model"):
         rows = {row["key"]: row["cost_usd"] for row in found["breakdown"][by]["rows"]}
         assert rows == truth[f"by_{by}_usd"]
-    assert strategies["exact_duplicates"]["saving_usd"] == truth["exact_duplicates"]["saving_usd"]
-    assert strategies["exact_duplicates"]["detail"]["repeats"] == truth["exact_duplicates"]["repeats"] > 0
+    cache, caches = strategies["exact_cache"], truth["exact_cache"]
+    assert (cache["saving_usd"], cache["detail"]["repeats"]) == tuple(
+        caches["own_hour"][k] for k in ("saving_usd", "repeats")
+    )
+    assert cache["detail"]["choices"][-1] == {"shared": True, "kept_seconds": None} | caches["shared_for_good"]
+    assert caches["shared_for_good"]["repeats"] > 0
     assert strategies["batch_eligible"]["saving_usd"] == truth["batch_eligible"]["saving_usd"]
     assert strategies["batch_eligible"]["detail"]["eligible_calls"] == truth["batch_eligible"]["calls"] > 0
 

@@ -8,7 +8,7 @@ import pytest
 from apps.optimization import services
 from apps.optimization.datasets import NotCalls
 from apps.optimization.models import Dataset
-from tests.optimization.conftest import call
+from tests.optimization.conftest import call, uploaded
 from tests.optimization.test_bills import openai_cost, openai_page
 from tests.optimization.test_commands import run
 
@@ -36,6 +36,21 @@ class TestOverRest:
 
         assert (with_calls.kind, bill.kind, bill.source, bill.rows) == ("calls", "bill", "openai_costs", 2)
         assert (bill.first_call_at.isoformat(), bill.rejects) == ("2026-10-01T00:00:00+00:00", [])
+
+    def test_a_preview_says_what_a_bill_is_and_keeps_nothing(self, client_for, alice, vera, settings):
+        ask = lambda user, content: client_for(user).post(  # noqa: E731
+            "/api/datasets/preview/", {"file": uploaded(content, "costs.json")}, format="multipart"
+        )
+
+        found = ask(alice, BILL).json()
+
+        assert (found["kind"], found["source"], found["rows"], found["days"]) == ("bill", "openai_costs", 2, 1)
+        assert (found["first_day"], found["last_day"]) == ("2026-10-01", "2026-10-01")
+        assert found["amounts"] == {"USD": "1.500000000000"}
+        assert ask(alice, json.dumps(openai_page(openai_cost("much")))).json()["code"] == "bill.no_charges"
+        assert ask(vera, BILL).status_code == 403
+        assert not Dataset.objects.exists()
+        assert [path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()] == []
 
     def test_bills_are_listed_by_themselves(self, both, client_for, alice):
         with_calls, bill = both

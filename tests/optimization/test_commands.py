@@ -13,7 +13,7 @@ import pytest
 from django.core.management import call_command
 
 from apps.optimization import services
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, StoredAnalysis
 from tests.optimization.conftest import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +105,58 @@ def test_unusual_columns_are_named_one_by_one(tmp_path):
 
     assert "after --map in the terminal" in refusal
     assert (code, "1 call, 1,000 tokens in, 100 out, $0.0035" in out) == (0, True)
+
+
+WISHES = ("--goal=1%", "--keep-quality=90%", "--may-wait=report=86400000", "--must-stay=chat=200", "--keep=chat")
+
+
+def test_what_is_asked_is_answered_for_people_and_machines_alike(write):
+    rows = [
+        call(timestamp=f"2026-10-{day:02}T23:30:00Z", ended_at=f"2026-10-{day:02}T23:30:01Z", feature=feature)
+        for day in range(1, 4)
+        for feature in ("chat", "report")
+    ]
+    asked = (*WISHES, "--grow=50%", "--move", "report", "gpt-4o", "gpt-4o-mini")
+    where = ("--timezone=Europe/Berlin", "--currency=EUR=0.5")
+    path = write("calls.csv", rows)
+
+    code, out, _ = run("analyze", path, *asked, *where)
+    document = json.loads(run("analyze", path, *asked, *where, "--json")[1])
+
+    assert code == 0
+    assert "calls.csv: 6 calls, 6,000 tokens in, 600 out, 0.0105 EUR" in out
+    assert "From 2026-10-02 01:30 to 2026-10-04 01:30 Europe/Berlin." in out
+    for told in ("Together: ", "Goal of 1%: ", "95 % interval", "How far this data carries", "Forecast: unknown."):
+        assert told in out
+    assert "What stood out: " in out
+    assert "report from gpt-4o to gpt-4o-mini: 3 calls would cost 0.000315 EUR instead of 0.00525 EUR" in out
+    assert "Answers of chat do not keep to 200 ms" in out
+    assert [row["key"] for row in document["breakdown"]["day"]["rows"]] == ["2026-10-02", "2026-10-03", "2026-10-04"]
+    assert document["what_if"]["grown_usd"] == "0.0315"
+    assert document["goal"]["share"] == 0.01
+    assert document["report"] == {"time_zone": "Europe/Berlin", "currency": "EUR", "currency_rate": "0.5"}
+    assert document["cost_usd"] == "0.021"
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ("--goal=much", "--goal: 'much' is no share. Write it as 20% or 0.2."),
+        ("--goal=20", "'20' is no share"),
+        ("--keep-quality=120%", "quality_floor"),
+        ("--may-wait=chat", "FEATURE=MS"),
+        ("--may-wait=chat=-5", "FEATURE=MS"),
+        ("--may-wait=chta=500", "No call is of feature 'chta'; the log has chat."),
+        ("--grow=-200%", "growth"),
+        ("--timezone=Mars/Base", "There is no time zone 'Mars/Base'"),
+        ("--currency=EUR", "Write it as EUR=0.92"),
+        ("--currency=EUR=0", "Write it as EUR=0.92"),
+    ],
+)
+def test_a_wish_that_means_nothing_ends_with_2_and_a_sentence(write, wish, sentence):
+    code, _, err = run("analyze", write("calls.csv", [call(feature="chat")]), wish)
+
+    assert (code, sentence in err) == (2, True), err
 
 
 @pytest.mark.parametrize(
@@ -225,6 +277,8 @@ def test_a_house_is_seeded_once(alice):
 
     assert Dataset.objects.get(pk=first["dataset"]).name == services.SAMPLE_NAME
     assert second == {"dataset": None}
+    queued = StoredAnalysis.objects.get()
+    assert (str(queued.dataset_id), queued.state) == (first["dataset"], "queued")
 
 
 # --- import_usage ----------------------------------------------------------------------------------------------------
@@ -252,6 +306,20 @@ def test_what_cannot_be_imported_ends_with_2_and_a_sentence(write, tmp_path, ali
     code, _, err = run("import_usage", path, "--email", email)
 
     assert (code, sentence in err) == (2, True)
+
+
+def test_a_later_file_continues_a_dataset_from_the_terminal(write, alice, acme):
+    by = ("--email", "alice@example.com", "--json")
+    first = json.loads(run("import_usage", write("march.csv", [call(call_id="a")]), *by)[1])["id"]
+
+    more = write("april.csv", [call(call_id="a"), call(call_id="b")])
+    code, out, _ = run("import_usage", more, *by, "--continues", first)
+
+    later = json.loads(out)
+    assert (code, later["continues"], later["rows"], later["known_rows"]) == (0, first, 1, 1)
+    for wrong, sentence in (("march", "'march' is no id of a dataset"), (later["id"], "is a later file itself")):
+        code, _, err = run("import_usage", write("may.csv", [call(input_tokens=8)]), *by, "--continues", wrong)
+        assert (code, sentence in err) == (2, True)
 
 
 def test_without_a_house_the_import_says_what_to_do(tmp_path, write):

@@ -4,20 +4,24 @@ import dataclasses
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.db import IntegrityError, connection
+from django.db.models.signals import pre_delete
 from django.utils import timezone
 
 from apps.accounts.models import Plan
 from apps.errors import Forbidden
-from apps.optimization import imports, jobs, services, storage, tasks
+from apps.optimization import analyses, imports, jobs, services, storage, tasks
 from apps.optimization.conversion import convert
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, StoredAnalysis
 from apps.optimization.readers import UnusableFile
 from apps.optimization.serializers import DatasetSerializer
+from tests.operations.houses import eventually
 from tests.optimization.conftest import call, uploaded
 
 pytestmark = pytest.mark.django_db
@@ -557,3 +561,43 @@ def test_the_sample_is_imported_once_in_the_life_of_an_organization(alice, acme,
 
 def test_without_an_organization_there_is_nobody_to_seed(db):
     assert services.seed_sample(calls=10, seed=1) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_worker_adds_while_a_dataset_is_deleted_is_refused_and_the_deletion_is_not(
+    alice, as_principal, import_dataset
+):
+    """Django lists what to delete first; a row that comes after the list would fail the deletion at its end."""
+    dataset = import_dataset(alice, [call()])
+
+    def add():
+        try:
+            analyses.kept(dataset, "savings", {}, by=alice.pk)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as other:
+        additions = []
+
+        def in_between(**_):
+            additions.append(other.submit(add))
+            assert eventually(lambda: additions[0].done() or _waiting_for_a_lock(), within=5)
+
+        pre_delete.connect(in_between, sender=Dataset)
+        try:
+            services.delete_dataset(principal=as_principal(alice), dataset_id=dataset.pk)
+        finally:
+            pre_delete.disconnect(in_between, sender=Dataset)
+        with pytest.raises(IntegrityError):
+            additions[0].result(timeout=10)
+
+    assert not Dataset.objects.exists()
+    assert not StoredAnalysis.objects.exists()
+
+
+def _waiting_for_a_lock():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return cursor.fetchone()[0]

@@ -18,7 +18,7 @@ from apps.errors import NetraError
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
 from apps.optimization import conversion, limits
-from apps.optimization.conversion import NoCalls, TooManyModels, UnknownModel
+from apps.optimization.conversion import CHECKED, NoCalls, TooManyModels, UnknownModel
 from apps.optimization.importers import NoUsableColumns, WrongMapping, importer_for
 from apps.optimization.limits import DiskFull, TookTooLong
 from apps.optimization.readers import TooLargeInside, UnusableFile
@@ -412,6 +412,14 @@ def test_a_batch_call_pays_the_batch_price(write, calls_of):
         assert calls.rows("SELECT cost_pico FROM calls ORDER BY line") == [(1_750_000_000,), (3_500_000_000,)]
 
 
+def test_a_tier_that_was_only_asked_for_is_no_tier_that_answered(write, calls_of):
+    with calls_of(write("calls.csv", [call(service_tier="auto"), call(service_tier="default")])) as calls:
+        assert calls.rows("SELECT service_tier, cost_pico FROM calls ORDER BY line") == [
+            (None, 3_500_000_000),
+            ("standard", 3_500_000_000),
+        ]
+
+
 def test_a_failed_call_costs_nothing_unless_the_source_recorded_a_cost(write, calls_of):
     rows = [call(status="error", cost="0"), call(status="500", cost=""), call(status="failure", cost="0.01")]
 
@@ -706,6 +714,35 @@ def test_a_line_is_the_one_in_the_file_where_prompts_span_lines(write, converted
     rows = [call(prompt="one\ntwo"), call(prompt="x", input_tokens=-1), call(prompt="a\n\nb", input_tokens="y")]
 
     assert [reject.line for reject in converted(write("calls.csv", rows)).rejects] == [4, 7]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lines"),
+    [
+        ("calls.csv", 'model,input_tokens\n5" x,1\n\n"a\n""b""\n",-1\r\ny,2\n\n z,-1\n', [6, 9]),
+        ("calls.jsonl", '{"input_tokens": 1}\n\n  \n{"input_tokens": -1}\n{"input_tokens": 2}\r\n\r\n[]', [4, 7]),
+        ("calls.jsonl", '{"input_tokens": 1}\n\n  \n{"input_tokens": -1}\n\r\n{"input_tokens": "x"}', [4, 6]),
+        (
+            "calls.json",
+            '[{"input_tokens": 1},\n\n{"input_tokens": -1}, {"input_tokens":\n 2}, {"input_tokens": -2}]',
+            [3, 4],
+        ),
+    ],
+)
+def test_a_line_is_the_one_in_the_file_whatever_comes_between_rows(write, converted, name, content, lines):
+    assert [reject.line for reject in converted(write(name, content)).rejects] == lines
+
+
+def test_who_says_stop_while_lines_are_counted_is_heard(write, converted):
+    class Stop(Exception):
+        pass
+
+    def stop(percent):
+        if percent > CHECKED:
+            raise Stop
+
+    with pytest.raises(Stop):
+        converted(write("calls.jsonl", [call() for _ in range(5_000)] + [call(input_tokens=-1)]), progress=stop)
 
 
 def test_progress_rises_to_the_end(write, converted):

@@ -11,10 +11,12 @@ from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost_pico
 from apps.optimization.coalitions import saved, subsets
 from apps.optimization.joint import joint, shapley, with_interval
+from apps.optimization.options import Options
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
 BATCH = Decimal("0.5")
+FREELY = Options(answers_kept=None, answers_shared=True)
 
 
 def rates(price, tiers=()):
@@ -216,13 +218,13 @@ def overlapping(sessions):
 
 def test_the_same_call_is_saved_once(write, calls_of):
     with calls_of(write("calls.csv", overlapping(90))) as calls:
-        strategies = [simulate(calls, name) for name in ("batch_eligible", "exact_duplicates", "model_swap_ceiling")]
+        strategies = [simulate(calls, name, FREELY) for name in ("batch_eligible", "exact_cache", "model_swap_ceiling")]
         found = joint(calls, strategies)
 
     alone = {each.name: each.saving_usd for each in strategies}
-    assert set(found.strategies) == {"batch_eligible", "exact_duplicates"}
+    assert set(found.strategies) == {"batch_eligible", "exact_cache"}
     assert [each.name for each in found.left_out] == ["model_swap_ceiling"]
-    assert found.sum_of_parts_usd == alone["batch_eligible"] + alone["exact_duplicates"]
+    assert found.sum_of_parts_usd == alone["batch_eligible"] + alone["exact_cache"]
     assert found.saving_usd == found.sum_of_parts_usd - found.overlap_usd < found.sum_of_parts_usd
     assert sum(found.shares.values()) == sum(found.stages.values()) == found.saving_usd
     assert found.would_cost_usd == found.spent_usd - found.saving_usd
@@ -233,7 +235,7 @@ def test_the_same_call_is_saved_once(write, calls_of):
 
 def test_with_ceilings_the_joint_saving_is_one(write, calls_of):
     with calls_of(write("calls.csv", overlapping(40))) as calls:
-        strategies = [simulate(calls, name) for name in ("batch_eligible", "exact_duplicates")]
+        strategies = [simulate(calls, name, FREELY) for name in ("batch_eligible", "exact_cache")]
         doubted = [each.model_copy(update={"up_to": True}) for each in strategies]
 
         assert joint(calls, doubted) is None

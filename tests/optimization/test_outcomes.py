@@ -81,6 +81,24 @@ def test_growth_is_no_failure(measured):
     assert once.held == tenfold.held is False
 
 
+def test_a_changed_mix_of_features_is_no_failure(measured):
+    """After the way to save was adopted in full, the feature that can wait grows fourfold and the other does not."""
+    rows = []
+    for day in range(28):
+        later = day >= 14
+        for n in range(40 if later else 10):
+            about = {"timestamp": f"2026-10-{1 + day:02}T{n % 24:02}:00:00Z", "batch": str(later).lower()}
+            rows.append(call(feature="report", interactive="false", session=f"r{day}-{n}", **about))
+        for n in range(10):
+            about = {"timestamp": f"2026-10-{1 + day:02}T{n % 24:02}:00:00Z", "batch": "false"}
+            rows.append(call(feature="chat", interactive="true", session=f"c{day}-{n}", **about))
+
+    found = measured(rows)
+
+    assert found.realised_usd == pytest.approx(14 * 40 * COST / 2, rel=Decimal("1e-6"))
+    assert found.held
+
+
 def test_before_there_are_calls_since_nothing_is_measured(measured):
     assert measured(fortnights(1.0), adopted_at=datetime(2026, 11, 20, tzinfo=UTC)) is None
 
@@ -94,10 +112,11 @@ def test_measuring_again_says_the_same_of_the_same_calls(measured, import_datase
 
 
 def test_the_gradient_is_that_of_the_value():
-    sums, step = np.array([30.0, 100.0, 10.0, 120.0]), 1e-5
-    for column in range(4):
+    sums, step = np.array([30.0, 100.0, 10.0, 120.0, 5.0, 50.0, 0.0, 80.0, 0.0, 9.0, 2.0, 9.0]), 1e-5
+    for column in range(8):
         moved = np.array([sums, sums])
         moved[0, column] -= step
         moved[1, column] += step
         low, high = Realised()(moved)
         assert Realised().gradient(sums)[column] == pytest.approx((high - low) / (2 * step), rel=1e-6)
+    assert not Realised().gradient(sums)[8:].any()  # of the third feature nothing could be saved before

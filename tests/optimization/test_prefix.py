@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
-from apps.optimization.prefix.replay import FOREVER, Stream, dense, replay
+from apps.optimization.prefix.replay import FOREVER, Stream, replay
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
@@ -22,7 +23,6 @@ MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_s
 def stream(calls, *, size=512):
     """From (at, usable_at, input tokens, names of blocks)."""
     counts = np.array([len(names) for *_, names in calls], dtype=np.int64)
-    blocks, distinct = dense(np.array([name for *_, names in calls for name in names], dtype=np.int64))
     tokens = [
         min(size, total - size * place) if total else size for *_, total, names in calls for place in range(len(names))
     ]
@@ -30,9 +30,8 @@ def stream(calls, *, size=512):
         at=np.array([call[0] for call in calls], dtype=np.float64),
         usable_at=np.array([call[1] for call in calls], dtype=np.float64),
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        blocks=blocks,
+        names=np.array([name for *_, names in calls for name in names], dtype=np.uint64),
         tokens=np.array(tokens, dtype=np.int64),
-        distinct=distinct,
     )
 
 
@@ -66,7 +65,7 @@ def obviously(calls, *, ttl, capacity):
             live = used is not None and at - used <= ttl
             reading = reading and live and ready <= at
             hit += reading
-            held[name] = (at, ready if live else usable_at)
+            held[name] = (at, min(ready, usable_at) if live else usable_at)
             held.move_to_end(name)
             if len(held) > capacity:
                 held.popitem(last=False)
@@ -80,7 +79,7 @@ def workloads(draw):
     for _ in range(draw(st.integers(1, 12))):
         now += draw(st.integers(0, 5))
         names = draw(st.lists(st.integers(0, 8), max_size=6, unique=True))
-        calls.append((now, now + draw(st.integers(0, 3)), 0, names))
+        calls.append((now, now + draw(st.integers(0, 12)), 0, names))
     return calls
 
 
@@ -103,6 +102,12 @@ def test_a_longer_life_or_no_bound_never_reads_less(calls, ttl, capacity):
 
 def test_a_block_is_read_only_once_its_writer_began_to_answer():
     asked = [(0.0, 5.0, 512, [7]), (4.0, 9.0, 512, [7]), (5.0, 9.0, 512, [7])]
+
+    assert replay(stream(asked)).blocks.tolist() == [0, 0, 1]
+
+
+def test_of_two_writers_the_one_that_answers_first_makes_a_block_readable():
+    asked = [(0.0, 60.0, 512, [7]), (1.0, 2.0, 512, [7]), (3.0, 4.0, 512, [7])]
 
     assert replay(stream(asked)).blocks.tolist() == [0, 0, 1]
 
@@ -169,6 +174,31 @@ def test_where_writing_costs_more_only_what_was_not_learnt_from_counts(write, ca
 
     # Of the second half, all ten are read: the first half has written what they share.
     assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+
+
+def test_where_calls_come_too_late_for_five_minutes_an_hour_is_bought(write, calls_of):
+    hour = Catalogue([Override(model="claude-sonnet-4-5", rates=replace(WRITES, cached_write_1h=Decimal(20)))])
+    rows = [reader(n, model="claude-sonnet-4-5", minutes=10) for n in range(20)]
+
+    with calls_of(write("calls.csv", rows), hour) as calls:
+        found = simulate(calls, "prefix_cache")
+    with calls_of(write("calls.csv", rows), ANTHROPIC) as calls:
+        without = simulate(calls, "prefix_cache")
+
+    assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+    assert without.saving_usd == 0
+
+
+def test_an_hour_is_paid_for_at_its_own_price(write, calls_of):
+    hour = Catalogue([Override(model="claude-sonnet-4-5", rates=replace(WRITES, cached_write_1h=Decimal(20)))])
+    # Pairs of calls about one text, ten minutes apart: the second reads what the first wrote.
+    rows = [reader(n, model="claude-sonnet-4-5", minutes=10, text=f"{n // 2:04}" + BOOK[4:]) for n in range(40)]
+
+    with calls_of(write("calls.csv", rows), hour) as calls:
+        found = simulate(calls, "prefix_cache")
+
+    # Reading saves 9 of 10 and writing for an hour costs 10 more: not worth it. At 1.25 times it would be.
+    assert (found.saving_usd, found.detail["changed_calls"]) == (0, 0)
 
 
 def test_what_is_never_read_again_is_not_written(write, calls_of):

@@ -1,6 +1,5 @@
 """A cheaper model may answer only where pairs of judged answers show that it is good enough."""
 
-import csv
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apps.optimization.evaluation import gsm8k
 from apps.optimization.options import ImpossibleOption, Options
 from apps.optimization.quality.bounds import non_inferior
 from apps.optimization.quality.policies import Pairs, choose, halves, scores_of, trial
@@ -17,7 +17,6 @@ from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
 GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "routellm_gsm8k_responses.csv"
-STRONG, WEAK = "gpt-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1"
 
 
 def pairs_of(old, new, clusters=None, ratio=0.1):
@@ -131,29 +130,9 @@ def test_a_session_is_in_one_half_only(clusters, seed):
     assert (first ^ second).all()
 
 
-@pytest.fixture(scope="module")
-def gsm8k():
-    if not GSM8K.exists():
-        pytest.skip("the public GSM8K answers are not at ../shared/data")
-    with GSM8K.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_on_public_answers_the_kept_quality_holds_on_calls_that_were_not_seen(gsm8k):
-    def dollars(model, into, out):
-        tokens = [(len(row["prompt"]) / 4, len(row[f"{model}_response"]) / 4) for row in gsm8k]
-        return np.array([(read * into + wrote * out) / 1e6 for read, wrote in tokens])
-
-    lengths = np.array([len(row["prompt"]) for row in gsm8k])
-    pairs = Pairs(
-        old=np.array([row[STRONG] == "True" for row in gsm8k], dtype=float),
-        new=np.array([row[WEAK] == "True" for row in gsm8k], dtype=float),
-        old_cost=dollars(STRONG, 10, 30),
-        new_cost=dollars(WEAK, 0.6, 0.6),
-        clusters=np.arange(len(gsm8k)),
-    )
-    segments = np.searchsorted(np.quantile(lengths, [0.25, 0.5, 0.75]), lengths)
-    scores = scores_of(pairs, segments=segments, texts=[row["prompt"] for row in gsm8k])
+@pytest.mark.skipif(not GSM8K.exists(), reason="the public GSM8K answers are not at ../shared/data")
+def test_on_public_answers_the_kept_quality_holds_on_calls_that_were_not_seen():
+    pairs, scores = gsm8k(GSM8K)
 
     found = trial(pairs, scores, floor=0.95, splits=200)
 

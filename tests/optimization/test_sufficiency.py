@@ -35,20 +35,20 @@ def assessed(write, calls_of):
 
 
 def test_a_month_of_whole_calls_that_explain_the_bill_is_optimal(assessed):
-    found = assessed(month(), capture_rate=1.0)["exact_duplicates"]
+    found = assessed(month(), capture_rate=1.0)["exact_cache"]
 
     assert (found.score, found.state, found.missing) == (100, "optimal", ())
 
 
 def test_without_a_bill_to_compare_with_nothing_is_optimal(assessed):
-    found = assessed(month())["exact_duplicates"]
+    found = assessed(month())["exact_cache"]
 
     assert (found.score, found.state, found.parts.reconciliation) == (94, "sufficient", None)
 
 
 def test_a_recorded_cost_stands_in_for_the_bill(assessed):
-    assert assessed(month(cost=str(COST)))["exact_duplicates"].parts.reconciliation == pytest.approx(1)
-    assert assessed(month(cost=str(2 * COST)))["exact_duplicates"].parts.reconciliation == pytest.approx(0.5)
+    assert assessed(month(cost=str(COST)))["exact_cache"].parts.reconciliation == pytest.approx(1)
+    assert assessed(month(cost=str(2 * COST)))["exact_cache"].parts.reconciliation == pytest.approx(0.5)
 
 
 def test_more_captured_than_billed_is_a_fault(assessed):
@@ -71,7 +71,7 @@ def test_each_part_is_worth_its_weight(assessed):
 def test_coverage_counts_spend_and_not_rows(assessed):
     rows = [*month(), call(input_tokens=1_000_000, prompt="", session="s0", timestamp=DAY.isoformat())]
 
-    found = assessed(rows, capture_rate=1.0)["exact_duplicates"]
+    found = assessed(rows, capture_rate=1.0)["exact_cache"]
 
     cheap, dear = 120 * COST, Decimal("2.501")
     assert found.parts.coverage == pytest.approx(float(cheap / (cheap + dear)), abs=1e-5)
@@ -81,7 +81,7 @@ def test_coverage_counts_spend_and_not_rows(assessed):
 def test_a_missing_field_says_what_it_is_worth(assessed):
     rows = [row | ({} if n % 2 else {"prompt": ""}) for n, row in enumerate(month())]
 
-    found = assessed(rows, capture_rate=1.0)["exact_duplicates"]
+    found = assessed(rows, capture_rate=1.0)["exact_cache"]
 
     [lack] = found.lacks
     assert (found.missing, lack.field, lack.points) == (("prompt_hash",), "prompt_hash", 25)
@@ -99,9 +99,9 @@ def test_half_of_the_sessions_missing_from_a_running_number_is_a_sample(assessed
 
     whole, half = assessed(rows), assessed(rows[::2])
 
-    assert (whole["exact_duplicates"].sampled, whole["exact_duplicates"].state) == (None, "sufficient")
-    assert half["exact_duplicates"].state == "insufficient"
-    assert half["exact_duplicates"].sampled == "Of 399 consecutive ids, 199 are missing."
+    assert (whole["exact_cache"].sampled, whole["exact_cache"].state) == (None, "sufficient")
+    assert half["exact_cache"].state == "insufficient"
+    assert half["exact_cache"].sampled == "Of 399 consecutive ids, 199 are missing."
     # What does not need every call is not capped.
     assert half["model_swap_ceiling"].state == "sufficient"
 
@@ -109,8 +109,8 @@ def test_half_of_the_sessions_missing_from_a_running_number_is_a_sample(assessed
 def test_a_bill_that_the_calls_do_not_explain_makes_them_a_sample(assessed):
     found = assessed(month(), capture_rate=0.5)
 
-    assert found["exact_duplicates"].sampled == "The calls explain 50% of the bill."
-    assert found["exact_duplicates"].score == 39
+    assert found["exact_cache"].sampled == "The calls explain 50% of the bill."
+    assert found["exact_cache"].score == 39
     assert found["model_swap_ceiling"].score > 39
 
 

@@ -10,7 +10,7 @@ from apps.agents.composing import compose
 from apps.agents.tools import (
     batch_eligible_spend,
     dataset_overview,
-    exact_duplicates,
+    exact_cache,
     model_swap_ceiling,
     spend_breakdown,
 )
@@ -22,15 +22,17 @@ from tests.optimization.test_commands import run
 UNPRICED = [
     call(
         model="llama-in-the-cellar",
-        timestamp=f"2026-10-0{day}T12:00:00Z",
+        timestamp=f"2026-10-01T12:{minute}:00Z",
         feature="search",
         prompt="the same",
-        temperature="0.7",
-        interactive=interactive,
+        temperature="0",
+        user="alice",
+        interactive="false",
     )
-    for day, interactive in ((1, "false"), (2, "false"), (3, "false"), (4, "false"))
+    for minute in (10, 20, 30, 40)
 ]
-TOOLS = (dataset_overview, spend_breakdown, exact_duplicates, batch_eligible_spend, model_swap_ceiling)
+BY_DAY = [row | {"timestamp": f"2026-10-0{day}T12:00:00Z"} for day, row in enumerate(UNPRICED, start=1)]
+TOOLS = (dataset_overview, spend_breakdown, exact_cache, batch_eligible_spend, model_swap_ceiling)
 HINTED = pytest.mark.parametrize("hinted", [True, False])
 
 
@@ -77,7 +79,7 @@ def test_tools_and_report_say_unknown_where_nothing_has_a_price(write, calls_of,
 @HINTED
 def test_every_strategy_says_why_it_is_unknown(write, calls_of, hinted):
     with calls_of(write("calls.csv", rows(hinted))) as calls:
-        found = [simulate(calls, name) for name in ("exact_duplicates", "batch_eligible", "model_swap_ceiling")]
+        found = [simulate(calls, name) for name in ("exact_cache", "batch_eligible", "model_swap_ceiling")]
 
     assert [strategy.saving_usd for strategy in found] == [None] * 3
     assert all("has a known price, so what they would save is unknown" in strategy.why for strategy in found)
@@ -110,7 +112,7 @@ def test_rest_and_page_say_unknown_where_nothing_has_a_price(import_dataset, cli
     savings = client.get(f"/api/datasets/{dataset.pk}/savings/").json()
     page = client.get(f"/data/{dataset.pk}/").content.decode()
 
-    assert [(row["cost_usd"], row["share"]) for row in breakdown["rows"]] == [(None, None)] * 4
+    assert [(row["cost_usd"], row["share"]) for row in breakdown["rows"]] == [(None, None)]
     assert set(dollars_in(breakdown)) == set(dollars_in(savings)) == {None}
     assert "<dt>Spend</dt><dd>unknown</dd>" in page
     assert "$" not in page.split("How the file was read")[0]
@@ -135,9 +137,9 @@ def test_what_is_partly_unknown_says_which_part_is_missing(write, calls_of):
 
     with calls_of(write("calls.csv", [*priced, *UNPRICED[:3]])) as calls:
         repeats, batch, swap = (
-            simulate(calls, name) for name in ("exact_duplicates", "batch_eligible", "model_swap_ceiling")
+            simulate(calls, name) for name in ("exact_cache", "batch_eligible", "model_swap_ceiling")
         )
-        told = exact_duplicates.measure(calls).savings[0].how
+        told = exact_cache.measure(calls).savings[0].how
 
     assert all(strategy.saving_usd > 0 for strategy in (repeats, batch, swap))
     assert repeats.why == "Of 5 repeats, 2 have no known price and are not in the sum."
@@ -147,9 +149,9 @@ def test_what_is_partly_unknown_says_which_part_is_missing(write, calls_of):
 
 
 def test_a_day_without_a_price_is_no_point_of_a_chart(write, calls_of):
-    priced = [UNPRICED[day] | {"model": "gpt-4o"} for day in (0, 2)]
+    priced = [BY_DAY[day] | {"model": "gpt-4o"} for day in (0, 2)]
 
-    with calls_of(write("calls.csv", [*priced, UNPRICED[1]])) as calls:
+    with calls_of(write("calls.csv", [*priced, BY_DAY[1]])) as calls:
         [days] = [chart for chart in spend_breakdown.measure(calls).charts if chart.kind == "line"]
 
     assert [point.label for point in days.points] == ["2026-10-01", "2026-10-03"]
@@ -158,8 +160,8 @@ def test_a_day_without_a_price_is_no_point_of_a_chart(write, calls_of):
 
 @pytest.mark.django_db
 def test_a_day_without_a_price_is_no_point_of_the_page_either(import_dataset, client_for, as_principal, alice):
-    priced = [UNPRICED[day] | {"model": "gpt-4o"} for day in (0, 2)]
-    dataset = import_dataset(alice, as_csv([*priced, UNPRICED[1]]))
+    priced = [BY_DAY[day] | {"model": "gpt-4o"} for day in (0, 2)]
+    dataset = import_dataset(alice, as_csv([*priced, BY_DAY[1]]))
 
     page = client_for(alice).get(f"/data/{dataset.pk}/").content.decode()
 
@@ -169,10 +171,8 @@ def test_a_day_without_a_price_is_no_point_of_the_page_either(import_dataset, cl
 
 
 def test_a_known_zero_stays_zero(write, calls_of):
-    with calls_of(
-        write("calls.csv", [call(prompt="a", interactive="true"), call(prompt="b", interactive="true")])
-    ) as c:
-        found = [simulate(c, name).saving_usd for name in ("exact_duplicates", "batch_eligible")]
+    with calls_of(write("calls.csv", [call(prompt=prompt, interactive="true", user="u") for prompt in "ab"])) as c:
+        found = [simulate(c, name).saving_usd for name in ("exact_cache", "batch_eligible")]
         headline = batch_eligible_spend.measure(c).headline
 
     assert found == [0, 0]

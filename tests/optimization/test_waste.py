@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 
+from apps.optimization.joint import joint
 from apps.optimization.latency import latency
 from apps.optimization.options import Options
 from apps.optimization.results import Times
@@ -81,6 +82,56 @@ def test_a_log_that_links_nothing_says_so(write, calls_of):
         found = simulate(calls, "retry_waste")
 
     assert (found.saving_usd, found.missing) == (None, ("status", "trace_id"))
+
+
+# --- The same request twice ------------------------------------------------------------------------------------------
+
+
+def sent(second, took=30, **more):
+    end = f"2026-10-01T12:{(second + took) // 60:02d}:{(second + took) % 60:02d}Z"
+    return at(second) | {"prompt": "q", "user": "u", "ended_at": end} | more
+
+
+@pytest.mark.parametrize(
+    ("rows", "duplicates"),
+    [
+        pytest.param([sent(1), sent(1)], 1, id="at the same moment"),
+        pytest.param([sent(1), sent(20)], 1, id="while the first is under way"),
+        pytest.param([sent(1), sent(32)], 0, id="after its answer"),
+        pytest.param([sent(1, took=0), sent(3)], 1, id="within moments of it"),
+        pytest.param([sent(1), sent(20), sent(40)], 1, id="what was dropped makes no duplicate"),
+        pytest.param([sent(1), sent(20, user="v")], 0, id="of somebody else"),
+        pytest.param([sent(1), sent(20, user="")], 0, id="of nobody"),
+        pytest.param([sent(1, status="failed"), sent(20)], 0, id="of a failure"),
+        pytest.param([sent(1, temperature="1"), sent(2, temperature="1")], 0, id="for variety"),
+    ],
+)
+def test_a_request_sent_again_before_its_answer_is_a_duplicate(write, calls_of, rows, duplicates):
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = simulate(calls, "duplicate_calls")
+
+    assert (found.detail["duplicates"], found.saving_usd) == (duplicates, duplicates * COST)
+
+
+def test_times_of_whole_minutes_show_no_duplicates(write, calls_of):
+    with calls_of(write("calls.csv", [sent(60), sent(60)])) as calls:
+        found = simulate(calls, "duplicate_calls")
+
+    assert (found.saving_usd, found.missing) == (None, ("started_at",))
+
+
+def test_what_is_a_duplicate_a_retry_and_a_repeat_at_once_is_saved_once(write, calls_of):
+    """The second is all three: within two seconds, after the answer, which a cache would have had."""
+    rows = [sent(1, took=1), sent(3), *[sent(100 + n, prompt=f"p{n}", user="w") for n in range(3)]]
+    names = ("duplicate_calls", "retry_waste", "exact_cache")
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = [simulate(calls, name) for name in names]
+        together = joint(calls, found)
+
+    assert [each.saving_usd for each in found] == [COST] * 3
+    assert together.saving_usd == COST
+    assert sum(together.shares.values()) == COST
 
 
 # --- Trimming --------------------------------------------------------------------------------------------------------

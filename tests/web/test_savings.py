@@ -9,11 +9,12 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
-from apps.optimization import advice, jobs, recommendations, services
-from apps.optimization.models import Dataset, Outcome, Recommendation, StoredAnalysis
+from apps.optimization import advice, analyses, jobs, recommendations, services
+from apps.optimization.models import Dataset, Outcome, PriceAlert, Recommendation, StoredAnalysis
 from apps.optimization.results import Joint
 from apps.optimization.sample import write_sample, write_sample_files
 from apps.web.savings_picture import headline
+from tests.optimization.test_bills import openai_cost, openai_page
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,59 @@ def test_savings_are_for_the_organization_and_only_members_decide(sample, analys
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
 
 
-def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, document):
+def computed(client, dataset):
+    return client.post(f"{savings_of(dataset)}compute/")
+
+
+def test_looking_starts_nothing_and_members_have_it_computed(sample, page_of, client_for, request):
+    html = {who: page_of(who, savings_of(sample)) for who in ("alice", "bob", "vera")}
+    assert not StoredAnalysis.objects.exists()
+    assert ["Compute what could be saved" in html[who] for who in html] == [True, True, False]
+
+    for who, status in (("vera", 403), ("charlie", 404), (None, 302), ("bob", 302)):
+        asking = client_for(request.getfixturevalue(who) if who else None)
+        assert computed(asking, sample).status_code == status
+        assert StoredAnalysis.objects.exists() == (who == "bob")
+
+
+def test_members_stop_an_analysis(sample, page_of, client_for, request, bob):
+    computed(client_for(bob), sample)
+    analysis = StoredAnalysis.objects.get()
+    assert ["Stop it" in page_of(who, savings_of(sample)) for who in ("alice", "vera")] == [True, False]
+
+    for who, status in (("vera", 403), ("charlie", 404), (None, 302), ("alice", 302), ("alice", 409)):
+        asking = client_for(request.getfixturevalue(who) if who else None)
+        answer = asking.post(f"/analyses/{analysis.pk}/stop/")
+        assert answer.status_code == status
+
+    assert StoredAnalysis.objects.get().state == "cancelled"
+    assert "was stopped" in page_of("vera", savings_of(sample))
+
+
+def test_what_was_computed_on_earlier_prices_says_so(sample, analysed, page_of, monkeypatch):
+    assert "Compute it anew" not in page_of("bob", savings_of(sample))
+
+    monkeypatch.setattr("apps.optimization.analyses.code_version", lambda: "another")
+
+    for who in ("bob", "vera"):
+        html = page_of(who, savings_of(sample))
+        assert "have changed since" in html
+        assert "Together: $" in html
+        assert ("Compute it anew" in html) == (who == "bob")
+
+
+def test_what_an_earlier_version_stored_in_another_shape_is_not_shown(sample, analysed, page_of):
+    StoredAnalysis.objects.update(result={"calls": 1}, code_version="earlier")
+
+    html = page_of("bob", savings_of(sample))
+
+    assert "An earlier version" in html
+    assert "Compute it again" in html
+
+
+def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, document, client_for, alice, bob):
+    for asking in (alice, bob):
+        assert computed(client_for(asking), sample).headers["Location"] == savings_of(sample)
     first, again = page_of("alice", savings_of(sample)), page_of("bob", savings_of(sample))
 
     analysis = StoredAnalysis.objects.get()
@@ -107,8 +160,8 @@ def test_a_page_waits_for_its_analysis_and_computes_it_once(sample, page_of, doc
     assert "Together: $" in page_of("alice", f"{savings_of(sample)}?analysis={analysis.pk}")
 
 
-def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, page_of):
-    page_of("alice", savings_of(sample))
+def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, page_of, client_for, alice):
+    computed(client_for(alice), sample)
     analysis = StoredAnalysis.objects.get()
     StoredAnalysis.objects.update(state="failed", error_code="x", error_detail="Out of <memory>.")
 
@@ -116,7 +169,9 @@ def test_an_analysis_that_failed_says_so_and_is_not_repeated_by_itself(sample, p
 
     assert "Out of &lt;memory&gt;." in html
     assert "data-follow" not in html
+    assert "Out of &lt;memory&gt;." in page_of("alice", savings_of(sample))
     assert StoredAnalysis.objects.count() == 1
+    computed(client_for(alice), sample)
     assert "data-follow" in page_of("alice", savings_of(sample))
 
 
@@ -307,13 +362,148 @@ def test_settings_are_changed_by_who_made_the_dataset_and_refused_in_place(impor
     )
 
 
-def test_savings_are_said_in_the_currency_of_the_dataset_too(sample, analysed, page_of):
-    assert "for one dollar." not in page_of("vera", savings_of(sample))
-    Dataset.objects.update(currency="EUR", currency_rate="0.5")
+def test_savings_and_data_are_said_in_the_currency_and_the_zone_of_the_dataset(imported, document, client_for, page_of):
+    chosen = {"currency": "EUR", "currency_rate": "0.5", "time_zone": "Asia/Tokyo"}
+    spent = document["joint"]["saving_usd"], document["joint"]["spent_usd"]
+    saved, spent = (f"{float(usd) / 2:,.2f} EUR" for usd in spent)
+    finished(StoredAnalysis.objects.get(), document)
+    assert "EUR" not in page_of("vera", savings_of(imported))
+    Dataset.objects.update(**chosen)
 
-    saved = StoredAnalysis.objects.get().result["joint"]["saving_usd"]
+    html, data = page_of("vera", savings_of(imported)), page_of("vera", f"/data/{imported.pk}/")
 
-    assert f"{float(saved) / 2:,.2f} of" in page_of("vera", savings_of(sample))
+    assert f"Together: {saved} of {spent}" in html
+    assert "at 0.5 for one dollar" in html
+    assert not re.search(r'class="(amount|interval)">[^<]*\$', html)
+    assert "Spend by day (Asia/Tokyo)" in data
+    assert re.search(r"<dt>Spend</dt><dd>[\d.]+ EUR</dd>", data)
+
+
+# --- Questions, bills and prices -------------------------------------------------------------------------------------
+
+WEEK = {
+    "before_from": "2026-01-05",
+    "before_until": "2026-01-12",
+    "after_from": "2026-01-12",
+    "after_until": "2026-01-19",
+}
+FORMS = [
+    ({"kind": "what_if", "growth": "50", "move_model": "gpt-4o", "move_to": "gpt-4o-mini"}, "instead of"),
+    ({"kind": "what_if", "waits": "support_chat=500", "within": "nightly_report=200", "quality": "90"}, "to 200 ms"),
+    ({"kind": "pareto"}, "Cost of the choices that nothing beats"),
+    ({"kind": "changes"} | WEEK, "What made it so"),
+]
+
+
+@pytest.mark.parametrize(("form", "told"), FORMS)
+def test_a_question_is_asked_by_a_form_and_answered_on_a_page_of_its_own(
+    imported, client_for, bob, page_of, form, told
+):
+    asked = client_for(bob).post(f"/data/{imported.pk}/ask/", form, format="multipart")
+    place = asked.headers["Location"]
+    assert "data-follow" in page_of("vera", place)
+
+    analyses.run_analysis(StoredAnalysis.objects.get(kind=form["kind"]).pk)
+
+    html = page_of("vera", place)
+    assert told in html
+    assert ("Ask again" in html, "Ask again" in page_of("bob", place)) == (False, True)
+    assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"kind": "what_if", "growth": "many"}, "is no share"),
+        ({"kind": "what_if", "growth": "-200"}, "growth"),
+        ({"kind": "what_if", "waits": "chat"}, "FEATURE=MS"),
+        ({"kind": "what_if", "move_model": "gpt-4o"}, "A move needs the model"),
+        ({"kind": "changes"}, "is no day"),
+        ({"kind": "miracles"}, "There is no analysis"),
+        ({}, "There is no analysis"),
+    ],
+)
+def test_a_form_that_means_nothing_is_refused_in_a_sentence(sample, client_for, bob, form, told):
+    answer = client_for(bob).post(f"/data/{sample.pk}/ask/", form, format="multipart")
+
+    assert (answer.status_code, told in answer.content.decode()) == (400, True)
+    assert not StoredAnalysis.objects.exists()
+
+
+def test_what_was_asked_before_is_listed_beside_the_forms(sample, analysed, client_for, bob, page_of):
+    client_for(bob).post(f"/data/{sample.pk}/ask/", {"kind": "what_if", "growth": "50"}, format="multipart")
+
+    html = {who: page_of(who, savings_of(sample)) for who in ("bob", "vera")}
+
+    assert all("+50% calls" in each for each in html.values())
+    assert ['name="growth"' in each for each in html.values()] == [True, False]
+
+
+@pytest.fixture
+def bill(imported, alice, as_principal) -> Dataset:
+    content = json.dumps(openai_page(openai_cost(1), openai_cost(0.5, "web search tool calls"), start=1767830400))
+    upload = SimpleUploadedFile("costs.json", content.encode())
+    made = services.create_dataset(principal=as_principal(alice), upload=upload, name="January <b>")
+    return services.import_now(principal=as_principal(alice), dataset_id=made.pk)
+
+
+def test_a_bill_is_laid_beside_the_calls_on_a_page(imported, bill, page_of):
+    path = f"/data/{imported.pk}/reconciliation/"
+    html = {who: page_of(who, f"{path}?bill={bill.pk}") for who in ("alice", "vera")}
+
+    for told in ("$1.50", "web searches", "2026-01-08", "Share captured", "January &lt;b&gt;"):
+        assert told in html["vera"]
+    assert ["Bring a bill" in each for each in html.values()] == [True, False]
+    assert f"?bill={bill.pk}" in page_of("bob", path)
+    assert "January &lt;b&gt;" in page_of("vera", "/data/")
+    assert not StoredAnalysis.objects.filter(dataset=bill).exists()
+    page_of("bob", f"{path}?bill=x", 404)
+    page_of("bob", f"{path}?bill={imported.pk}", 409)
+
+
+@pytest.fixture
+def alert(sample, analysed, acme) -> PriceAlert:
+    return PriceAlert.objects.create(
+        organization=acme, dataset=sample, model="gpt-4o", tier="standard", kind="input", old="2.5", new="3", share=0.25
+    )
+
+
+def test_changed_prices_are_told_until_a_member_dismisses_them(sample, alert, client_for, bob, page_of):
+    html = page_of("vera", savings_of(sample))
+    assert "Prices in use have changed" in html
+    assert "/dismiss/" not in html
+
+    assert client_for(bob).post(f"/alerts/{alert.pk}/dismiss/").headers["Location"] == savings_of(sample)
+
+    assert "Prices in use have changed" not in page_of("bob", savings_of(sample))
+
+
+PEOPLE = ("alice", "bob", "vera", "charlie", None)
+DOORS = {
+    ("get", "/data/{dataset}/reconciliation/"): (200, 200, 200, 404, 302),
+    ("post", "/data/{dataset}/ask/"): (302, 302, 403, 404, 302),
+    ("get", "/analyses/{asked}/"): (200, 200, 200, 404, 302),
+    ("get", "/analyses/{analysis}/"): (302, 302, 302, 404, 302),
+    ("post", "/analyses/{asked}/again/"): (302, 302, 403, 404, 302),
+    ("post", "/alerts/{alert}/dismiss/"): (302, 302, 403, 404, 302),
+    ("get", "/alerts/{alert}/dismiss/"): (405, 405, 405, 405, 405),
+    ("get", "/data/{dataset}/ask/"): (405, 405, 405, 405, 405),
+}
+
+
+def test_every_door_opens_only_for_whom_it_should(request, sample, analysed, alert, client_for, alice, as_principal):
+    asked = advice.request_analysis(principal=as_principal(alice), dataset_id=sample.pk, kind="pareto")
+    things = {"dataset": sample.pk, "asked": asked.pk, "analysis": analysed.pk, "alert": alert.pk}
+
+    for person, place in zip(PEOPLE, range(5), strict=True):
+        client = client_for(request.getfixturevalue(person) if person else None)
+        for (method, path), expected in DOORS.items():
+            told = client.generic(
+                method.upper(), path.format(**things), "kind=pareto", "application/x-www-form-urlencoded"
+            )
+            assert told.status_code == expected[place], (person, method, path)
+            if person is None and told.status_code == 302:
+                assert "/accounts/login/" in told.headers["Location"]
 
 
 def test_the_dataset_says_why_a_dashboard_says_another_sum(imported, page_of):

@@ -245,6 +245,26 @@ def sums_of(parquet: Path) -> tuple[Sum, ...]:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class BillPreview:
+    """What an import would make of a bill."""
+
+    conversion: BillConversion
+    sums: tuple[Sum, ...]
+
+
+def preview_bill(source: Path, scratch: Path, *, most: int) -> BillPreview | None:
+    """Read a whole bill and leave nothing in `scratch`; None if it is none.
+
+    Raises:
+        UnusableFile: as `convert_bill`.
+    """
+    with TemporaryDirectory(prefix=SCRATCH, dir=scratch) as folder:
+        kept = Path(folder) / "bill.parquet"
+        found = convert_bill(source, kept, most=most)
+        return BillPreview(conversion=found, sums=sums_of(kept)) if found else None
+
+
 def _summed(connection: duckdb.DuckDBPyConnection, parquet: Path) -> list[tuple[Any, ...]]:
     source = f"read_parquet({quoted(str(parquet.resolve()))})"
     return connection.execute(

@@ -58,6 +58,7 @@ FIELDS = (
     "quality",
     "parameters",
     "prompt",
+    "answer",
     "blocks",
     "cached_answer",
 )

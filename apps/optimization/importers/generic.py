@@ -98,6 +98,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "quality": ("quality", "qualityscore", "correct"),
     "parameters": ("parameters", "modelparameters"),
     "prompt": ("prompt", "messages", "prompttext", "inputtext", "input", "question", "prompthash"),
+    "answer": ("answer", "answertext", "response", "responsetext", "completiontext", "outputtext"),
     "cached_answer": ("cachedanswer",),
 }
 _FIELD_OF = {name: field for field, names in SYNONYMS.items() for name in names}

@@ -36,6 +36,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "service_tier": ("answer/service_tier", "asked/service_tier"),
     "quality": ("scores/quality", "scores/correctness"),
     "prompt": ("asked/messages", "asked/input", "asked/prompt"),
+    "answer": ("answer/choices/0/message/content", "answer/content", "answer/output"),
 }
 
 

@@ -42,6 +42,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "quality": ("scores/quality", "scores/correctness"),
     "parameters": ("model_parameters", "modelParameters"),
     "prompt": ("input",),
+    "answer": ("output/content", "output"),
 }
 
 

@@ -56,6 +56,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     ),
     "stream": ("stream", "request/stream"),
     "prompt": ("messages", "request/messages"),
+    "answer": ("response/choices/0/message/content", "response/choices/0/text"),
     "cached_answer": ("cache_hit",),
 }
 

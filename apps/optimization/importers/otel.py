@@ -65,6 +65,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "session": ("gen_ai.conversation.id", "session.id"),
     "quality": ("gen_ai.evaluation.score.value",),
     "prompt": ("gen_ai.input.messages", "gen_ai.prompt", "gen_ai.content.prompt", "input.value"),
+    "answer": ("gen_ai.output.messages", "gen_ai.completion", "gen_ai.content.completion", "output.value"),
 }
 # What of a request decides the answer, besides the model and the messages.
 _DECIDES = (

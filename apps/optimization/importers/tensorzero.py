@@ -33,6 +33,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "temperature": ("asked/temperature",),
     "max_output_tokens": ("asked/max_tokens", "asked/max_completion_tokens"),
     "quality": ("value",),
+    "answer": ("output",),
 }
 
 

@@ -5,9 +5,10 @@ A reader promises rows of `column -> text` with their line numbers, in constant 
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Protocol
@@ -113,6 +114,22 @@ class Table(Protocol):
 
         None where only `records` can be trusted with the file.
         """
+
+    def lines(self, rows: Collection[int], read: Callable[[int], None]) -> dict[int, int]:
+        """Row of `relation`, from 0 -> its line in the file; `read` is told the bytes read so far, now and then."""
+
+
+def lines_of(records: Iterable[Record], rows: Collection[int]) -> dict[int, int]:
+    """Row, from 0 -> its line, of `rows` of a file without damaged ones."""
+    return found_among(
+        ((number, record[0]) for number, record in enumerate(records) if isinstance(record, tuple)), rows
+    )
+
+
+def found_among(lines: Iterable[tuple[int, int]], rows: Collection[int]) -> dict[int, int]:
+    """The (row, line) of `lines` whose row is one of `rows`, of which no more are taken than it needs."""
+    wanted = frozenset(rows)
+    return dict(islice((found for found in lines if found[0] in wanted), len(wanted)))
 
 
 Opener = Callable[[Head], Table | None]

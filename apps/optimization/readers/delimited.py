@@ -4,11 +4,21 @@ import csv
 import re
 from collections.abc import Callable, Collection, Iterator
 from io import TextIOWrapper
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from apps.optimization.duck import named, quoted
-from apps.optimization.readers import MAX_COLUMNS, MAX_FIELD, Head, MalformedFile, Record, Reject, not_utf8, reader
+from apps.optimization.readers import (
+    MAX_COLUMNS,
+    MAX_FIELD,
+    Head,
+    MalformedFile,
+    Record,
+    Reject,
+    found_among,
+    not_utf8,
+    reader,
+)
 from apps.optimization.texts import Place
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ DELIMITERS = (",", ";", "\t", "|")
 SAMPLE = 200  # rows that are looked at to tell the dialect
 TELL_EVERY = 5000  # rows between two reports of progress
 _UNCLOSED, _OVERLONG = "unexpected end of data", "field larger than field limit"
+_BLANK = ("\n", "\r\n", "\r")
 _DECIMAL_COMMA = re.compile(r"-?\d*,\d+")
 
 csv.field_size_limit(MAX_FIELD)
@@ -73,6 +84,26 @@ class DelimitedTable:
                 if number % TELL_EVERY == 0:
                     read(raw.tell())
                 yield record
+
+    def lines(self, rows: Collection[int], read: Callable[[int], None]) -> dict[int, int]:
+        with self._path.open("rb") as raw, _as_text(raw) as text:
+            return found_among(enumerate(self._ends(text, lambda: read(raw.tell())), start=-1), rows)
+
+    def _ends(self, text: TextIOWrapper, tell: Callable[[], None]) -> Iterator[int]:
+        """The last line of each row, the header's first. Only rows with a line of unpaired quotation marks are parsed:
+        they may go on, or have such a mark as a character."""
+        number = 0
+        for line in text:
+            number += 1
+            if line.count('"') % 2:
+                row = csv.reader(chain([line], text), delimiter=self._delimiter, strict=True)
+                next(row)
+                number += row.line_num - 1
+            elif line in _BLANK:
+                continue
+            if number % TELL_EVERY == 0:
+                tell()
+            yield number
 
     def _rows(self, lines: "Reader") -> Iterator[Record]:
         while True:

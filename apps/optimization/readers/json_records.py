@@ -21,7 +21,9 @@ from apps.optimization.readers import (
     Record,
     Reject,
     Row,
+    found_among,
     is_storable,
+    lines_of,
     not_utf8,
     reader,
 )
@@ -80,6 +82,13 @@ class JsonTable:
         return f"""(SELECT * FROM read_json({quoted(str(self._path.resolve()))}, format = {quoted(self._format)},
             records = true, columns = {{{shape}}}, maximum_object_size = {MAX_FIELD}))"""  # noqa: S608
 
+    def lines(self, rows: Collection[int], read: Callable[[int], None]) -> dict[int, int]:
+        if self._objects is _array:
+            return lines_of(self.records(read), rows)
+        with self._path.open("rb") as raw:
+            said = (number for number, line in enumerate(_told(raw, read), start=1) if not line.isspace())
+            return found_among(enumerate(said), rows)
+
     def _late_names(self) -> tuple[str, ...]:
         """Keys of the objects that the sample may not have shown: of all of a small file, of the start of a large one.
 
@@ -114,6 +123,16 @@ class JsonTable:
                     yield record
             except UnicodeDecodeError:
                 raise not_utf8(line + 1) from None
+
+
+def _told(raw: BinaryIO, read: Callable[[int], None]) -> Iterator[bytes]:
+    """The lines of a file, while `read` is told the bytes read so far."""
+    size = 0
+    for number, line in enumerate(raw):
+        size += len(line)
+        if number % TELL_EVERY == 0:
+            read(size)
+        yield line
 
 
 def _as_text(raw: BinaryIO) -> TextIOWrapper:

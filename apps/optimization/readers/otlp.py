@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from apps.optimization.readers import MAX_FIELD, MAX_NAME, Head, Record, Reject, Row, not_utf8, reader
+from apps.optimization.readers import MAX_FIELD, MAX_NAME, Head, Record, Reject, Row, lines_of, not_utf8, reader
 from apps.optimization.texts import Place
 
 SAMPLE = 2000  # spans that are looked at for the names of attributes
@@ -39,6 +39,9 @@ class OtlpTable:
 
     def relation(self, columns: Collection[str]) -> str | None:
         return None  # spans are nested in what they are rows of
+
+    def lines(self, rows: Collection[int], read: Callable[[int], None]) -> dict[int, int]:
+        return lines_of(self.records(read), rows)
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         for line, text in _documents(self._path.open("rb"), read):

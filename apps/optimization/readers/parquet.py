@@ -67,6 +67,9 @@ class ParquetTable:
         read = ", ".join(f"{_as_text(name, self._types[name])} AS {named(name)}" for name in columns)
         return f"(SELECT {read or '1 AS nothing'} FROM {self._source})"  # noqa: S608
 
+    def lines(self, rows: Collection[int], read: Callable[[int], None]) -> dict[int, int]:
+        return {row: row + 1 for row in rows}
+
     def _is_larger_inside(self) -> bool:
         """Whether so much text is in it, or in one row, that it must be read in portions."""
         with _opened(self._path) as connection, self._declared():

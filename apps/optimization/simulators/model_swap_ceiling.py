@@ -9,6 +9,7 @@ from typing import Any
 from apps.llm.catalogue import Catalogue, Identity
 from apps.llm.pricing import BATCH, KINDS, STANDARD, Rates, dollars, tokens_sql
 from apps.optimization.calls import Calls
+from apps.optimization.latency import latency
 from apps.optimization.results import Strategy, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
@@ -69,7 +70,12 @@ def model_swap_ceiling(calls: Calls, options: Options = DEFAULTS) -> Strategy:
         "other_models": max(0, len(swaps) - SHOWN_MODELS),
         "quality": "unknown",
     }
-    return _strategy(saving_usd=dollars(saving), why=without, detail=detail)
+    calls.connection.execute(
+        'CREATE OR REPLACE TEMP TABLE moved AS SELECT "call" FROM calls WHERE billed AND model IN (SELECT unnest(?))',
+        [[swap["model"] for swap in swaps if swap["saving_usd"]]],
+    )
+    times = latency(calls, changed="FROM moved")
+    return _strategy(saving_usd=dollars(saving), why=without, latency=times, detail=detail)
 
 
 def _candidates(calls: Calls, options: Options) -> list[_Candidate]:

@@ -7,6 +7,7 @@ saving is what the simulated cache costs less than what was paid.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from apps.llm.pricing import Rates
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import saved
 from apps.optimization.overview import part_of, spend
-from apps.optimization.prefix.replay import Integers, Stream, dense, replay
+from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
 
@@ -33,6 +34,7 @@ class Rules:
     step: int  # tokens in which a prefix is read
     ttl: float  # seconds since the last use
     source: str
+    long_ttl: float | None = None  # for writes at the price of `cached_write_1h`
 
 
 # By the catalogue's name of the provider. Prices are the catalogue's.
@@ -40,7 +42,11 @@ PROVIDERS: Mapping[str, Rules] = {
     "openai": Rules(minimum=1024, step=128, ttl=300, source="OpenAI, prompt caching guide: 1,024 tokens, steps of 128"),
     "azure": Rules(minimum=1024, step=128, ttl=300, source="Azure OpenAI, prompt caching: as OpenAI"),
     "anthropic": Rules(
-        minimum=1024, step=1, ttl=300, source="Anthropic, prompt caching: 1,024 tokens or more, 5 minutes"
+        minimum=1024,
+        step=1,
+        ttl=300,
+        long_ttl=3600,
+        source="Anthropic, prompt caching: 1,024 tokens or more, 5 minutes or an hour",
     ),
     "aws": Rules(minimum=1024, step=1, ttl=300, source="Amazon Bedrock, prompt caching: 1,024 tokens, 5 minutes"),
     "google": Rules(minimum=2048, step=1, ttl=300, source="Gemini API, implicit caching: 2,048 tokens"),
@@ -127,21 +133,37 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     ).fetchnumpy()
     names = calls.connection.execute(f"SELECT hash(unnest(blocks), key) AS name {of_model}", named).fetchnumpy()["name"]
     stream, offsets = _stream(rows, names)
-    hits = replay(stream, ttl=rules.ttl)
-    read = _readable(hits.tokens, rows["input_tokens"], rules)
-    written, changed = np.zeros_like(read), np.ones(len(read), dtype=bool)
     if rates.cached_write is not None and rates.cached_write > rates.input:
-        depth = _depth(stream, hits.tokens, offsets, rules, rates)
-        read, written = _down_to(depth, stream, hits.tokens, offsets, rows["input_tokens"], rules)
+        read, written, long = _paid_writes(stream, offsets, rows["input_tokens"], rules, rates)
         changed = np.arange(len(read)) >= int(LEARNT * len(read))
     else:
-        read = np.maximum(read, rows["cached_read_tokens"])
+        live = replay(stream, ttl=rules.ttl).tokens
+        read = np.maximum(_readable(live, rows["input_tokens"], rules), rows["cached_read_tokens"])
+        written, long, changed = np.zeros_like(read), False, np.ones(len(read), dtype=bool)
     changed &= read + written > 0
-    columns = [rows["call"][changed].tolist(), read[changed].tolist(), written[changed].tolist()]
-    calls.connection.execute(
-        f"INSERT INTO {table} SELECT unnest(?::BIGINT[]), unnest(?::BIGINT[]), unnest(?::BIGINT[]), 0",
-        columns,
-    )
+    columns = {
+        "call": rows["call"][changed],
+        "read": read[changed],
+        "written": written[changed],
+        "of_hour": (written if long else np.zeros_like(written))[changed],
+    }
+    calls.connection.register("replayed", columns)  # not as parameters: millions of them would be objects of Python
+    calls.connection.execute(f"INSERT INTO {table} SELECT call, read, written, of_hour FROM replayed")  # noqa: S608
+    calls.connection.unregister("replayed")
+
+
+def _paid_writes(
+    stream: Stream, ends: Integers, whole: Any, rules: Rules, rates: Rates
+) -> tuple[Integers, Integers, bool]:
+    """What calls read and write, and whether for an hour: life and depth are what paid best in the first calls."""
+    short = replay(stream, ttl=rules.ttl).tokens
+    gain, depth = _depth(stream, short, ends, rules, rates, rates.cached_write)
+    if rules.long_ttl and rates.cached_write_1h is not None:
+        longer = replay(stream, ttl=rules.long_ttl).tokens
+        more, deeper = _depth(stream, longer, ends, rules, rates, rates.cached_write_1h)
+        if more > gain:
+            return *_down_to(deeper, stream, longer, ends, whole, rules), True
+    return *_down_to(depth, stream, short, ends, whole, rules), False
 
 
 def _stream(rows: Mapping[str, Any], names: Any) -> tuple[Stream, Integers]:
@@ -154,14 +176,12 @@ def _stream(rows: Mapping[str, Any], names: Any) -> tuple[Stream, Integers]:
     )
     ends = np.minimum((place + 1) * size, whole).astype(np.int64)
     begins = np.minimum(place * size, whole).astype(np.int64)
-    blocks, distinct = dense(np.asarray(names))
     stream = Stream(
         at=np.asarray(rows["began"], dtype=np.float64),
         usable_at=np.asarray(rows["usable_at"], dtype=np.float64),
         start=start,
-        blocks=blocks,
+        names=np.asarray(names),
         tokens=ends - begins,
-        distinct=distinct,
     )
     return stream, ends
 
@@ -174,18 +194,22 @@ def _readable(tokens: Integers, whole: Any, rules: Rules) -> Integers:
     return found
 
 
-def _depth(stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: Rates) -> int:
-    """Tokens of a prompt up to which writing it paid best in the first calls; 0 where it did not pay.
+def _depth(
+    stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: Rates, write: Decimal | None
+) -> tuple[float, int]:
+    """What writing at the price `write` saved in the first calls, and the tokens of a prompt up to which it paid best.
 
-    A written block costs more than a plain one and pays if it is read again in time: from a probability of
-    (write - input) / (input - read) on, 28 % at 1.25 and 0.1 times the input's price.
+    Both are 0 where it did not pay.
+
+    A written block costs more than a plain one and pays if it is read in time: more than (write - input) /
+    (input - read) times on average, 0.28 at 1.25 and 0.1 times the input's price.
     """
     first = int(LEARNT * len(live))
     if not first:
-        return 0
+        return 0.0, 0
     reach = ends[: stream.start[first]]
     choices = np.unique(np.quantile(reach, np.linspace(0, 1, 33)).astype(np.int64))
-    gain, loss = float(rates.input - (rates.cached_read or rates.input)), float((rates.cached_write or 0) - rates.input)
+    gain, loss = float(rates.input - (rates.cached_read or rates.input)), float((write or 0) - rates.input)
     longest = _longest(stream, ends)[:first]
     best, best_depth = 0.0, 0
     for depth in choices[choices >= rules.minimum].tolist():
@@ -194,7 +218,7 @@ def _depth(stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: 
         paid = gain * float(read.sum()) - loss * float(np.maximum(written, 0).sum())
         if paid > best:
             best, best_depth = paid, depth
-    return best_depth
+    return best, best_depth
 
 
 def _down_to(
@@ -220,7 +244,8 @@ def _strategy(**more: Any) -> Strategy:
         evidence="E2",
         up_to=False,
         assumptions=(
-            "Caches are kept apart by model and key, and forget after five minutes without use (DeepSeek: an hour).",
+            "Caches are kept apart by model and key, and forget after five minutes without use (DeepSeek: an hour; "
+            "Anthropic: an hour where that paid better in the first half).",
             "A prefix can be read once the call that wrote it has begun to answer.",
             "Where writing costs more, how deep to write is learnt from the first half; only the second half counts.",
             "Nothing is evicted earlier; providers may.",

@@ -1,5 +1,6 @@
 """Small parts of the pages: icons, links of the navigation, amounts and sizes, and charts as inline SVG."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,12 +11,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
+from apps.optimization.local import Local, is_trace
 from apps.web import charts
 from apps.web.markdown import to_inline_html
 
 register = template.Library()
-EPOCH_YEAR = 1970
+OF_SAVINGS = ("/savings/", "/reconciliation/")  # ends of paths below /data/ that belong to another link
+CURRENCY = re.compile(r" [A-Z]{3}$")
 register.filter("usd", spell_dollars)
+
+
+@register.filter
+def money(usd: Any, local: Local | str = "") -> str:
+    """Dollars in the currency of the reader, where one was chosen."""
+    return local.money(usd) if isinstance(local, Local) else spell_dollars(usd)
 
 
 @register.simple_tag
@@ -36,7 +45,7 @@ def _within(path: str, url: str) -> bool:
     >>> [_within("/t/7/", "/"), _within("/data/7/", "/data/"), _within("/data/7/", "/")]
     [True, True, False]
     """
-    if path.startswith("/data/") and path.endswith("/savings/"):
+    if path.startswith("/analyses/") or (path.startswith("/data/") and path.endswith(OF_SAVINGS)):
         return url == "/savings/"
     return path.startswith(url) if url != "/" else path == "/" or path.startswith("/t/")
 
@@ -102,7 +111,7 @@ def inline(text: Any) -> SafeString:
 @register.filter
 def is_numeric(value: Any) -> bool:
     """Whether a table cell reads as a number and is aligned like one."""
-    text = str(value).strip().lstrip("$-+~≤≥<> ").rstrip("% msx").replace(",", "")
+    text = CURRENCY.sub("", str(value).strip()).lstrip("$-+~≤≥<> ").rstrip("% msx").replace(",", "")
     try:
         float(text)
     except ValueError:
@@ -113,7 +122,7 @@ def is_numeric(value: Any) -> bool:
 @register.filter
 def dated(moment: datetime | None) -> bool:
     """Whether a call's time is a date: a trace that counts from its own start begins in 1970, before any tokens."""
-    return moment is not None and moment.year > EPOCH_YEAR
+    return moment is not None and not is_trace(moment)
 
 
 @register.simple_tag

@@ -3,6 +3,7 @@
 from pathlib import Path
 from time import sleep
 from typing import Any
+from uuid import UUID
 
 from django.core.management.base import CommandParser
 
@@ -38,6 +39,11 @@ class Command(NetraCommand):
         parser.add_argument("file", type=Path, metavar="FILE")
         parser.add_argument("--email", required=True)
         parser.add_argument("--name", default="", help="default: the file's name")
+        parser.add_argument(
+            "--continues",
+            metavar="DATASET",
+            help="the id of the dataset of which this is a later file; read as that was",
+        )
         parser.add_argument("--metadata-only", action="store_true", help="never store prompt text")
         parser.add_argument(
             "--map",
@@ -48,7 +54,17 @@ class Command(NetraCommand):
             help="read a field of a call from this column, for example input_tokens=prompt_len; repeatable",
         )
 
-    def run(self, *, file: Path, email: str, name: str, metadata_only: bool, pairs: list[str], **_: Any) -> bool:
+    def run(
+        self,
+        *,
+        file: Path,
+        email: str,
+        name: str,
+        metadata_only: bool,
+        pairs: list[str],
+        continues: str | None,
+        **_: Any,
+    ) -> bool:
         if not file.is_file():
             raise NoSuchFile(f"There is no file {str(file)!r}.")
         principal = _principal(email)
@@ -58,13 +74,26 @@ class Command(NetraCommand):
             name=name,
             mapping=mapping_of(pairs),
             metadata_only=metadata_only,
+            continues=_id(continues) if continues else None,
         )
         dataset = _imported(principal, dataset)
         self.tell(services.as_document(dataset))
         if dataset.state == Dataset.State.FAILED:
             raise DatasetFailed(dataset.error_detail)
-        self.say(f"{dataset.name}: {dataset.rows:,} calls, {dataset.rejected_rows:,} rows rejected. {dataset.pk}")
+        known = f"{dataset.known_rows:,} known already, " if dataset.continues_id else ""
+        self.say(
+            f"{dataset.name}: {dataset.rows:,} calls, {known}{dataset.rejected_rows:,} rows rejected. {dataset.pk}"
+        )
         return True
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise services.DatasetNotFound(
+            f"{text!r} is no id of a dataset. They are on the Data page, and printed here."
+        ) from None
 
 
 def _principal(email: str) -> Principal:

@@ -1,4 +1,4 @@
-// The page of a dataset: a later file of it is sent from here.
+// The page of a dataset, where a later file of it is sent from, and that of its bills.
 
 import { Uploads } from "./uploads.js";
 
@@ -12,7 +12,7 @@ if (picker) {
   });
   document.querySelector("#choose").addEventListener("click", () => picker.click());
   picker.addEventListener("change", () => {
-    for (const file of picker.files) uploads.add(file, { continues: picker.dataset.continues });
+    for (const file of picker.files) uploads.add(file, { continues: picker.dataset.continues ?? "" });
     picker.value = "";
   });
 }
