@@ -2,14 +2,17 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from apps.agents.measuring import OnDataset, measured
+from apps.agents.tools.changes import latest_periods
 from apps.optimization import services
 from apps.optimization.duck import confined
+from apps.optimization.models import Dataset
 
 ENDLESS = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b"
 
@@ -38,3 +41,43 @@ async def test_a_query_past_its_time_is_interrupted(monkeypatch, tmp_path):
         assert time.monotonic() - began < 20
         await asyncio.sleep(0.05)
     assert "Interrupt" in ended[0].__name__
+
+
+DAY = timedelta(days=1)
+START = datetime(2026, 10, 1, tzinfo=UTC)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("files", "periods"),
+    [
+        pytest.param([(0, 28)], (14, 21, 21, 28), id="the last week and the one before"),
+        pytest.param([(0, 4)], (0, 2, 2, 4), id="the halves of a short log"),
+        pytest.param([(0, 28), (28, 31)], (25, 28, 28, 31), id="what the newest file brought, and as long before"),
+        pytest.param([(0, 2), (2, 10)], (0, 2, 2, 4), id="no longer than there was before"),
+        pytest.param([(None, None)], None, id="no times"),
+    ],
+)
+def test_what_changed_is_asked_of_the_calls_since_last_time(acme, alice, as_principal, files, periods):
+    rows = []
+    for place, (first, last) in enumerate(files):
+        span = (None, None) if first is None else (START + first * DAY, START + last * DAY)
+        rows.append(
+            Dataset.objects.create(
+                organization=acme,
+                continues=rows[0] if rows else None,
+                name=f"file {place}",
+                file_bytes=1,
+                sha256=f"{place}",
+                state="ready",
+                first_call_at=span[0],
+                last_call_at=span[1],
+                created_by=alice.pk,
+            )
+        )
+
+    found = latest_periods(as_principal(alice), rows[0].pk)
+
+    wanted = None if periods is None else tuple(START + day * DAY for day in periods)
+    edges = found and (found.before_from, found.before_until, found.after_from, found.after_until)
+    assert edges == (wanted and pytest.approx(wanted, abs=timedelta(seconds=1)))

@@ -145,6 +145,7 @@ BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,
 """
 ANSWERS = (
     ("What happens if usage grows 50 %?", "what_if", "With 50 % more calls of the same kind"),
+    ("Cut my bill by 20 %, though usage grows by 50 %", "joint_saving", "Nothing that is proven comes closer to it."),
     ("Move search from gpt-4o to gpt-4o-mini", "what_if", "takes 2 calls from $5.00 to $0.30"),
     ("Feature search must stay within 200 ms", "what_if", "whether it keeps to 200 ms is not known"),
     ("What will I spend next month?", "forecast", "The next 28 days cannot be forecast"),

@@ -34,6 +34,15 @@ BODY = {
             "assumptions": ["Quality holds."],
             "latency": "faster",
             "source": "call-7",
+            "analysis": "0193-of-march",
+            "joint_usd": "4",
+            "plan": {
+                "effort_days": 1.0,
+                "risk": "low",
+                "steps": ["Ask a sample."],
+                "prerequisites": ["A judge."],
+                "rollback": "Go back if it falls.",
+            },
         },
         {
             "title": "Cache prompts",
@@ -48,6 +57,17 @@ BODY = {
             "source": "call-8",
         },
     ],
+    "joint": {
+        "saving_usd": "4",
+        "low": "3",
+        "high": "5",
+        "spent_usd": "40",
+        "would_cost_usd": "36",
+        "interval_note": None,
+        "up_to": False,
+        "shares": [{"title": "Use a cheaper model", "saving_usd": "4"}],
+        "constraints": ["**chat** may take 500 ms."],
+    },
     "tables": [{"title": "By model", "columns": ["Model", "Spend"], "rows": [["gpt-4o", "$1,234.50"]]}],
     "charts": [
         {"title": "Spend by model", "kind": "bar", "unit": "USD", "points": [{"label": "gpt-4o", "value": 1234.5}]}
@@ -186,6 +206,9 @@ def test_a_report_shows_ceilings_as_ceilings_and_the_unknown_as_unknown(client_f
     html = client_for(alice).get(paths["report body"]).content.decode()
 
     assert "up to $12.50" in html
+    assert all(
+        told in html for told in ("$3.00 to $5.00", "<strong>chat</strong> may take", "Ask a sample.", "0193-of")
+    )
     assert "$10.00 to $15.00" in html
     assert "not computed" in html
     assert "call-7" in html

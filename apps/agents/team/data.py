@@ -85,9 +85,11 @@ async def run(scope: StepScope) -> Completed:
 
 
 def tools_for(triage: Triage) -> tuple[str, ...]:
-    """The tools that answer a request; times that answers must keep are laid beside those of the log."""
+    """The tools that answer a request; a goal takes the joint saving, and times to keep are looked up in the log."""
     named = TOOLS[triage.intent]
-    return (*named, "what_if") if triage.intent == "savings" and (triage.delays or triage.limits) else named
+    if triage.intent == "savings" and (triage.delays or triage.limits):
+        return (*named, "what_if")
+    return (*named, "joint_saving") if triage.intent == "what_if" and triage.goal_percent is not None else named
 
 
 def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
