@@ -47,6 +47,12 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "savings by caching",
         "Export messages or prompts (LiteLLM: store_prompts_in_spend_logs).",
     ),
+    "cached_tokens": (
+        "What was read from a provider's cache already is no saving, and whoever reads it pays less than list price.",
+        "proven savings by caching of prompts",
+        "Export the cached tokens (LiteLLM: metadata.usage_object; OpenAI: prompt_tokens_details; Anthropic: "
+        "cache_read_input_tokens).",
+    ),
     "user": (
         "An answer may be given again only to the one it was given to, so calls must say whose they are.",
         "savings by caching answers, and on calls sent twice",

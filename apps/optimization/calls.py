@@ -27,6 +27,7 @@ COLUMNS: Mapping[str, str] = {
     "input_tokens": "BIGINT",  # all input, cached included
     "cached_read_tokens": "BIGINT",
     "cached_write_tokens": "BIGINT",  # all writes
+    "cache_told": "BOOLEAN",  # the source says how many tokens were read from a cache, be it none
     "cached_write_1h_tokens": "BIGINT",  # the part kept for an hour
     "output_tokens": "BIGINT",  # all output, reasoning included
     "reasoning_tokens": "BIGINT",  # the part of the output that nobody reads

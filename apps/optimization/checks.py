@@ -181,6 +181,7 @@ def _typed(said: Collection[str], decimal_comma: bool, unit: float | None) -> di
     known = {name: sql if name in said else _UNSAID.get(name, "NULL::VARCHAR") for name, sql in values.items()}
     tier, batch = known["service_tier"], known["batch"]
     return known | {
+        "cache_told": f"{_raw('cached_read_tokens')} IS NOT NULL" if "cached_read_tokens" in said else "false",
         "batch": f"coalesce({batch}, {tier} = 'batch')",
         "service_tier": f"coalesce({tier}, CASE WHEN {batch} THEN 'batch' END)",
     }

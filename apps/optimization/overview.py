@@ -19,7 +19,8 @@ FIELDS = {
     "provider": "provider IS NOT NULL",
     "ended_at": "ended_at IS NOT NULL",
     "first_token_at": "first_token_at IS NOT NULL",
-    "cached_tokens": "cached_read_tokens + cached_write_tokens > 0",
+    # Sources leave out a zero; one that names the field for any call of a model is taken to do so for all of them.
+    "cached_tokens": "model IN (SELECT model FROM calls WHERE cache_told)",
     "status": "status IS NOT NULL",
     "user": '"user" IS NOT NULL',
     "owner": '"user" IS NOT NULL OR session IS NOT NULL OR trace_id IS NOT NULL',

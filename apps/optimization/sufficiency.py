@@ -17,7 +17,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "duplicate_calls": ("started_at", "model", "tokens", "prompt_hash", "owner"),
     "exact_cache": ("started_at", "model", "tokens", "prompt_hash", "owner"),
     "semantic_cache": ("started_at", "model", "tokens", "prompt_hash", "answer", "owner"),
-    "prefix_cache": ("started_at", "model", "tokens", "blocks"),
+    "prefix_cache": ("started_at", "model", "tokens", "blocks", "cached_tokens"),
     "batch_eligible": ("started_at", "model", "tokens", "delay"),
     "model_swap_ceiling": ("model", "tokens"),
     "model_swap_by_task": ("model", "tokens", "feature", "prompt_hash", "quality"),

@@ -153,6 +153,21 @@ def test_what_was_read_already_is_no_saving(write, calls_of):
     assert (found.saving_usd, found.why) == (0, "The provider's caches hold already what they can.")
 
 
+def test_where_nobody_says_what_was_read_already_the_saving_is_a_ceiling(write, calls_of):
+    silent = [reader(n) for n in range(11)]
+    # A source that leaves zeros out says it of one call and means all of them.
+    telling = [row | {"cached_tokens": "0" if n == 0 else ""} for n, row in enumerate(silent)]
+
+    with calls_of(write("silent.csv", silent), OPENAI) as calls:
+        ceiling = simulate(calls, "prefix_cache")
+    with calls_of(write("telling.csv", telling), OPENAI) as calls:
+        proven = simulate(calls, "prefix_cache")
+
+    assert (ceiling.up_to, ceiling.evidence, ceiling.missing) == (True, "E0", ("cached_tokens",))
+    assert (proven.up_to, proven.evidence, proven.missing) == (False, "E2", ())
+    assert ceiling.saving_usd == proven.saving_usd > 0
+
+
 @pytest.mark.parametrize(
     "rows",
     [

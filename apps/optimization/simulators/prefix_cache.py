@@ -15,13 +15,14 @@ import numpy as np
 from apps.llm.pricing import Rates
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import saved
-from apps.optimization.overview import part_of, spend
+from apps.optimization.overview import FIELDS, part_of, share, spend
 from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
 
 BLOCK_CHARACTERS = 512  # of a block cut from a text, see `conversion.BLOCK`
 GIVEN_TOKENS = 512  # of a block that the source names
+KNOWN = 0.95  # share of the spend whose calls must say what they read from a cache already
 LEARNT = 0.5  # of the calls, from which is learnt how deep a prompt is worth writing; the saving is of the others
 LATENCY = "Long prompts begin to be answered sooner; the time after the first token stays."
 
@@ -85,13 +86,19 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
         )
     _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
     found = saved(calls, {"prefix": "treatment_prefix_cache"})
-    covered = calls.row("SELECT sum(c.cost_pico) FROM calls c JOIN met USING (call)")[0]
+    covered, told = calls.row(
+        f"""SELECT sum(cost_pico), sum(cost_pico) FILTER ({FIELDS["cached_tokens"]}) FROM calls
+            WHERE call IN (SELECT call FROM met)"""  # noqa: S608
+    )
+    known = share(told, covered) >= KNOWN
     read, achieved, changed = calls.row(
         """SELECT sum(t.cached_read_tokens), sum(c.cached_read_tokens), count(*) FROM treatment_prefix_cache t
            JOIN calls c USING (call)"""
     )
     saving = max(0, found.total(frozenset({"prefix"})))
     return _strategy(
+        known=known,
+        missing=() if known else ("cached_tokens",),
         saving_usd=in_dollars(saving),
         why=None if saving else "The provider's caches hold already what they can.",
         detail={
@@ -237,13 +244,15 @@ def _longest(stream: Stream, ends: Integers) -> Integers:
     return found
 
 
-def _strategy(**more: Any) -> Strategy:
+def _strategy(*, known: bool = True, **more: Any) -> Strategy:
+    """`known` is whether the calls say what was read from caches already; else the saving is a ceiling."""
     return Strategy(
         name="prefix_cache",
         title="Let the provider read common prefixes from its cache",
-        evidence="E2",
-        up_to=False,
+        evidence="E2" if known else "E0",
+        up_to=not known,
         assumptions=(
+            *(() if known else ("What was read from caches already is not told, and taken for nothing.",)),
             "Caches are kept apart by model and key, and forget after five minutes without use (DeepSeek: an hour; "
             "Anthropic: an hour where that paid better in the first half).",
             "A prefix can be read once the call that wrote it has begun to answer.",
