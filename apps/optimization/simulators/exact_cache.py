@@ -56,12 +56,10 @@ def exact_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             same=SAME, owner=OWNER, complete=COMPLETE, free=free_sql(options), PLAIN=PLAIN, WARM=WARM, TOOLS=TOOLS
         )
     )
-    replayed = {shared: _Replay(calls, shared=shared) for shared in (False, True)}
-    choices = [
-        {"shared": shared, "kept_seconds": kept} | _told(replay, replay.served(kept), PLAIN)
-        for shared, replay in replayed.items()
-        for kept in LIVES
-    ]
+    # One scope after the other, for each holds a row per repeated call.
+    other = _choices(_Replay(calls, shared=not options.answers_shared))
+    mine = _Replay(calls, shared=options.answers_shared)
+    choices = sorted([*other, *_choices(mine)], key=lambda each: bool(each["shared"]))
     if not owned and not options.answers_shared:
         return _strategy(
             options,
@@ -71,7 +69,6 @@ def exact_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             "unknown. What users would save if they shared one is in `choices`.",
             detail={"repeats": None, "choices": choices},
         )
-    mine = replayed[options.answers_shared]
     return _result(calls, options, mine, mine.served(options.answers_kept), choices, owned)
 
 
@@ -79,9 +76,10 @@ class _Replay:
     """The calls of one scope in the order in which its caches meet them."""
 
     def __init__(self, calls: Calls, *, shared: bool) -> None:
+        self.shared = shared
         whose, named = ("same", "true") if shared else ("hash(same, owner)", "owner IS NOT NULL")
         rows: dict[str, NDArray[Any]] = calls.connection.execute(
-            f"""SELECT "call", {whose} AS same, began, ended, complete, unsaid, kind, coalesce(cost_pico, -1) AS cost
+            f"""SELECT "call", {whose} AS same, began, ended, complete, kind, coalesce(cost_pico, -1) AS cost
                 FROM asked WHERE {named} QUALIFY count(*) OVER (PARTITION BY {whose}) > 1
                 ORDER BY same, began, "call" """  # noqa: S608
         ).fetchnumpy()
@@ -95,6 +93,13 @@ class _Replay:
         )
         answered: NDArray[np.bool_] = found != NOBODY
         return answered
+
+
+def _choices(replay: _Replay) -> list[dict[str, Any]]:
+    """What the scope would save, by how long answers are kept."""
+    return [
+        {"shared": replay.shared, "kept_seconds": kept} | _told(replay, replay.served(kept), PLAIN) for kept in LIVES
+    ]
 
 
 def _told(replay: _Replay, served: NDArray[np.bool_], kind: int) -> dict[str, Any]:
