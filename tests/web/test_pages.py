@@ -34,7 +34,7 @@ BODY = {
             "assumptions": ["Quality holds."],
             "latency": "faster",
             "source": "call-7",
-            "analysis": "0193-of-march",
+            "analysis": "01930000-0000-7000-8000-000000000007",
             "joint_usd": "4",
             "plan": {
                 "effort_days": 1.0,
