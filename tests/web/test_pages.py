@@ -207,7 +207,7 @@ def test_a_report_shows_ceilings_as_ceilings_and_the_unknown_as_unknown(client_f
 
     assert "up to $12.50" in html
     assert all(
-        told in html for told in ("$3.00 to $5.00", "<strong>chat</strong> may take", "Ask a sample.", "0193-of")
+        told in html for told in ("$3.00 to $5.00", "<strong>chat</strong> may take", "Ask a sample.", "01930000")
     )
     assert "$10.00 to $15.00" in html
     assert "not computed" in html
