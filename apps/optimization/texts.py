@@ -89,7 +89,8 @@ class Texts:
 # something visible is not trimmed first: that looks up each character.
 _SAYS_NOTHING = " ".join(f"WHEN {quoted(word)} THEN NULL" for word in _EMPTY)
 MACRO = f"""CREATE TEMP MACRO said_something(t) AS
-    CASE WHEN t >= '!' AND t <= '~' AND NOT ends_with(t, ' ') THEN CASE t {_SAYS_NOTHING} ELSE t END
+    CASE WHEN t >= '!' AND t <= '~' AND NOT ends_with(t, ' ')
+    THEN CASE WHEN strlen(t) > {max(map(len, _EMPTY))} THEN t ELSE CASE t {_SAYS_NOTHING} ELSE t END END
     ELSE CASE trim(t) {_SAYS_NOTHING} ELSE t END END"""
 
 
