@@ -457,7 +457,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
     unfinished = work.scratch / "calls.parquet"
     execute(
         connection,
-        f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {_FORMAT}",
+        f"COPY ({_priced_sql(ordered=counts.any)}) TO {quoted(str(unfinished.resolve()))} {FORMAT}",
         work.progress,
         start=NUMBERED,
         end=100.0,
@@ -509,7 +509,7 @@ class _LeftOut:
             yield f"{self.known:,} calls had come with an earlier file and were left out."
 
 
-_FORMAT = f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+FORMAT = f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
 
 
 def _show_read(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | None) -> None:

@@ -68,15 +68,16 @@ def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None, *, time_z
     """
     refuse_unready(dataset)
     refuse_bill(dataset)
-    files = files_of(dataset)
-    with reading(
-        files=[storage.folder_of(file) / storage.CALLS for file in files],
-        catalogue=catalogue or catalogue_for(organization_id=dataset.organization_id),
-        memory_mib=settings.ANALYSIS_MEMORY_MIB,
-        notes=tuple(dict.fromkeys(note for file in files for note in file.notes)),
-        time_zone=time_zone,
-    ) as calls:
-        yield calls
+    with storage.being_read(dataset):
+        files = files_of(dataset)
+        with reading(
+            files=[storage.folder_of(file) / storage.CALLS for file in files],
+            catalogue=catalogue or catalogue_for(organization_id=dataset.organization_id),
+            memory_mib=settings.ANALYSIS_MEMORY_MIB,
+            notes=tuple(dict.fromkeys(note for file in files for note in file.notes)),
+            time_zone=time_zone,
+        ) as calls:
+            yield calls
 
 
 def bill_of(dataset: Dataset) -> Path:

@@ -76,6 +76,11 @@ def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
     Raises:
         ContinuesNothing: it is a bill, uploaded as a later file of calls.
     """
+    with storage.being_read(dataset):  # earlier files, which tell what is known
+        return _read(dataset, tell)
+
+
+def _read(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
     order, place = _order(dataset), storage.folder_of(dataset)
     bill = convert_bill(order.source, place / storage.BILL, most=order.staged_bytes)
     if bill and dataset.continues_id:
@@ -241,6 +246,8 @@ def _fail(dataset: Dataset, error: NetraError) -> None:
 def _settle(dataset: Dataset, then: Callable[[Dataset], None] = lambda dataset: None, **found: Any) -> bool:
     """Write the end of an import and tell its owner, unless it is another's by now; files of a deleted one go."""
     with transaction.atomic():
+        # The dataset before its files and analyses, as a deletion does; else the two could wait for each other.
+        Dataset.objects.select_for_update(no_key=True).filter(pk=dataset.continues_id or dataset.pk).first()
         settled = jobs.settle(dataset, **found)
         if settled:
             then(dataset)

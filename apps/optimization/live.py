@@ -23,6 +23,7 @@ from apps.accounts.models import Membership
 from apps.accounts.tenancy import Principal
 from apps.errors import NetraError
 from apps.optimization import services, storage
+from apps.optimization.compaction import compact
 from apps.optimization.models import Dataset
 
 NAME = "Live calls (OpenTelemetry)"
@@ -129,6 +130,8 @@ def _import_next(folder: Path, now: datetime) -> int:
     first = _live_dataset(principal, folder)
     if first is not None and _is_busy(first):
         return 0  # a file must know what the one before it brought
+    if first is not None:
+        compact(first)
     try:
         with _locked(path):
             if path.stat().st_size:
@@ -150,6 +153,7 @@ def _hand_over(principal: Principal, folder: Path, path: Path, first: Dataset | 
         name=NAME,
         metadata_only=True,
         continues=first.pk if first else None,
+        live=True,
     )
     if first is None:
         (folder / _DATASET).write_text(str(dataset.continues_id or dataset.pk))

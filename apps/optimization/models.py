@@ -56,6 +56,7 @@ class Dataset(Job):
     metadata_only = models.BooleanField(default=False, help_text="Prompt text was never stored.")
     price_as = models.CharField(max_length=128, blank=True, help_text="Every call is priced as this model.")
     mapping = models.JSONField(default=dict, blank=True, help_text="Field of a call -> column of the file, as asked.")
+    live = models.BooleanField(default=False, help_text="Spans come in while their system runs, a file a minute.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
     hash_key = models.BinaryField(default=new_hash_key, editable=False)
     keep_days = models.PositiveIntegerField(

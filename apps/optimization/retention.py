@@ -12,7 +12,7 @@ from apps.optimization import storage
 from apps.optimization.conversion import SCRATCH
 from apps.optimization.datasets import files_of
 from apps.optimization.duck import confined, quoted
-from apps.optimization.models import Dataset, StoredAnalysis
+from apps.optimization.models import Dataset
 
 log = structlog.get_logger(__name__)
 
@@ -20,18 +20,19 @@ log = structlog.get_logger(__name__)
 def remove_old_calls(now: datetime) -> int:
     """Remove the calls that their dataset's owner does not want to keep; how many. For the sweep.
 
-    Calls without a time are as old as the upload of their file. A dataset that is being analysed waits for the next
-    sweep: an analysis reads its files many times, and they should hold the same each time.
+    Calls without a time are as old as the upload of their file. A dataset that is being read waits for the next sweep.
     """
     limited = Dataset.objects.filter(
         keep_days__isnull=False, continues=None, state=Dataset.State.READY, kind=Dataset.Kind.CALLS
-    ).exclude(analyses__state=StoredAnalysis.State.RUNNING)
-    return sum(
-        _trim(file, before=now - timedelta(days=dataset.keep_days))
-        for dataset in limited
-        for file in files_of(dataset)
-        if _may_hold(file, before=now - timedelta(days=dataset.keep_days))
     )
+    return sum(_forget(dataset, before=now - timedelta(days=dataset.keep_days)) for dataset in limited)
+
+
+def _forget(dataset: Dataset, *, before: datetime) -> int:
+    with storage.rewriting(dataset) as nobody_reads:
+        if not nobody_reads:
+            return 0
+        return sum(_trim(file, before=before) for file in files_of(dataset) if _may_hold(file, before=before))
 
 
 def _may_hold(file: Dataset, *, before: datetime) -> bool:

@@ -113,6 +113,7 @@ def create_dataset(
     metadata_only: bool = False,
     price_as: str = "",
     continues: UUID | None = None,
+    live: bool = False,
 ) -> Dataset:
     """Keep an upload and queue its import. The same file again, read the same way, answers the dataset there is.
 
@@ -149,6 +150,7 @@ def create_dataset(
         price_as=price_as.strip(),
         mapping=dict(mapping or {}),
         continues=first,
+        live=live,
     )
     if first:
         dataset.hash_key = first.hash_key

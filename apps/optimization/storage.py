@@ -1,9 +1,12 @@
 """Where the files of a dataset live: `datasets/<organization>/<dataset>/` below the media root, and only there."""
 
 import errno
+import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -131,6 +134,35 @@ def _is_old(place: Path, now: datetime) -> bool:
     except OSError:
         return False  # it went away, or is no folder
     return changed < (now - ABANDONED).timestamp()
+
+
+@contextmanager
+def being_read(dataset: Dataset) -> Iterator[None]:
+    """Hold all files of a dataset as they are; waits while they are rewritten."""
+    with _lock(dataset.continues or dataset, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def rewriting(first: Dataset) -> Iterator[bool]:
+    """Whether nobody reads the files of a dataset, whose first one is `first`; then nobody begins to, until this
+    ends."""
+    try:
+        with _lock(first, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield True
+    except BlockingIOError:
+        yield False
+
+
+@contextmanager
+def _lock(first: Dataset, how: int) -> Iterator[None]:
+    """A lock of the operating system on the folder, so that it goes with the process that holds it."""
+    handle = os.open(folder_of(first), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, how)
+        yield
+    finally:
+        os.close(handle)
 
 
 def clear_scratch(place: Path) -> None:

@@ -1,14 +1,18 @@
 """Work for the tool workers. A message carries a dataset's id; the row decides what is to be done."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
 from celery import shared_task
 from django.db import transaction
+from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from apps.optimization import analyses, imports
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, StoredAnalysis
+
+LIVE_ANALYSED_EVERY = timedelta(hours=1)
 
 log = structlog.get_logger(__name__)
 
@@ -26,12 +30,17 @@ def run_analysis(*, analysis: str) -> None:
 
 
 def have_analysed(ready: Dataset) -> None:
-    """Queue the analysis of a dataset whose file was imported; a bill has none."""
-    if ready.kind == Dataset.Kind.BILL:
+    """Queue the analysis of a dataset whose file was imported; a bill has none, and a live one has one an hour."""
+    if ready.kind == Dataset.Kind.BILL or (ready.live and _analysed_lately(ready)):
         return
     analysis, made = analyses.kept(ready.continues or ready, "savings", {}, by=ready.created_by)
     if made:
         transaction.on_commit(lambda: ring_analysis(analysis.pk))
+
+
+def _analysed_lately(ready: Dataset) -> bool:
+    since = timezone.now() - LIVE_ANALYSED_EVERY
+    return StoredAnalysis.objects.filter(dataset=ready.continues or ready, created_at__gt=since).exists()
 
 
 def ring_analysis(analysis_id: UUID) -> None:

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from apps.agents.models import Report
 from apps.conversations.models import Question, Run, Thread
-from apps.optimization import analyses, retention, services
+from apps.optimization import retention, services
 from apps.optimization.metrics import business_metrics
 from apps.optimization.models import Dataset, Outcome, Recommendation, StoredAnalysis
 from tests.optimization.conftest import call
@@ -150,11 +150,8 @@ def test_calls_that_are_too_old_leave_the_files_and_the_count(import_dataset, as
     Dataset.objects.filter(pk=dataset.pk).update(keep_days=30)
     now = timezone.datetime.fromisoformat("2026-11-01T00:00:00+00:00")
 
-    analysis, _ = analyses.kept(dataset, "savings", {}, by=alice.pk)
-    StoredAnalysis.objects.filter(pk=analysis.pk).update(state="running")
-
-    assert retention.remove_old_calls(now) == 0  # an analysis reads the files many times
-    StoredAnalysis.objects.update(state="ready")
+    with services.open_calls(principal=as_principal(alice), dataset_id=dataset.pk):
+        assert retention.remove_old_calls(now) == 0  # an analysis reads the files many times
     assert retention.remove_old_calls(now) == 2
     assert retention.remove_old_calls(now) == 0
 

@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from rest_framework.test import APIClient
 
 from apps.accounts.models import ApiKey
-from apps.optimization import imports, live, services, traces
-from apps.optimization.models import Dataset
+from apps.optimization import compaction, imports, live, services, tasks, traces
+from apps.optimization.models import Dataset, StoredAnalysis
 
 pytestmark = pytest.mark.django_db
 
@@ -83,10 +83,10 @@ def send(acme):
 def swept():
     """Let the sweep hand over what waits and a worker import it, as if minutes had passed; answers the datasets."""
 
-    def swept():
+    def swept(then=lambda ready: None):
         while live.import_spools(now=timezone.now() + timedelta(minutes=2)):
             for dataset in Dataset.objects.filter(state=Dataset.State.QUEUED):
-                imports.run_import(dataset.pk)
+                imports.run_import(dataset.pk, then)
         return list(Dataset.objects.order_by("id"))
 
     return swept
@@ -282,3 +282,44 @@ def test_senders_and_the_sweep_at_once_lose_and_double_no_request(acme, alice, s
 
     lines = [json.loads(line)["sent"] for text in taken for line in text.splitlines()]
     assert sorted(lines) == [[name, number] for name in range(4) for number in range(25)]
+
+
+def test_small_files_of_live_calls_become_one(
+    send, swept, alice, as_principal, monkeypatch, settings, django_capture_on_commit_callbacks
+):
+    monkeypatch.setattr(compaction, "SMALL_FILES", 3)
+    with django_capture_on_commit_callbacks(execute=True):
+        for number in range(1, 6):
+            send(alice, document(span(number)))
+            dataset = swept()[0]
+
+    sizes = [file.rows for file in dataset.later_files.order_by("created_at", "id")]
+    assert sizes == [3, 1]
+    with services.open_calls(principal=as_principal(alice), dataset_id=dataset.pk) as calls:
+        assert calls.row("SELECT count(*), count(DISTINCT call_id), count(DISTINCT call) FROM calls") == (5, 5, 5)
+    assert len(list(Path(settings.MEDIA_ROOT).rglob("calls.parquet"))) == 3
+
+
+def test_files_are_not_put_together_while_somebody_reads_them(send, swept, alice, as_principal, monkeypatch):
+    for number in range(1, 4):
+        send(alice, document(span(number)))
+        dataset = swept()[0]
+    monkeypatch.setattr(compaction, "SMALL_FILES", 2)
+
+    with services.open_calls(principal=as_principal(alice), dataset_id=dataset.pk) as calls:
+        assert compaction.compact(dataset) == 0
+        assert calls.row("SELECT count(*) FROM calls") == (3,)
+    assert compaction.compact(dataset) == 2
+
+
+def test_a_live_dataset_is_analysed_once_an_hour(send, swept, alice):
+    for number in range(1, 4):
+        send(alice, document(span(number)))
+        dataset = swept(tasks.have_analysed)[0]
+    assert StoredAnalysis.objects.count() == 1
+
+    StoredAnalysis.objects.update(created_at=timezone.now() - timedelta(hours=2))
+    send(alice, document(span(9)))
+    swept(tasks.have_analysed)
+
+    assert StoredAnalysis.objects.filter(dataset=dataset).count() == 2
