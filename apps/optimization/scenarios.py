@@ -320,7 +320,8 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
     found = saved(calls, treatments, replays[0] if replays else None)
-    kept = {"route": asked.quality_floor}
+    judged = not any(each.up_to for each in by_stage["route"])
+    kept = {"route": asked.quality_floor if judged else None, "trim": None}
     if any(each.name == "semantic_cache" for each in by_stage["answer"]):
         kept["answer"] = 1 - asked.false_hits
     points = [_point(calls, found, stages, treatments, kept) for stages in subsets(list(treatments))]
@@ -340,15 +341,16 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
 
 
 def _point(
-    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float]
+    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float | None]
 ) -> Point:
-    """One choice; `kept` is the share of quality that a stage keeps, where it takes any."""
+    """One choice; `kept` is the share of quality that a stage keeps, where it takes any; None: unknown."""
+    shares = [kept.get(stage, 1.0) for stage in stages]
     changed = stages & {"route", "trim"}
     return Point(
         stages=tuple(compress(STAGES, (stage in stages for stage in STAGES))),
         cost_usd=in_dollars(found.spent - found.total(stages)),
         p95_seconds=None if changed else _p95(calls, stages, treatments),
-        quality=None if "trim" in stages else prod(kept.get(stage, 1.0) for stage in stages),
+        quality=None if None in shares else prod(share for share in shares if share is not None),
         best=False,
     )
 

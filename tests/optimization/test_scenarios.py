@@ -82,6 +82,14 @@ def test_a_wish_that_cannot_be_kept_is_refused(hostile):
         Scenario.model_validate(hostile)
 
 
+def test_with_ceilings_the_quality_of_other_models_is_unknown(opened_month):
+    points = pareto(opened_month, Asked(ceilings=True)).points
+
+    routed = [point for point in points if "route" in point.stages]
+    assert routed
+    assert {point.quality for point in routed} == {None}
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_period_at_an_end_of_the_calendar_is_refused(moment):
     names = ("before_from", "before_until", "after_from", "after_until")
