@@ -18,7 +18,8 @@ from netra.env import ENV  # noqa: E402
 
 FORM_BYTES = 16 * 1024  # of a multipart body beside the file
 OTHER_BYTES = 2 * 1024 * 1024  # of a body that is no upload
-UPLOADS = b"/api/datasets/"
+UPLOADS, TRACES = b"/api/datasets/", b"/v1/traces"
+TRACES_BYTES = 8 * 1024 * 1024  # of one batch of an exporter, as the view says
 LINGER = 3.0  # seconds for a client that is still sending to read why it is refused
 
 
@@ -35,8 +36,8 @@ class LimitedRequest(daphne.http_protocol.WebRequest):  # type: ignore[misc]  # 
 
     def gotLength(self, length: int | None) -> None:  # Twisted's name
         # The request line is only the channel's until the body is there.
-        is_upload = self.channel._path == UPLOADS
-        self._limit = ENV.netra_max_upload_bytes + FORM_BYTES if is_upload else OTHER_BYTES
+        limits = {UPLOADS: ENV.netra_max_upload_bytes + FORM_BYTES, TRACES: TRACES_BYTES}
+        self._limit = limits.get(self.channel._path, OTHER_BYTES)
         if length is not None and length > self._limit:
             super().gotLength(0)
             self._refuse()

@@ -17,6 +17,8 @@ from apps.optimization.datasets import bill_of, refuse_bill, refuse_unready
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.services import get_dataset
 
+MOST_UNDER_WAY = 20  # analyses of one user that are queued or running: workers take them in the order they came
+
 
 class AnalysisNotFound(NotFound):
     """The analysis does not exist, or is another organization's."""
@@ -29,6 +31,14 @@ class AnalysisOver(NetraError):
 
     code = "analysis.over"
     status = 409
+
+
+class TooManyAnalyses(NetraError):
+    """So many wait already that others would wait behind them."""
+
+    code = "quota.exceeded"
+    status = 429
+    retryable = True
 
 
 class RecommendationNotFound(NotFound):
@@ -55,6 +65,7 @@ def request_analysis(
         UnknownAnalysis: there is no such kind.
         ImpossibleQuestion: the parameters are none that it takes.
         DatasetNotReady, DatasetFailed, NotABill: it has no calls, or `bill` no charges.
+        TooManyAnalyses: as many as one user may have wait already.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
     _may_act(principal)
@@ -65,8 +76,19 @@ def request_analysis(
     with transaction.atomic():
         analysis, made = analyses.kept(dataset, kind, parameters or {}, by=principal.user_id)
         if made:
+            _refuse_flood(principal)
             transaction.on_commit(lambda: ring(analysis.pk))
     return analysis
+
+
+def _refuse_flood(principal: Principal) -> None:
+    under_way = StoredAnalysis.objects.for_organization(principal).filter(
+        created_by=principal.user_id, state__in=[StoredAnalysis.State.QUEUED, StoredAnalysis.State.RUNNING]
+    )
+    if under_way.count() > MOST_UNDER_WAY:
+        raise TooManyAnalyses(
+            f"{MOST_UNDER_WAY} analyses of yours are under way. Wait for them, or stop some.", retry_after=10.0
+        )
 
 
 def _named(principal: Principal, bill: Any) -> Dataset:

@@ -45,7 +45,7 @@ from apps.optimization.readers import (
     refuse_endless,
 )
 from apps.optimization.tariffs import Key, create_tariff, tier_sql
-from apps.optimization.texts import MACRO, Texts
+from apps.optimization.texts import LINE, MACRO, Texts
 from apps.optimization.watching import Progress, execute
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
@@ -295,7 +295,8 @@ def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
     relation = work.table.relation(tuple(work.texts.needed))
     if relation:
         try:
-            return _check(connection, work, f"(SELECT NULL::BIGINT AS line, * FROM {relation} {work.limit})", _Tally())  # noqa: S608
+            rows = f"(SELECT NULL::BIGINT AS {named(LINE)}, * FROM {relation} {work.limit})"  # noqa: S608
+            return _check(connection, work, rows, _Tally())
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
     tally = _repair(work)
@@ -347,8 +348,9 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
         f"({kept})::VARCHAR AS prompt",
         f"({work.importer.is_call}) AS is_call",
     ]
+    columns = [f"{named(LINE)} AS line", *columns]
     connection.execute(
-        f"CREATE OR REPLACE VIEW texts AS SELECT line, {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
+        f"CREATE OR REPLACE VIEW texts AS SELECT {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
     )
 
 
@@ -435,7 +437,7 @@ def _repaired(work: _Work) -> str:
     needed = tuple(work.texts.needed)
     shape = {"line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
     columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in shape.items())
-    read = ", ".join(["line", *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
+    read = ", ".join([f"line AS {named(LINE)}", *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
     size = MAX_LINE + 1024**2  # bytes of one line
     return f"""(SELECT {read} FROM read_csv({quoted(str(_repaired_path(work).resolve()))}, columns = {{{columns}}},
         auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',

@@ -17,7 +17,7 @@ from apps.llm.services import catalogue_for
 from apps.optimization import jobs, storage
 from apps.optimization.bills import BillConversion, NoCharges, convert_bill
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
-from apps.optimization.datasets import files_of
+from apps.optimization.datasets import files_of, refuse_bill, refuse_unready
 from apps.optimization.limits import MAX_STAGED
 from apps.optimization.models import Dataset
 from apps.optimization.readers import Reject
@@ -56,7 +56,7 @@ def run_import(dataset_id: UUID, when_ready: Callable[[Dataset], None] = lambda 
     `when_ready` writes what has to be there as soon as the dataset is: both are seen together, or neither. Answers the
     dataset if it is ready now, else None.
     """
-    dataset = jobs.claim(Dataset, dataset_id)
+    dataset = _claimed(dataset_id)
     if dataset is None:
         return None
     try:
@@ -68,6 +68,26 @@ def run_import(dataset_id: UUID, when_ready: Callable[[Dataset], None] = lambda 
     else:
         _keep(dataset, conversion, when_ready)
     return dataset if dataset.state == Dataset.State.READY else None
+
+
+def _claimed(dataset_id: UUID) -> Dataset | None:
+    """The dataset, now being imported; None if it is not queued, or another file of the same dataset is before it.
+
+    A file must know the calls of those before it, or what two of them hold would count twice. The sweep rings again.
+    """
+    with transaction.atomic():
+        found = Dataset.objects.filter(pk=dataset_id).first()
+        if found is None or (found.continues_id and _is_busy(found.continues_id)):
+            return None
+        return jobs.claim(Dataset, dataset_id)
+
+
+def _is_busy(first_id: UUID) -> bool:
+    """Whether a file of the dataset is under way; nobody else learns it until the transaction is over."""
+    first = Dataset.objects.select_for_update(no_key=True).filter(pk=first_id).first()
+    if first is None or first.state in (Dataset.State.QUEUED, Dataset.State.IMPORTING):
+        return True
+    return bool(first.later_files.filter(state=Dataset.State.IMPORTING).exists())
 
 
 def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
@@ -167,9 +187,17 @@ def _iso(moment: datetime | None) -> str | None:
 
 
 def _earlier(dataset: Dataset) -> list[Dataset]:
-    """The files that the dataset had before this one."""
+    """The files that the dataset had before this one.
+
+    Raises:
+        DatasetFailed, NotCalls: it has no calls that could be continued.
+    """
     first = dataset.continues
-    return [file for file in files_of(first) if file.pk != dataset.pk] if first else []
+    if first is None:
+        return []
+    refuse_unready(first)
+    refuse_bill(first)
+    return [file for file in files_of(first) if file.pk != dataset.pk]
 
 
 def _order(dataset: Dataset) -> Order:

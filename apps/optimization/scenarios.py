@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import compress
 from math import prod
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 
 from apps.errors import Invalid
 from apps.llm.pricing import STAGES, Stage
@@ -22,6 +23,7 @@ from apps.optimization.forecast import forecast
 from apps.optimization.joint import chosen, joint, merged
 from apps.optimization.options import Options
 from apps.optimization.overview import spend
+from apps.optimization.readers import is_storable
 from apps.optimization.repeats import LOOK_UP
 from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
 from apps.optimization.simulators import known, replay_of, stage_of
@@ -29,20 +31,37 @@ from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_T
 
 DAY = 24 * 3600.0
 MOST_MOVES = 20
+MOST_NAMES = 1000  # of features or models in one wish
+
+
+def _storable(name: str) -> str:
+    if not is_storable(name):
+        raise ValueError("a character in it is none that can be kept")
+    return name
+
+
+Name = Annotated[str, Field(max_length=1000), AfterValidator(_storable)]  # as long as one of a call may be
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+# Nobody compares other centuries, and at the ends of the calendar a moment has no date in every zone.
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1969, 12, 30, tzinfo=UTC), le=datetime(2200, 1, 1, tzinfo=UTC))]
 
 
 class Asked(Result):
     """What the owner of the calls allows and asks of every analysis; see `Options`."""
 
-    candidates: tuple[str, ...] | None = Field(None, description="Models that may be asked instead; null: any.")
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    candidates: tuple[Name, ...] | None = Field(
+        None, max_length=MOST_NAMES, description="Models that may be asked instead; null: any."
+    )
     quality_floor: float = Field(0.95, ge=0, le=1, description="Share of today's quality that must be kept.")
-    waits: dict[str, float] = Field(default_factory=dict, description="Feature -> seconds that its answers may take.")
-    keep: tuple[str, ...] = Field((), description="Features that nothing may touch.")
+    waits: dict[Name, Seconds] = Field(
+        default_factory=dict, max_length=MOST_NAMES, description="Feature -> seconds that its answers may take."
+    )
+    keep: tuple[Name, ...] = Field((), max_length=MOST_NAMES, description="Features that nothing may touch.")
     trimmed: float = Field(0.1, ge=0, le=1)
     output_percentile: float = Field(0.95, ge=0, le=1)
-    answers_kept: float | None = Field(
-        3600, ge=0, description="Seconds that a cache may keep an answer; null: for good."
-    )
+    answers_kept: Seconds | None = Field(3600, description="Seconds that a cache may keep an answer; null: for good.")
     answers_shared: bool = Field(False, description="One user may get the answer that another one was given.")
     false_hits: float = Field(0.05, ge=0, le=1, description="Share of a semantic cache's hits that may be wrong.")
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
@@ -82,10 +101,10 @@ class BesideBill(Result):
 class Move(Result):
     """Ask another model: the calls of a feature, of a model, or of both."""
 
-    feature: str | None = Field(None, description="Null: of every feature.")
-    model: str | None = Field(None, description="That they ask now; null: any.")
-    to: str = Field(max_length=200, description="The model to ask instead.")
-    provider: str | None = Field(None, description="Who offers it; null: whoever the price list knows.")
+    feature: Name | None = Field(None, description="Null: of every feature.")
+    model: Name | None = Field(None, description="That they ask now; null: any.")
+    to: Name = Field(max_length=200, description="The model to ask instead.")
+    provider: Name | None = Field(None, description="Who offers it; null: whoever the price list knows.")
 
 
 class Scenario(Asked):
@@ -93,7 +112,9 @@ class Scenario(Asked):
 
     growth: float = Field(0.0, ge=-1, le=100, description="0.5: half as many calls more, of the same kind.")
     moves: tuple[Move, ...] = Field((), max_length=MOST_MOVES)
-    within: dict[str, float] = Field(default_factory=dict, description="Feature -> seconds that its answers must keep.")
+    within: dict[Name, Seconds] = Field(
+        default_factory=dict, max_length=MOST_NAMES, description="Feature -> seconds that its answers must keep."
+    )
 
 
 class Moved(Result):
@@ -156,10 +177,10 @@ class Pareto(Result):
 class Periods(Result):
     """Two periods to compare."""
 
-    before_from: AwareDatetime
-    before_until: AwareDatetime
-    after_from: AwareDatetime
-    after_until: AwareDatetime
+    before_from: Moment
+    before_until: Moment
+    after_from: Moment
+    after_until: Moment
 
 
 class UnknownFeature(Invalid):
@@ -180,7 +201,7 @@ def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
 def what_if(calls: Calls, asked: Scenario) -> WhatIf:
     """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
     whole, factor = spend(calls), Decimal(str(1 + asked.growth))
-    moves = tuple(_moved(calls, number, move) for number, move in enumerate(asked.moves))
+    moves = _all_moved(calls, asked.moves)
     less = sum((_less(move) for move in moves), Decimal(0))
     spent = in_dollars(whole)
     strategies = [simulator(calls, asked.options()) for simulator in known().values()]
@@ -206,6 +227,7 @@ def what_if(calls: Calls, asked: Scenario) -> WhatIf:
 _ASSUMED = (
     "More calls are more of the same: features, models, sizes and hours stay as they are.",
     "A move asks the same tokens at the other model's list price; whether it answers well enough is not measured.",
+    "A call is moved once, by the first move that is about it.",
     "The share that ways to save bring is that of the calls as they are; moves may change it.",
 )
 
@@ -227,10 +249,20 @@ def _after(moved: Decimal | None, together: Joint | None) -> Decimal | None:
     return (moved * (1 - together.saving_usd / together.spent_usd)).quantize(Decimal("1e-12"))
 
 
-def _moved(calls: Calls, number: int, move: Move) -> Moved:
+def _all_moved(calls: Calls, moves: Sequence[Move]) -> tuple[Moved, ...]:
+    """The moves in their order; what one has moved, none after it moves again."""
+    found: list[Moved] = []
+    for move in moves:
+        earlier = [number for number, each in enumerate(found) if each.would_cost_usd is not None]
+        found.append(_moved(calls, len(found), move, earlier))
+    return tuple(found)
+
+
+def _moved(calls: Calls, number: int, move: Move, earlier: Sequence[int]) -> Moved:
     tests = [
         f"{column} = {quoted(value)}" for column, value in (("feature", move.feature), ("model", move.model)) if value
     ]
+    tests += [f"call NOT IN (SELECT call FROM move_{each})" for each in earlier]  # noqa: S608
     condition = " AND ".join(["billed", "cost_pico IS NOT NULL", *tests])
     table, provider = f"move_{number}", "NULL" if move.provider is None else quoted(move.provider)
     calls.connection.execute(
@@ -288,7 +320,8 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
     found = saved(calls, treatments, replays[0] if replays else None)
-    kept = {"route": asked.quality_floor}
+    judged = not any(each.up_to for each in by_stage["route"])
+    kept = {"route": asked.quality_floor if judged else None, "trim": None}
     if any(each.name == "semantic_cache" for each in by_stage["answer"]):
         kept["answer"] = 1 - asked.false_hits
     points = [_point(calls, found, stages, treatments, kept) for stages in subsets(list(treatments))]
@@ -308,15 +341,16 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
 
 
 def _point(
-    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float]
+    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float | None]
 ) -> Point:
-    """One choice; `kept` is the share of quality that a stage keeps, where it takes any."""
+    """One choice; `kept` is the share of quality that a stage keeps, where it takes any; None: unknown."""
+    shares = [kept.get(stage, 1.0) for stage in stages]
     changed = stages & {"route", "trim"}
     return Point(
         stages=tuple(compress(STAGES, (stage in stages for stage in STAGES))),
         cost_usd=in_dollars(found.spent - found.total(stages)),
         p95_seconds=None if changed else _p95(calls, stages, treatments),
-        quality=None if "trim" in stages else prod(kept.get(stage, 1.0) for stage in stages),
+        quality=None if None in shares else prod(share for share in shares if share is not None),
         best=False,
     )
 

@@ -487,7 +487,7 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     plan = Plan.objects.get(code=principal.plan)
     everything = Dataset.objects.for_organization(principal).filter(continues=None)
-    kept = everything.exclude(state__in=[Dataset.State.FAILED, Dataset.State.CANCELLED]).count()
+    kept = everything.exclude(state=Dataset.State.FAILED).count()  # a stopped import keeps its upload, and may go on
     if kept >= plan.max_datasets and not dataset.continues_id:
         raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from apps.optimization.duck import named, quoted
 
 NOTHING = "NULL"
+LINE = "netra line number"  # our column beside those of the file, one of which may well be called "line"
 _EMPTY = ("", "{}", "[]", '""', "null")  # what is written where nothing is said
 
 
@@ -65,8 +66,8 @@ class Texts:
             asked.clear()
 
     def relation(self, source: str) -> str:
-        """`source`, which has the needed columns and `line`, with the JSON that is looked into taken apart."""
-        columns = ["line", *map(named, self.needed)]
+        """`source`, which has the needed columns and LINE, with the JSON that is looked into taken apart."""
+        columns = [named(LINE), *map(named, self.needed)]
         rows = _apart(f'(SELECT {", ".join(columns)} FROM {source}) "text"', self.needed)  # noqa: S608
         if self._derived:
             named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())
@@ -125,7 +126,7 @@ def _fit(shape: Shape, path: tuple[str, ...]) -> bool:
     key, *rest = path
     there = shape.get(key)
     alike = [other for other in shape if other != key and (other.casefold() == key.casefold())]
-    mixed = any(other.isdigit() != key.isdigit() for other in shape)
+    mixed = any(_is_place(other) != _is_place(key) for other in shape)
     if alike or mixed or (there is not None and (not rest or isinstance(there, str))):
         return False
     if not rest:
@@ -143,7 +144,7 @@ def _spelled(shape: Shape | str) -> Any:
     if isinstance(shape, str):
         return shape
     inner = {key: _spelled(value) for key, value in shape.items()}
-    return [_together(list(inner.values()))] if inner and all(key.isdigit() for key in inner) else inner or "JSON"
+    return [_together(list(inner.values()))] if inner and all(map(_is_place, inner)) else inner or "JSON"
 
 
 def _together(shapes: list[Any]) -> Any:
@@ -153,7 +154,12 @@ def _together(shapes: list[Any]) -> Any:
 
 
 def _steps(path: tuple[str, ...]) -> str:
-    return "".join(f"[{int(key) + 1}]" if key.isdigit() else f".{named(key)}" for key in path)
+    return "".join(f"[{int(key) + 1}]" if _is_place(key) else f".{named(key)}" for key in path)
+
+
+def _is_place(key: str) -> bool:
+    """Whether a key is a place in a list: plain digits, and so few that there may be such a place."""
+    return key.isascii() and key.isdecimal() and len(key) < 10
 
 
 def _piece(column: str, number: int) -> str:
@@ -161,6 +167,5 @@ def _piece(column: str, number: int) -> str:
 
 
 def _path(keys: Iterable[str]) -> str:
-    """A JSON path; a number is a place in a list."""
-    steps = (f"[{key}]" if key.isdigit() else f'."{key}"' for key in keys)
-    return quoted(f"${''.join(steps)}")
+    """A JSON pointer, which any key can stand in; a number is also a place in a list."""
+    return quoted("".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in keys))

@@ -16,7 +16,7 @@ from apps.optimization.scenarios import Pareto, Point, WhatIf
 from apps.optimization.wishes import share_from, times_from
 from apps.web.templatetags.web import percent, spell_seconds
 
-TITLES = {
+TITLES = {  # what has a page of its own; sufficiency and reconciliation, which agents ask for, are told on others
     "what_if": "What if",
     "pareto": "What may be had for what",
     "changes": "What changed",

@@ -114,7 +114,8 @@ def _periods(principal: Principal, dataset: Dataset) -> dict[str, date]:
 
 def _asked(principal: Principal, dataset: Dataset) -> list[dict[str, object]]:
     """The questions that were put before, newest first."""
-    rows = advice.list_analyses(principal=principal).filter(dataset=dataset).exclude(kind="savings", parameters={})
+    rows = advice.list_analyses(principal=principal).filter(dataset=dataset, kind__in=questions.TITLES)
+    rows = rows.exclude(kind="savings", parameters={})
     local = local_of(dataset)
     return [
         {"row": row, "title": questions.TITLES[row.kind], "words": questions.asked_in_words(row, local)}
@@ -139,7 +140,7 @@ def _to_answer(asked: StoredAnalysis) -> HttpResponse:
 @page
 def analysis(request: HttpRequest, principal: Principal, analysis_id: UUID) -> HttpResponse:
     found = advice.get_analysis(principal=principal, analysis_id=analysis_id)
-    if is_plain(found):
+    if is_plain(found) or found.kind not in questions.TITLES:
         return redirect("web:savings", found.dataset_id)
     dataset, local = found.dataset, local_of(found.dataset)
     context: dict[str, Any] = {

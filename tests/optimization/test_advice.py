@@ -116,6 +116,23 @@ def test_what_cannot_be_computed_is_refused_by_name(import_dataset, client_for, 
     assert client.post(ANALYSES, {"dataset": str(uuid4())}, format="json").status_code == 404
 
 
+def test_one_member_cannot_have_all_workers(import_dataset, client_for, alice, bob, rung, monkeypatch):
+    monkeypatch.setattr(advice, "MOST_UNDER_WAY", 1)
+    dataset = import_dataset(alice, weeks(1))
+
+    def ask(user, **parameters):
+        body = {"dataset": str(dataset.pk), "kind": "what_if", "parameters": parameters}
+        return client_for(user).post(ANALYSES, body, format="json").status_code
+
+    assert [ask(alice, growth=1), ask(alice, growth=2), ask(alice, growth=1), ask(bob, growth=2)] == [
+        202,
+        429,
+        202,
+        202,
+    ]
+    assert StoredAnalysis.objects.filter(kind="what_if").count() == 2
+
+
 def test_a_cancelled_analysis_writes_nothing_anymore(
     import_dataset, as_principal, client_for, alice, rung, monkeypatch
 ):
@@ -188,6 +205,34 @@ def test_only_the_first_file_is_continued_and_only_ones_own(import_dataset, clie
     assert post(charlie, first.pk) == "dataset.not_found"
 
 
+def test_files_that_come_at_once_are_imported_one_after_the_other(client_for, as_principal, alice, monkeypatch):
+    """Otherwise a call that two of them hold would count twice, and one could come before there is a first."""
+    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+
+    def post(**more):
+        body = {"file": uploaded([call(call_id="a"), call(call_id=str(more))]), **more}
+        return client_for(alice).post(DATASETS, body, format="multipart").json()["id"]
+
+    first = post()
+    later = [post(continues=first, name="b"), post(continues=first, name="c")]
+    assert imports.run_import(later[0]) is None
+    imports.run_import(first)
+    claimed = jobs.claim(Dataset, later[0])
+    assert imports.run_import(later[1]) is None
+    jobs.cancel(claimed)
+    jobs.resume(claimed)
+
+    assert [imports.run_import(each).known_rows for each in later] == [1, 1]
+    with services.open_calls(principal=as_principal(alice), dataset_id=first) as calls:
+        assert calls.row("SELECT count(*) FROM calls") == (4,)
+
+
+def test_what_has_no_calls_is_not_continued(import_dataset, alice):
+    failed = import_dataset(alice, "no,calls\n1,2\n")
+
+    assert import_dataset(alice, [call()], continues=failed.pk).error_code == "dataset.failed"
+
+
 def test_with_the_dataset_its_later_files_go(
     import_dataset, client_for, alice, settings, django_capture_on_commit_callbacks
 ):
@@ -224,7 +269,13 @@ def test_how_reports_show_days_and_money_is_chosen_per_dataset(import_dataset, c
 
     assert (changed["time_zone"], changed["currency"], changed["currency_rate"]) == ("Europe/Berlin", "EUR", "0.920000")
     assert changed["keep_days"] == 90
-    for wrong in ({"time_zone": "Mars/Base"}, {"currency": "euro"}, {"currency_rate": "0"}, {"keep_days": 0}):
+    for wrong in (
+        {"time_zone": "Mars/Base"},
+        {"time_zone": "localtime"},
+        {"currency": "euro"},
+        {"currency_rate": "0"},
+        {"keep_days": 0},
+    ):
         assert change(**wrong).status_code == 400
 
 

@@ -169,6 +169,9 @@ def test_a_plan_keeps_only_so_many_datasets(post, alice, acme, settings):
     assert (response.status_code, response.json()["code"]) == (409, "quota.exceeded")
     assert len(files(settings.MEDIA_ROOT)) == 1
 
+    Dataset.objects.update(state="cancelled")  # its upload is kept, and it may go on
+    assert post(alice, [call(input_tokens=8)]).status_code == 409
+
 
 def test_a_file_name_is_only_ever_a_name(post, alice, settings):
     post(alice, name="../../../etc/passwd")

@@ -764,3 +764,11 @@ def test_who_says_stop_while_it_reads_is_heard(write, converted, tmp_path):
     with pytest.raises(Stop):
         converted(write("calls.csv", [call() for _ in range(20_000)]), progress=stop)
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["line", "usage.²", 'usage.a"b'])
+def test_a_column_may_have_any_name(write, calls_of, name):
+    row = call(line="told", usage={"²": "told", 'a"b': "told", "0": 7})
+
+    with calls_of(write("calls.jsonl", [row]), mapping={"feature": name, "session": "usage.0"}) as calls:
+        assert calls.rows("SELECT feature FROM calls") == [("told",)]

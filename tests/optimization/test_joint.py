@@ -243,6 +243,16 @@ def test_with_ceilings_the_joint_saving_is_one(write, calls_of):
         assert joint(calls, doubted, ceilings=True).saving_usd == joint(calls, strategies).saving_usd
 
 
+def test_cheaper_models_take_part_as_the_ceiling_that_they_are(write, calls_of):
+    rows = [row | {"batch": str(n % 3 == 0).lower()} for n, row in enumerate(overlapping(40))]
+    with calls_of(write("calls.csv", rows)) as calls:
+        swap = simulate(calls, "model_swap_ceiling", Options(keep=("none",)))
+        found = joint(calls, [swap], ceilings=True)
+
+    assert found.up_to
+    assert found.saving_usd == swap.saving_usd > 0
+
+
 # --- Intervals -------------------------------------------------------------------------------------------------------
 
 

@@ -345,3 +345,34 @@ def test_lines_whose_first_key_holds_a_list_stay_lines(write, converted):
     lines = "\n".join(json.dumps({"data": [1]} | call()) for _ in range(2))
 
     assert converted(write("calls.jsonl", lines)).rows == 2
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_a_csv_line_without_end_is_an_error_and_never_left_out(write, converted, place):
+    good, endless = "gpt-4o,10,5\n" * 3, "y" * (20 * 1024**2)
+    rows = {"first": f"{endless}\n{good}", "middle": f"{good}{endless}\n{good}", "last": f"{good}{endless}"}[place]
+
+    with pytest.raises(MalformedFile, match="is longer than"):
+        converted(write("calls.csv", f"model,input_tokens,output_tokens\n{rows}"))
+
+
+def test_spans_in_one_huge_document_are_refused_before_they_are_in_memory(write, monkeypatch):
+    monkeypatch.setattr("apps.optimization.readers.otlp.MOST_BYTES", 1000)
+    spans = ", ".join(f'{{"name": "{number}"}}' for number in range(100))
+
+    for text in (
+        f'{{"resourceSpans":\n[{{"scopeSpans": [{{"spans": [{spans}]}}]}}]}}',
+        f'{{"resourceSpans": []}}\n{spans}',
+    ):
+        with pytest.raises(TooLargeInside, match="JSON lines"):
+            list(open_table(write("spans.json", text)).records(lambda read: None))
+
+
+def test_a_span_whose_names_are_none_costs_only_those(write):
+    odd = {"kvlistValue": {"values": [{"key": ["no name"]}, {"key": "good", "value": {"intValue": "1"}}]}}
+    span = {"name": "chat", "attributes": [{"key": "odd", "value": odd}]}
+    document = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+    ((_, row),) = open_table(write("spans.json", json.dumps(document))).records(lambda read: None)
+
+    assert (row["name"], row["odd"]) == ("chat", '{"good":"1"}')

@@ -54,6 +54,50 @@ def test_a_feature_that_moves_costs_the_same_tokens_at_the_other_price(opened_mo
     assert found.moved_usd == 2 * (140 * COST + 140 * mini)
 
 
+def test_a_call_that_two_moves_are_about_is_moved_once(opened_month):
+    moves = (Move(to="gpt-4o-mini"), Move(feature="chat", to="gpt-4o-mini"))
+
+    found = what_if(opened_month, Scenario(moves=moves))
+
+    assert [move.calls for move in found.moves] == [280, 0]
+    assert found.moved_usd == found.moves[0].would_cost_usd > 0
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"waits": {"chat": "inf"}},
+        {"within": {"chat": 1e308}},
+        {"answers_kept": "nan"},
+        {"keep": ["\0"]},
+        {"waits": {"\ud800": 1}},
+        {"moves": [{"to": "gpt-4o-mini", "feature": "\0"}]},
+        {"candidates": ["m" * 5000]},
+        {"keep": ["chat"] * 5000},
+    ],
+    ids=str,
+)
+def test_a_wish_that_cannot_be_kept_is_refused(hostile):
+    with pytest.raises(ValidationError):
+        Scenario.model_validate(hostile)
+
+
+def test_with_ceilings_the_quality_of_other_models_is_unknown(opened_month):
+    points = pareto(opened_month, Asked(ceilings=True)).points
+
+    routed = [point for point in points if "route" in point.stages]
+    assert routed
+    assert {point.quality for point in routed} == {None}
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_period_at_an_end_of_the_calendar_is_refused(moment):
+    names = ("before_from", "before_until", "after_from", "after_until")
+
+    with pytest.raises(ValidationError):
+        Periods.model_validate(dict.fromkeys(names, moment))
+
+
 @pytest.mark.parametrize(
     ("move", "why"),
     [

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from io import TextIOWrapper
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from apps.optimization.duck import named, quoted
@@ -69,6 +70,8 @@ class DelimitedTable:
     def relation(self, columns: Collection[str]) -> str | None:
         if len({name.casefold() for name in self._columns}) < len(self._columns):
             return None  # to DuckDB, two of them would be one
+        if _has_overlong_line(self._path):
+            return None  # DuckDB leaves such a line out without a word where it is the last
         shape = ", ".join(f"{quoted(f'c{number}')}: 'VARCHAR'" for number, _ in enumerate(self._columns))
         # Its own buffers would be sixteen lines long: too large to be kept, so that the file is read three times.
         read = ", ".join(f"c{number} AS {named(name)}" for number, name in enumerate(self._columns) if name in columns)
@@ -79,7 +82,7 @@ class DelimitedTable:
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         with self._path.open("rb") as raw, _as_text(raw) as text:
-            lines = csv.reader(text, delimiter=self._delimiter, strict=True)
+            lines = csv.reader(_bounded_lines(text), delimiter=self._delimiter, strict=True)
             records = self._rows(lines)
             next(records, None)  # the header
             for number, record in enumerate(records):
@@ -133,6 +136,35 @@ class DelimitedTable:
             reason = f"The row has {len(row)} values, the header {len(self._columns)}."
             return Reject(line=line, column=None, reason=reason)
         return line, dict(zip(self._columns, row, strict=True))
+
+
+def _bounded_lines(text: TextIOWrapper) -> Iterator[str]:
+    """The lines of a file, none of which is ever in memory if it is longer than a value may be.
+
+    Raises:
+        MalformedFile: one is.
+    """
+    number = 0
+    while line := text.readline(MAX_FIELD + 1):
+        number += 1
+        if len(line) > MAX_FIELD and not line.endswith(("\n", "\r")):
+            raise MalformedFile(f"Line {number} is longer than {MAX_FIELD:,} characters. Correct it and upload again.")
+        yield line
+
+
+def _has_overlong_line(path: Path) -> bool:
+    """Whether a line may be longer than a value may be: half of that many bytes without a line end."""
+    step, piece = MAX_FIELD // 2, 64 * 1024
+    with path.open("rb") as file:
+        for start in range(0, path.stat().st_size - step + 1, step):
+            file.seek(start)
+            if not any(b"\n" in chunk or b"\r" in chunk for chunk in _pieces(file, step, piece)):
+                return True
+    return False
+
+
+def _pieces(file: BinaryIO, size: int, each: int) -> Iterator[bytes]:
+    return (file.read(min(each, size - read)) for read in range(0, size, each))
 
 
 def _as_text(raw: BinaryIO) -> TextIOWrapper:

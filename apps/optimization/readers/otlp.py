@@ -8,11 +8,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from apps.optimization.readers import MAX_FIELD, MAX_NAME, Head, Record, Reject, Row, lines_of, not_utf8, reader
+from apps.optimization.readers import (
+    MAX_FIELD,
+    MAX_NAME,
+    Head,
+    Record,
+    Reject,
+    Row,
+    TooLargeInside,
+    lines_of,
+    not_utf8,
+    reader,
+)
 from apps.optimization.texts import Place
 
 SAMPLE = 2000  # spans that are looked at for the names of attributes
 TELL_EVERY = 500  # lines between two reports of progress
+MOST_BYTES = 64 * 1024**2  # of one document: all of its spans are in memory at once, eight times as large
 _OF_A_SPAN = ("traceId", "spanId", "parentSpanId", "name", "startTimeUnixNano", "endTimeUnixNano")
 _KEYS = ("resourceSpans", "resource_spans")
 
@@ -60,13 +72,25 @@ def _documents(file: Any, read: Callable[[int], None]) -> Iterator[tuple[int, st
         whole = not _is_document(first)
         file.seek(0)
         if whole:
-            yield 1, _text(file.read(), 1)
+            yield 1, _text(_bounded(file.read(MOST_BYTES + 1)), 1)
             return
-        for number, line in enumerate(file, start=1):
+        number = 0
+        while line := _bounded(file.readline(MOST_BYTES + 1)):
+            number += 1
             if number % TELL_EVERY == 0:
                 read(file.tell())
             if line.strip():
                 yield number, _text(line, number)
+
+
+def _bounded(data: bytes) -> bytes:
+    """Raises TooLargeInside for a document of more than MOST_BYTES."""
+    if len(data) > MOST_BYTES:
+        raise TooLargeInside(
+            f"One document of the file has more than {MOST_BYTES:,} bytes. Export the spans as JSON lines: one request "
+            "of the exporter on each."
+        )
+    return data
 
 
 def _is_document(line: bytes) -> bool:
@@ -88,10 +112,16 @@ def _spans(line: int, document: Any) -> Iterator[Record]:
         around = _attributes(_dict(resource, "resource"))
         for scope in _list(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
             for span in _list(scope, "spans"):
-                if isinstance(span, dict):
-                    yield line, around | flat_span(span)
-                else:
-                    yield Reject(line=line, column="spans", reason="A span is not an object.")
+                yield _record(line, around, span)
+
+
+def _record(line: int, around: Row, span: Any) -> Record:
+    if not isinstance(span, dict):
+        return Reject(line=line, column="spans", reason="A span is not an object.")
+    try:
+        return line, around | flat_span(span)
+    except RecursionError:
+        return Reject(line=line, column="spans", reason="The values are nested too deeply.")
 
 
 def flat_span(span: Mapping[str, Any]) -> Row:
@@ -120,7 +150,8 @@ def _value(value: Any) -> Any:
     if kind in ("arrayValue", "array_value"):
         return [_value(each) for each in _list(inner, "values")]
     if kind in ("kvlistValue", "kvlist_value"):
-        return {each.get("key"): _value(each.get("value")) for each in _list(inner, "values") if isinstance(each, dict)}
+        pairs = [each for each in _list(inner, "values") if isinstance(each, dict)]
+        return {each["key"]: _value(each.get("value")) for each in pairs if isinstance(each.get("key"), str)}
     return inner
 
 

@@ -17,6 +17,9 @@ SHOWN_MODELS = 10
 # The same text is more or fewer tokens elsewhere, and answers are longer or shorter: a range, where no pairs say more.
 MORE_TOKENS, FEWER_TOKENS = Decimal("1.3"), Decimal("0.8")
 LATENCY = "Unknown: cheaper models often answer sooner, but these calls cannot show it."
+_LEAVE = (
+    """CREATE OR REPLACE TEMP TABLE treatment_model_swap_ceiling ("call" BIGINT, model VARCHAR, provider VARCHAR)"""
+)
 # Models that are widely offered and priced per token, by provider, from dear to cheap. A candidate is tried only if
 # the catalogue knows its price; a name that goes out of sale drops out by itself.
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -53,6 +56,7 @@ class _Candidate:
 @strategy(stage="route")
 def model_swap_ceiling(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """The most that asking one cheaper model would save per model in use: same tokens, other list price."""
+    calls.connection.execute(_LEAVE)
     candidates = _candidates(calls, options)
     buckets = _buckets(calls, _thresholds(candidates), free_sql(options))
     named, unpriced, whole = calls.row(
@@ -62,7 +66,11 @@ def model_swap_ceiling(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     without = priceless(unpriced, whole, "calls")
     if whole and unpriced == whole:
         return _strategy(saving_usd=None, missing=("price",) if named else ("model",), why=without)
-    swaps = [_swap(calls.catalogue, group, candidates) for group in _by_model(buckets)]
+    groups = _by_model(buckets)
+    swaps = [_swap(calls.catalogue, group, candidates) for group in groups]
+    for group, swap in zip(groups, swaps, strict=True):
+        if swap["candidates"]:
+            _move(calls, group[0], _dearest_saved(swap, candidates), free_sql(options))
     swaps.sort(key=lambda swap: (-swap["saving_usd"], swap["model"]))
     saving = sum(swap["saving_usd"] for swap in swaps)
     detail = {
@@ -152,6 +160,24 @@ def _swap(catalogue: Catalogue, buckets: list[_Bucket], candidates: list[_Candid
         "saving_usd": max((offer["saving_usd"] for offer in cheaper), default=0),
         "candidates": cheaper,
     }
+
+
+def _dearest_saved(swap: dict[str, Any], candidates: list[_Candidate]) -> _Candidate:
+    """The candidate with which a model in use saves what its swap says."""
+    best = max(swap["candidates"], key=lambda offer: offer["saving_usd"])
+    return next(c for c in candidates if (c.model, c.provider) == (best["model"], best["provider"]))
+
+
+def _move(calls: Calls, bucket: _Bucket, to: _Candidate, free: str) -> None:
+    """Leave the calls of one model that fit the candidate for the joint saving."""
+    fits = "true" if to.context_window is None else f"input_tokens <= {to.context_window}"
+    batched = all(BATCH in rates.service for rates in to.rates.values())
+    calls.connection.execute(
+        f"""INSERT INTO treatment_model_swap_ceiling SELECT call, ?, ? FROM calls
+            WHERE billed AND cost_pico > 0 AND model = ? AND coalesce(provider, '') = ? AND {free} AND {fits}
+              AND ({str(batched).lower()} OR batch IS NOT TRUE)""",  # noqa: S608
+        [to.model, to.provider, bucket.model, bucket.provider],
+    )
 
 
 def _offer(buckets: list[_Bucket], candidate: _Candidate, own: Identity | None) -> dict[str, Any]:
