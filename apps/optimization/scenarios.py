@@ -19,12 +19,12 @@ from apps.optimization.changes import Span, changes
 from apps.optimization.coalitions import Coalition, Saved, saved, subsets
 from apps.optimization.duck import quoted
 from apps.optimization.forecast import forecast
-from apps.optimization.joint import chosen, joint, merged
+from apps.optimization.joint import chosen, joint, merged, saved_by, staged
 from apps.optimization.options import Options
 from apps.optimization.overview import spend
 from apps.optimization.repeats import LOOK_UP
 from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
-from apps.optimization.simulators import known, replay_of, stage_of
+from apps.optimization.simulators import known
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
 
 DAY = 24 * 3600.0
@@ -283,11 +283,10 @@ def _promise(calls: Calls, feature: str, limit: float) -> Promise:
 def pareto(calls: Calls, asked: Asked) -> Pareto:
     """Every choice among the stages at which something is proven, and which of them nothing beats."""
     strategies = [simulator(calls, asked.options()) for simulator in known().values()]
-    taking, _ = chosen(strategies, asked.ceilings)
-    by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
+    taking, _ = chosen(calls, strategies, asked.ceilings)
+    by_stage = staged(taking)
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
-    replays = [replay_of(each.name) for each in by_stage["prefix"]]
-    found = saved(calls, treatments, replays[0] if replays else None)
+    found = saved_by(calls, by_stage)
     kept = {"route": asked.quality_floor}
     if any(each.name == "semantic_cache" for each in by_stage["answer"]):
         kept["answer"] = 1 - asked.false_hits

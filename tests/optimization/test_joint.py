@@ -243,6 +243,36 @@ def test_with_ceilings_the_joint_saving_is_one(write, calls_of):
         assert joint(calls, doubted, ceilings=True).saving_usd == joint(calls, strategies).saving_usd
 
 
+def test_ceilings_that_change_no_call_are_left_out_and_those_that_do_count(write, calls_of):
+    """What every call costs at another list price names no call; what all calls would cost in a batch does."""
+    rows = [row | {"interactive": ""} for row in overlapping(40)]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        strategies = [simulate(calls, name) for name in ("batch_eligible", "model_swap_ceiling")]
+        found = joint(calls, strategies, ceilings=True)
+
+    assert all(each.up_to and each.saving_usd > 0 for each in strategies)
+    assert [each.name for each in found.left_out] == ["model_swap_ceiling"]
+    assert (found.strategies, found.saving_usd) == (("batch_eligible",), strategies[0].saving_usd)
+
+
+def test_a_route_saves_what_the_candidates_own_answers_cost_less(write, calls_of):
+    """The candidate writes twenty times as much, so that its list price alone would promise half as much again."""
+    rows = []
+    for n in range(90):
+        question = {"prompt": f"q{n}", "session": f"s{n}", "feature": "chat", "quality": "1"}
+        rows.append(call(**question))
+        rows.append(call(**question, model="gpt-4o-mini", output_tokens=2000))
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        swap = with_interval(calls, simulate(calls, "model_swap_by_task"))
+        found = joint(calls, [swap])
+
+    assert swap.saving_usd == pytest.approx(90 * (Decimal("0.0035") - Decimal("0.00135")), rel=Decimal("1e-9"))
+    assert swap.low <= swap.saving_usd <= swap.high
+    assert found.saving_usd == pytest.approx(swap.saving_usd, rel=Decimal("1e-9"))
+
+
 # --- Intervals -------------------------------------------------------------------------------------------------------
 
 
