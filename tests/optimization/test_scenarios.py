@@ -54,6 +54,15 @@ def test_a_feature_that_moves_costs_the_same_tokens_at_the_other_price(opened_mo
     assert found.moved_usd == 2 * (140 * COST + 140 * mini)
 
 
+def test_a_call_that_two_moves_name_is_moved_by_the_first_only(opened_month):
+    moves = (Move(feature="chat", to="gpt-4o-mini"), Move(model="gpt-4o", to="gpt-4o-mini"))
+
+    found = what_if(opened_month, Scenario(moves=moves))
+
+    assert [move.calls for move in found.moves] == [140, 140]
+    assert found.moved_usd == sum(move.would_cost_usd for move in found.moves)
+
+
 @pytest.mark.parametrize(
     ("move", "why"),
     [
