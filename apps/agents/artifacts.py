@@ -58,6 +58,7 @@ class Triage(Artifact):
     understood: str = Field(max_length=600, description="The request in one plain sentence.")
     goal_percent: float | None = Field(None, ge=0, le=100, description="By how much the bill shall fall, if said.")
     keep_quality: bool = Field(False, description="Whether quality must not suffer.")
+    quality_percent: float | None = Field(None, ge=0, le=100, description="Of today's quality to keep, if said.")
     delays: list[FeatureDelay] = []
     limits: list[FeatureLimit] = []
     growth_percent: float | None = Field(None, ge=-100, le=10_000, description="Of use, if said: 50 for half as much.")

@@ -41,7 +41,6 @@ LIMITS = ("system_tokens", "history_tokens", "retrieved_tokens", "max_output_tok
 ANSWERS = ("batch", "interactive", "cached_answer", "stream", "tools")
 NUMBERS = ("deadline_seconds", "temperature", "latency_ms")
 NESTING = ("trace_id", "span_id", "parent_id")  # whose texts say which row is inside of which
-RAW = (*WORDS, *TIMES, *COUNTS, *LIMITS, *ANSWERS, *NUMBERS, "recorded_cost", "status", "quality", "service_tier")
 TIERS = {"default": "standard", "standard_only": "standard", "on_demand": "standard"}  # other words for a tier
 
 FAILED = (
@@ -103,7 +102,6 @@ MACROS = (
 )
 
 
-_OTHERS = ("recorded_cost", "status", "quality", "service_tier")
 # What a field is that the file cannot say; unknown where not named here.
 _UNSAID = dict.fromkeys(COUNTS, "0") | dict.fromkeys(TIMES, "NULL::TIMESTAMP") | dict.fromkeys(LIMITS, "NULL::BIGINT")
 _UNSAID |= dict.fromkeys(ANSWERS, "NULL::BOOLEAN") | dict.fromkeys((*NUMBERS, "quality"), "NULL::DOUBLE")

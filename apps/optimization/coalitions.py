@@ -5,7 +5,8 @@ stages leave and on the models they go to, so it is replayed for each subset of 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import chain, combinations
 from typing import Any
 
@@ -40,7 +41,7 @@ class Saved:
     spent: int  # by all priced calls, exact
     by_cluster: NDArray[np.float64]  # clusters x coalitions
     paid: NDArray[np.float64]  # by each cluster
-    by_day: NDArray[np.float64]  # days (UTC, none left out) x (saved by the whole coalition, paid)
+    by_day: NDArray[np.float64]  # days (UTC, none left out) x (coalitions, and what was paid)
 
     def total(self, coalition: Coalition) -> int:
         """Saved by all calls under `coalition`."""
@@ -50,6 +51,25 @@ class Saved:
         """Saved by each cluster under `coalition`."""
         column: NDArray[np.float64] = self.by_cluster[:, self.coalitions.index(coalition)]
         return column
+
+    def of_days(self, coalition: Coalition) -> NDArray[np.float64]:
+        """Saved by each day under `coalition`, and paid: days x 2."""
+        columns: NDArray[np.float64] = self.by_day[:, [self.coalitions.index(coalition), -1]]
+        return columns
+
+    def weighed(self, stage: Stage, weight: Fraction) -> "Saved":
+        """The same where `weight` of what `stage` adds to the others counts, for example because it costs more."""
+        without = [self.coalitions.index(each - {stage}) for each in self.coalitions]
+        totals = [self.totals[place] for place in without]
+        by_cluster, by_day = self.by_cluster[:, without], self.by_day[:, [*without, -1]]
+        return replace(
+            self,
+            totals=tuple(
+                most + round((whole - most) * weight) for whole, most in zip(self.totals, totals, strict=True)
+            ),
+            by_cluster=by_cluster + (self.by_cluster - by_cluster) * float(weight),
+            by_day=by_day + (self.by_day - by_day) * float(weight),
+        )
 
 
 def subsets(stages: Sequence[Stage]) -> tuple[Coalition, ...]:
@@ -199,19 +219,22 @@ def _collected(calls: Calls, coalitions: tuple[Coalition, ...], cluster: str) ->
         spent=int(spent),
         by_cluster=by_cluster,
         paid=np.asarray(paid["pico"], dtype=np.float64),
-        by_day=_by_day(calls, len(coalitions) - 1),
+        by_day=_by_day(calls, len(coalitions)),
     )
 
 
-def _by_day(calls: Calls, coalition: int) -> NDArray[np.float64]:
-    """What each day saved under a coalition, and what it paid; a day without calls is a row of zeros."""
-    rows = calls.connection.execute(
-        f"""WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
-                          WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
-                 saved AS (SELECT day, sum(pico)::DOUBLE AS pico FROM cluster_saved WHERE coalition = {coalition}
-                           GROUP BY 1),
-                 days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM paid)
-            SELECT coalesce(saved.pico, 0) AS saved, coalesce(paid.pico, 0) AS paid
-            FROM days LEFT JOIN paid USING (day) LEFT JOIN saved USING (day) ORDER BY day"""  # noqa: S608
+def _by_day(calls: Calls, coalitions: int) -> NDArray[np.float64]:
+    """What each day saved under each coalition, and what it paid; a day without calls is a row of zeros."""
+    paid = calls.connection.execute(
+        """WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
+                         WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
+                days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM paid)
+           SELECT day, coalesce(pico, 0) AS pico FROM days LEFT JOIN paid USING (day) ORDER BY day"""
     ).fetchnumpy()
-    return np.column_stack([np.asarray(rows["saved"], dtype=np.float64), np.asarray(rows["paid"], dtype=np.float64)])
+    sums = calls.connection.execute(
+        """SELECT day, coalition, sum(pico)::DOUBLE AS pico FROM cluster_saved WHERE day IS NOT NULL GROUP BY ALL"""
+    ).fetchnumpy()
+    by_day = np.zeros((len(paid["day"]), coalitions + 1))
+    by_day[np.searchsorted(paid["day"], sums["day"]), sums["coalition"]] = sums["pico"]
+    by_day[:, -1] = paid["pico"]
+    return by_day

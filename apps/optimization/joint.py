@@ -13,7 +13,7 @@ from math import factorial
 
 import numpy as np
 
-from apps.llm.pricing import STAGES, Stage
+from apps.llm.pricing import PICO, STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import Coalition, Saved, saved
 from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
@@ -32,11 +32,8 @@ def joint(calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = Fals
     taking, left_out = chosen(strategies, ceilings)
     if not taking:
         return None
-    by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
-    treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
-    replays = [replay_of(each.name) for each in by_stage["prefix"]]
-    found = saved(calls, treatments, replays[0] if replays else None)
-    return _told(found, by_stage, taking, left_out)
+    by_stage = staged(taking)
+    return _told(saved_by(calls, by_stage), by_stage, taking, left_out)
 
 
 def chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strategy], tuple[LeftOut, ...]]:
@@ -52,15 +49,48 @@ def chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strateg
     return taking, tuple(left_out)
 
 
+def _table(strategy: Strategy) -> str:
+    return f"treatment_{strategy.name}"
+
+
+def staged(strategies: Sequence[Strategy]) -> dict[Stage, list[Strategy]]:
+    """The strategies by the stage at which they act; empty where none does."""
+    return {stage: [each for each in strategies if stage_of(each.name) == stage] for stage in STAGES}
+
+
+def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Saved:
+    """What the strategies save under every coalition of their stages.
+
+    A routed call is priced at its own tokens here. What the candidate's answers really cost (longer ones, failures,
+    the router) only their strategies know, so of what routing adds that part counts which they found.
+    """
+    treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
+    weight = _found_share(calls, by_stage["route"]) if by_stage["route"] else Fraction(1)
+    replays = [replay_of(each.name) for each in by_stage["prefix"]]
+    found = saved(calls, treatments, replays[0] if replays else None)
+    return found if weight == 1 else found.weighed("route", weight)
+
+
+def _found_share(calls: Calls, strategies: Sequence[Strategy]) -> Fraction:
+    """What strategies found that they save, as a share of what their calls save at list prices; at most 1."""
+    listed = sum(_alone(calls, each).total(frozenset({stage_of(each.name)})) for each in strategies)
+    found = sum((Fraction(each.saving_usd or 0) * PICO for each in strategies), Fraction(0))
+    return min(found / listed, Fraction(1)) if listed > 0 else Fraction(1)
+
+
+def _alone(calls: Calls, strategy: Strategy) -> Saved:
+    return saved(calls, {stage_of(strategy.name): _table(strategy)})
+
+
 def merged(calls: Calls, stage: Stage, strategies: Sequence[Strategy]) -> str:
     """One relation of what the strategies of a stage change. Where two change the same call, the larger saving wins,
     except that tokens which two of them trim away are trimmed by both."""
     ordered = sorted(strategies, key=lambda each: -(each.saving_usd or 0))
     if len(ordered) == 1:
-        return f"treatment_{ordered[0].name}"
+        return _table(ordered[0])
     columns = {"route": ", model, provider", "trim": ", less_input, less_output"}.get(stage, "")
     rows = " UNION ALL ".join(
-        f"SELECT {place} AS place, call{columns} FROM treatment_{each.name}"  # noqa: S608
+        f"SELECT {place} AS place, call{columns} FROM {_table(each)}"  # noqa: S608
         for place, each in enumerate(ordered)
     )
     if stage == "trim":
@@ -110,11 +140,11 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
     """A strategy that changes calls, with the interval of what it saves alone; any other as it is."""
     if not strategy.saving_usd or strategy.name == LIST_PRICES:
         return strategy
-    stage, table = stage_of(strategy.name), f"treatment_{strategy.name}"
-    if not calls.rows("SELECT 1 FROM duckdb_tables() WHERE table_name = ?", [table]):
-        return strategy
-    found = saved(calls, {stage: table})
-    interval, _ = _interval(found, frozenset({stage}))
+    stage = stage_of(strategy.name)
+    found, coalition = _alone(calls, strategy), frozenset({stage})
+    if stage == "route" and found.total(coalition):
+        found = found.weighed(stage, Fraction(strategy.saving_usd) * PICO / found.total(coalition))
+    interval, _ = _interval(found, coalition)
     return strategy.model_copy(
         update={"low": _scaled(interval.low, found.spent), "high": _scaled(interval.high, found.spent)}
     )
@@ -126,8 +156,9 @@ WEEK = 7  # days of one origin of the backtest
 def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
     """The interval of the share of spend that is saved, never narrower than weeks missed by that were not seen."""
     both = np.column_stack([found.of_clusters(coalition), found.paid])
-    tested = backtest(found.by_day, first=WEEK, horizon=WEEK)
-    moving = stationarity(found.by_day) if len(found.by_day) else None
+    days = found.of_days(coalition)
+    tested = backtest(days, first=WEEK, horizon=WEEK)
+    moving = stationarity(days) if len(days) else None
     drift = Drift(
         verdict=moving.verdict if moving else "unknown",
         p=moving.p if moving else None,

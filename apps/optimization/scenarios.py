@@ -20,13 +20,13 @@ from apps.optimization.changes import Span, changes
 from apps.optimization.coalitions import Coalition, Saved, saved, subsets
 from apps.optimization.duck import quoted
 from apps.optimization.forecast import forecast
-from apps.optimization.joint import chosen, joint, merged
+from apps.optimization.joint import chosen, joint, merged, saved_by, staged
 from apps.optimization.options import Options
 from apps.optimization.overview import spend
 from apps.optimization.readers import is_storable
-from apps.optimization.repeats import LOOK_UP
+from apps.optimization.repeats import look_up_seconds
 from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
-from apps.optimization.simulators import known, replay_of, stage_of
+from apps.optimization.simulators import known
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
 
 DAY = 24 * 3600.0
@@ -201,7 +201,8 @@ def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
 def what_if(calls: Calls, asked: Scenario) -> WhatIf:
     """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
     whole, factor = spend(calls), Decimal(str(1 + asked.growth))
-    moves = _all_moved(calls, asked.moves)
+    calls.connection.execute("CREATE OR REPLACE TEMP TABLE moved_already (call BIGINT)")
+    moves = tuple(_moved(calls, move) for move in asked.moves)
     less = sum((_less(move) for move in moves), Decimal(0))
     spent = in_dollars(whole)
     strategies = [simulator(calls, asked.options()) for simulator in known().values()]
@@ -226,8 +227,8 @@ def what_if(calls: Calls, asked: Scenario) -> WhatIf:
 
 _ASSUMED = (
     "More calls are more of the same: features, models, sizes and hours stay as they are.",
+    "A call moves once, by the first move that names it.",
     "A move asks the same tokens at the other model's list price; whether it answers well enough is not measured.",
-    "A call is moved once, by the first move that is about it.",
     "The share that ways to save bring is that of the calls as they are; moves may change it.",
 )
 
@@ -249,24 +250,17 @@ def _after(moved: Decimal | None, together: Joint | None) -> Decimal | None:
     return (moved * (1 - together.saving_usd / together.spent_usd)).quantize(Decimal("1e-12"))
 
 
-def _all_moved(calls: Calls, moves: Sequence[Move]) -> tuple[Moved, ...]:
-    """The moves in their order; what one has moved, none after it moves again."""
-    found: list[Moved] = []
-    for move in moves:
-        earlier = [number for number, each in enumerate(found) if each.would_cost_usd is not None]
-        found.append(_moved(calls, len(found), move, earlier))
-    return tuple(found)
-
-
-def _moved(calls: Calls, number: int, move: Move, earlier: Sequence[int]) -> Moved:
+def _moved(calls: Calls, move: Move) -> Moved:
+    """What a move would cost, of the calls that no earlier one took."""
     tests = [
         f"{column} = {quoted(value)}" for column, value in (("feature", move.feature), ("model", move.model)) if value
     ]
-    tests += [f"call NOT IN (SELECT call FROM move_{each})" for each in earlier]  # noqa: S608
-    condition = " AND ".join(["billed", "cost_pico IS NOT NULL", *tests])
-    table, provider = f"move_{number}", "NULL" if move.provider is None else quoted(move.provider)
+    condition = " AND ".join(
+        ["billed", "cost_pico IS NOT NULL", "call NOT IN (SELECT call FROM moved_already)", *tests]
+    )
+    provider = "NULL" if move.provider is None else quoted(move.provider)
     calls.connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE {table} AS
+        f"""CREATE OR REPLACE TEMP TABLE move AS
             SELECT call, {quoted(move.to)} AS model, {provider}::VARCHAR AS provider FROM calls WHERE {condition}"""  # noqa: S608
     )
     count, cost, last = calls.row(
@@ -276,7 +270,8 @@ def _moved(calls: Calls, number: int, move: Move, earlier: Sequence[int]) -> Mov
         return _nothing(move, calls=0, cost=0, why="No priced call is of this feature and model.")
     if calls.catalogue.rates(model=move.to, provider=move.provider or "", at=_aware(last)) is None:
         return _nothing(move, calls=count, cost=int(cost), why=f"No price is known for {move.to}.")
-    would = int(cost) - saved(calls, {"route": table}).total(frozenset({"route"}))
+    would = int(cost) - saved(calls, {"route": "move"}).total(frozenset({"route"}))
+    calls.connection.execute("INSERT INTO moved_already SELECT call FROM move")
     return Moved(
         move=move,
         calls=count,
@@ -316,15 +311,15 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
     """Every choice among the stages at which something is proven, and which of them nothing beats."""
     strategies = [simulator(calls, asked.options()) for simulator in known().values()]
     taking, _ = chosen(strategies, asked.ceilings)
-    by_stage = {stage: [each for each in taking if stage_of(each.name) == stage] for stage in STAGES}
+    by_stage = staged(taking)
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
-    replays = [replay_of(each.name) for each in by_stage["prefix"]]
-    found = saved(calls, treatments, replays[0] if replays else None)
+    found = saved_by(calls, by_stage)
     judged = not any(each.up_to for each in by_stage["route"])
     kept = {"route": asked.quality_floor if judged else None, "trim": None}
     if any(each.name == "semantic_cache" for each in by_stage["answer"]):
         kept["answer"] = 1 - asked.false_hits
-    points = [_point(calls, found, stages, treatments, kept) for stages in subsets(list(treatments))]
+    seconds, measured = look_up_seconds(calls)
+    points = [_point(calls, found, stages, treatments, kept, seconds) for stages in subsets(list(treatments))]
     best = [not any(_beats(other, point) for other in points) for point in points]
     return Pareto(
         points=tuple(
@@ -332,7 +327,8 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
         ),
         strategies={stage: tuple(each.name for each in several) for stage, several in by_stage.items() if several},
         assumptions=(
-            f"A cache of answers takes {LOOK_UP * 1000:.0f} ms; a batch is answered within a day.",
+            f"A cache of answers takes {seconds * 1000:,.0f} ms, which is {'measured' if measured else 'assumed'}; "
+            "a batch is answered within a day.",
             "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what "
             "is neither routed, trimmed nor answered for another question keeps all.",
             "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
@@ -341,30 +337,36 @@ def pareto(calls: Calls, asked: Asked) -> Pareto:
 
 
 def _point(
-    calls: Calls, found: Saved, stages: Coalition, treatments: Mapping[Stage, str], kept: Mapping[str, float | None]
+    calls: Calls,
+    found: Saved,
+    stages: Coalition,
+    treatments: Mapping[Stage, str],
+    kept: Mapping[str, float | None],
+    look_up: float,
 ) -> Point:
-    """One choice; `kept` is the share of quality that a stage keeps, where it takes any; None: unknown."""
+    """One choice; `kept` is the share of quality that a stage keeps, where it takes any; None: unknown. `look_up` is in
+    seconds."""
     shares = [kept.get(stage, 1.0) for stage in stages]
     changed = stages & {"route", "trim"}
     return Point(
         stages=tuple(compress(STAGES, (stage in stages for stage in STAGES))),
         cost_usd=in_dollars(found.spent - found.total(stages)),
-        p95_seconds=None if changed else _p95(calls, stages, treatments),
+        p95_seconds=None if changed else _p95(calls, stages, treatments, look_up),
         quality=None if None in shares else prod(share for share in shares if share is not None),
         best=False,
     )
 
 
-def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str]) -> float | None:
+def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str], look_up: float) -> float | None:
     """Seconds within which 95 % of the answers would come, of the calls whose times the log shows."""
     drop, answer, batch = (
         f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"  # noqa: S608
         for stage in ("drop", "answer", "batch")
     )
-    taken = f"CASE WHEN {answer} THEN {LOOK_UP} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
+    taken = f"CASE WHEN {answer} THEN {look_up} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
     found: float | None = calls.row(
         f"""SELECT quantile_cont({taken}, 0.95) FROM calls
-            WHERE status IS DISTINCT FROM 'failed' AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608
+            WHERE status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608
     )[0]
     return found
 

@@ -1,7 +1,10 @@
 """What the offline planner reads out of a request."""
 
+from uuid import uuid4
+
 import pytest
 
+from apps.agents.team.data import arguments_for
 from apps.agents.team.triage import read_request
 
 
@@ -70,6 +73,21 @@ def test_an_impossible_goal_is_not_said_to_be_understood():
 def test_quality_is_kept_when_asked():
     assert read_request("without hurting quality").keep_quality
     assert not read_request("whatever it takes").keep_quality
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keep 98% of the quality and cut the bill by 20%",
+        "save 20 % while keeping 98 % quality",
+        "cut 20 %, quality must stay above 98 percent",
+    ],
+)
+def test_the_quality_to_keep_is_no_goal_but_a_floor(text):
+    read = read_request(text)
+
+    assert (read.goal_percent, read.quality_percent) == (20, 98)
+    assert arguments_for("joint_saving", read, uuid4())["quality_floor"] == 0.98
 
 
 @pytest.mark.parametrize(

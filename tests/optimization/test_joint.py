@@ -253,6 +253,23 @@ def test_cheaper_models_take_part_as_the_ceiling_that_they_are(write, calls_of):
     assert found.saving_usd == swap.saving_usd > 0
 
 
+def test_a_route_saves_what_the_candidates_own_answers_cost_less(write, calls_of):
+    """The candidate writes twenty times as much, so that its list price alone would promise half as much again."""
+    rows = []
+    for n in range(90):
+        question = {"prompt": f"q{n}", "session": f"s{n}", "feature": "chat", "quality": "1"}
+        rows.append(call(**question))
+        rows.append(call(**question, model="gpt-4o-mini", output_tokens=2000))
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        swap = with_interval(calls, simulate(calls, "model_swap_by_task"))
+        found = joint(calls, [swap])
+
+    assert swap.saving_usd == pytest.approx(90 * (Decimal("0.0035") - Decimal("0.00135")), rel=Decimal("1e-9"))
+    assert swap.low <= swap.saving_usd <= swap.high
+    assert found.saving_usd == pytest.approx(swap.saving_usd, rel=Decimal("1e-9"))
+
+
 # --- Intervals -------------------------------------------------------------------------------------------------------
 
 

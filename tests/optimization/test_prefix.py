@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
 from apps.optimization.prefix.replay import FOREVER, Stream, replay
-from apps.optimization.simulators import simulate
+from apps.optimization.simulators import replay_of, simulate
 from tests.optimization.conftest import call
 
 MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
@@ -181,6 +181,24 @@ def test_where_nobody_says_what_was_read_already_the_saving_is_a_ceiling(write, 
 def test_where_a_cache_cannot_help_nothing_is_saved(write, calls_of, rows):
     with calls_of(write("calls.csv", rows), OPENAI) as calls:
         assert simulate(calls, "prefix_cache").saving_usd == 0
+
+
+def test_a_model_whose_cache_takes_longer_prompts_only_saves_nothing_on_these(write, calls_of):
+    haiku = Catalogue([Override(model="claude-haiku-4-5", rates=WRITES)])
+
+    with calls_of(write("calls.csv", [reader(n, model="claude-haiku-4-5") for n in range(20)]), haiku) as calls:
+        assert simulate(calls, "prefix_cache").saving_usd == 0
+
+
+def test_what_one_models_cache_held_is_not_read_from_anothers(write, calls_of):
+    """Six minutes apart, only the log says that anything was read; and the other model has seen none of it."""
+    rows = [reader(n, cached_tokens=2048, minutes=6) for n in range(9)]
+
+    with calls_of(write("calls.csv", rows), OPENAI) as calls:
+        simulate(calls, "prefix_cache")
+        replay_of("prefix_cache")(calls, "SELECT call, 'gpt-4o-mini' AS model, provider FROM calls", "behind")
+
+        assert calls.rows("FROM behind") == []
 
 
 def test_where_writing_costs_more_only_what_was_not_learnt_from_counts(write, calls_of):

@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.optimization.statistics.anomalies import unusual
-from apps.optimization.statistics.backtest import LEVELS, backtest, backtest_policy, coverage, workload
+from apps.optimization.statistics.backtest import backtest, coverage, workload
 from apps.optimization.statistics.bootstrap import (
     Difference,
-    Grouping,
     Interval,
     Ratio,
     block_interval,
-    choose,
     cluster_interval,
     conformal,
     widened,
@@ -97,20 +95,6 @@ def test_blocks_of_time_see_that_neighbours_resemble_each_other():
     assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
-def test_the_finest_grouping_that_carries_the_spend_is_chosen_and_the_others_are_named():
-    found = choose(
-        [
-            Grouping(name="day", clusters=40),
-            Grouping(name="user", clusters=500, covered=0.99),
-            Grouping(name="session", clusters=9000, covered=0.5),
-        ]
-    )
-
-    assert found.grouping.name == "user"
-    assert "session is named on 50% of spend only" in found.why
-    assert choose([Grouping(name="hour", clusters=20)]).grouping is None
-
-
 def test_drift_widens_an_interval_where_the_backtest_has_windows_enough_and_is_named_where_not():
     narrow = Interval(value=10.0, low=9.5, high=10.5, level=0.8, clusters=50)
 
@@ -183,21 +167,6 @@ def test_a_backtest_of_a_steady_share_is_unbiased_and_one_that_jumps_is_seen():
     assert backtest(jumps).bias > 0.03
     assert backtest(jumps).contained[1] < 0.5
     assert len(backtest(jumps).residuals) == 50
-
-
-def test_a_policy_is_judged_on_parts_that_it_has_not_seen():
-    seen = []
-
-    def fit(parts):
-        seen.append(tuple(parts))
-        told = Interval(value=max(parts), low=0.0, high=max(parts), level=0.8, clusters=30)
-        return max(parts), (told,) * len(LEVELS)
-
-    found = backtest_policy([1.0, 2.0, 3.0, 1.0], fit=fit, apply=lambda policy, part: part, first=2)
-
-    assert seen == [(1.0, 2.0), (1.0, 2.0, 3.0)]
-    assert [(w.predicted, w.realised) for w in found.windows] == [(2.0, 3.0), (3.0, 1.0)]
-    assert (found.bias, found.contained) == (0.5, (0.5, 0.5))
 
 
 # --- Decomposition ---------------------------------------------------------------------------------------------------

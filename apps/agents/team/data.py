@@ -96,7 +96,11 @@ def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
     """What a tool is asked: the dataset and, where the tool takes them, the wishes of the request."""
     delays = {delay.feature: delay.may_wait_ms / 1000 for delay in triage.delays}
     limits = {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
-    given: dict[str, Any] = {"waits": delays | limits} if tool in ("joint_saving", "what_if", "pareto") else {}
+    given: dict[str, Any] = {}
+    if tool in ("joint_saving", "what_if", "pareto"):
+        given = {"waits": delays | limits}
+        if triage.quality_percent is not None:
+            given["quality_floor"] = triage.quality_percent / 100
     if tool == "what_if":
         moves = [move.model_dump(exclude_none=True) for move in triage.moves]
         given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}

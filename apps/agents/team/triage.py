@@ -8,10 +8,10 @@ from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
 
 INSTRUCTIONS = """You triage requests about the cost of LLM usage. Say what the person wants: the intent; a saving goal
-in percent if they name one; whether quality must be kept; `delays`, the features that may answer later, and by how
-many milliseconds (0 for one that cannot wait); `limits`, the features whose answers must stay within a time;
-`growth_percent` if use grows or falls; `moves`, if calls shall go to another model. Use only what they wrote; leave out
-the rest.
+in percent if they name one; whether quality must be kept, and how many percent of it; `delays`, the features that may
+answer later, and by how many milliseconds (0 for one that cannot wait); `limits`, the features whose answers must stay
+within a time; `growth_percent` if use grows or falls; `moves`, if calls shall go to another model. Use only what they
+wrote; leave out the rest.
 
 Intents: `savings` how to spend less; `spend` what is spent, on what; `batch`, `duplicates`, `models`, `caching`,
 `retries`, `lengths` (of prompts and answers) for that one way to save; `forecast` what the next weeks cost; `anomalies`
@@ -60,6 +60,12 @@ _WORDS: tuple[tuple[Intent, str], ...] = (
     ("spend", r"\bspen[dt]|\bcost|\bbill|\bbreakdown|\bexpensive|\bpric|\bpay|\bpaid\b|\bmoney|\btokens?\b|\busage"),
 )
 _PERCENT = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:%|percent)", re.IGNORECASE)
+_QUALITY = re.compile(
+    rf"{_NUMBER}{_PER_CENT}\s+(?:of\s+)?(?:(?:the|its|our|my|today's|current)\s+)?(?:quality|accuracy)\b"
+    rf"|\b(?:quality|accuracy)\s+(?:(?:must|should|has to)\s+)?(?:stay|remain|be|is|of)?\s*"
+    rf"(?:at least|at|above|over|of)\s+{_NUMBER}{_PER_CENT}",
+    re.IGNORECASE,
+)
 _NAME = r"[\"'`]?(?<![\w-])(?P<feature>[\w-]{1,100})[\"'`]?"
 _TIME = (
     r"(?P<number>\d{1,9}(?:[.,]\d{1,9})?|an?)\s*"
@@ -105,7 +111,7 @@ _EVERY = frozenset({"all", "everything", "it", "them", "calls", "traffic", "us",
 def read_request(text: str) -> Triage:
     """What can be told from the words alone; the offline planner's triage."""
     past = re.search(r"\bwhy\b", text, re.IGNORECASE)  # what happened is neither wished nor supposed
-    growth, moves, goal = (None, [], None) if past else (_growth(text), _moves(text), _goal(_without_growth(text)))
+    growth, moves, goal = (None, [], None) if past else (_growth(text), _moves(text), _goal(_bare(text)))
     delays, limits = _delays(text), _limits(text)
     intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
     if growth is not None or moves:
@@ -117,6 +123,7 @@ def read_request(text: str) -> Triage:
         understood=_understood(intent, goal),
         goal_percent=goal,
         keep_quality=bool(re.search(r"\bquality\b|\baccura", text, re.IGNORECASE)),
+        quality_percent=_kept_quality(text),
         delays=delays,
         limits=limits,
         growth_percent=growth,
@@ -140,9 +147,15 @@ def _growth(text: str) -> float | None:
     return next((percent for pattern, percent in _TIMES if pattern.search(text)), None)
 
 
-def _without_growth(text: str) -> str:
-    """The text without the percentages by which use grows: they are no goal."""
-    for pattern, _ in _GROWTH:
+def _kept_quality(text: str) -> float | None:
+    found = _QUALITY.search(text)
+    percent = _amount(found[1] or found[2]) if found else None
+    return percent if percent is not None and percent <= 100 else None
+
+
+def _bare(text: str) -> str:
+    """The text without the percentages by which use grows, and of quality to keep: they are no goal."""
+    for pattern in (_QUALITY, *(pattern for pattern, _ in _GROWTH)):
         text = pattern.sub(" ", text)
     return text
 

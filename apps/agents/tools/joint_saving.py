@@ -87,6 +87,8 @@ def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
         else:
             window = spelled_wait(round(1000 * BATCH_WINDOW))
             yield f"{wait}, so its calls are left out of batches, which may take {window}."
+    if "quality_floor" in wishes.parameters():
+        yield f"At least {percent(wishes.quality_floor)} of the quality must be kept where another model answers."
     if wishes.keep:
         yield f"Nothing touches {', '.join(f'**{feature}**' for feature in wishes.keep)}."
     if wishes.candidates is not None:

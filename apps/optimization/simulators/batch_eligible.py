@@ -29,8 +29,7 @@ def batch_eligible(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     _reprice(calls, f"{free_sql(options)} AND {condition}", parameters)
     calls.connection.execute(
         """CREATE OR REPLACE TEMP TABLE treatment_batch_eligible AS
-           SELECT "call" FROM batched WHERE ? AND batch_pico < cost_pico""",
-        [says],
+           SELECT "call" FROM batched WHERE batch_pico < cost_pico"""
     )
     return _result(calls, options, hinted=says)
 

@@ -5,7 +5,7 @@ saving is what the simulated cache costs less than what was paid.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from apps.llm.pricing import Rates
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import saved
+from apps.optimization.latency import latency
 from apps.optimization.overview import FIELDS, part_of, share, spend
 from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
@@ -24,7 +25,7 @@ BLOCK_CHARACTERS = 512  # of a block cut from a text, see `conversion.BLOCK`
 GIVEN_TOKENS = 512  # of a block that the source names
 KNOWN = 0.95  # share of the spend whose calls must say what they read from a cache already
 LEARNT = 0.5  # of the calls, from which is learnt how deep a prompt is worth writing; the saving is of the others
-LATENCY = "Long prompts begin to be answered sooner; the time after the first token stays."
+LATENCY = "Long prompts begin to be answered sooner, by how much these calls cannot show; what comes after stays."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,24 @@ class Rules:
     ttl: float  # seconds since the last use
     source: str
     long_ttl: float | None = None  # for writes at the price of `cached_write_1h`
+    minimums: Mapping[str, int] = field(default_factory=dict)  # of models whose name has this part, else `minimum`
 
+    def of(self, model: str) -> "Rules":
+        """The same for one model."""
+        name = model.lower().replace(".", "-")
+        own = (tokens for part, tokens in self.minimums.items() if part in name)
+        return replace(self, minimum=next(own, self.minimum))
+
+
+# Where sources disagree (Sonnet 4.6: 1,024 or 2,048), the larger one, which saves less.
+_CLAUDE: Mapping[str, int] = {
+    "opus-4-5": 4096,
+    "opus-4-6": 4096,
+    "haiku-4-5": 4096,
+    "sonnet-4-6": 2048,
+    "3-5-haiku": 2048,
+    "3-haiku": 2048,
+}
 
 # By the catalogue's name of the provider. Prices are the catalogue's.
 PROVIDERS: Mapping[str, Rules] = {
@@ -47,9 +65,16 @@ PROVIDERS: Mapping[str, Rules] = {
         step=1,
         ttl=300,
         long_ttl=3600,
-        source="Anthropic, prompt caching: 1,024 tokens or more, 5 minutes or an hour",
+        minimums=_CLAUDE,
+        source="Anthropic, prompt caching: 1,024 to 4,096 tokens by model, 5 minutes or an hour",
     ),
-    "aws": Rules(minimum=1024, step=1, ttl=300, source="Amazon Bedrock, prompt caching: 1,024 tokens, 5 minutes"),
+    "aws": Rules(
+        minimum=1024,
+        step=1,
+        ttl=300,
+        minimums=_CLAUDE,
+        source="Amazon Bedrock, prompt caching: 1,024 to 4,096 tokens by model, 5 minutes",
+    ),
     "google": Rules(minimum=2048, step=1, ttl=300, source="Gemini API, implicit caching: 2,048 tokens"),
     "deepseek": Rules(minimum=64, step=64, ttl=3600, source="DeepSeek, context caching: units of 64 tokens"),
 }
@@ -67,7 +92,10 @@ _CALLS = """
 
 def _replayed(calls: Calls, remaining: str, table: str) -> None:
     """Make `table` of what the caches would read and write for the calls of `remaining` at the models it names."""
-    query = f"""SELECT m.* REPLACE (r.model AS model, coalesce(r.provider, '') AS provider)
+    # What another model's cache held says nothing of this one's.
+    stayed = "r.model = m.model AND coalesce(r.provider, '') = m.provider"
+    query = f"""SELECT m.* REPLACE (r.model AS model, coalesce(r.provider, '') AS provider,
+                                    CASE WHEN {stayed} THEN m.cached_read_tokens ELSE 0 END AS cached_read_tokens)
                 FROM met m JOIN ({remaining}) r ON r.call = m.call"""  # noqa: S608
     _simulate(calls, query, table)
 
@@ -101,6 +129,11 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
         missing=() if known else ("cached_tokens",),
         saving_usd=in_dollars(saving),
         why=None if saving else "The provider's caches hold already what they can.",
+        latency=latency(
+            calls,
+            changed="""SELECT call FROM treatment_prefix_cache t JOIN calls USING (call)
+                       WHERE t.cached_read_tokens > calls.cached_read_tokens""",
+        ),
         detail={
             "calls": met,
             "changed_calls": changed,
@@ -127,7 +160,7 @@ def _simulate(calls: Calls, query: str, table: str) -> None:
         rules = PROVIDERS.get(known.provider) if known else None
         rates = calls.catalogue.rates(model=model, provider=provider, at=datetime.fromtimestamp(moment, tz=UTC))
         if rules and rates and rates.cached_read is not None and rates.cached_read < rates.input:
-            _one_model(calls, table, model, provider, rules, rates)
+            _one_model(calls, table, model, provider, rules.of(model), rates)
 
 
 def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates) -> None:

@@ -3,16 +3,12 @@
 Source: Tashman, "Out-of-sample tests of forecasting accuracy", International Journal of Forecasting 16 (2000).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from apps.optimization.statistics.bootstrap import ENOUGH_CLUSTERS, Floats, Interval, Ratio, cluster_intervals
-
-Part = TypeVar("Part")
-Policy = TypeVar("Policy")
 
 LEVELS = (0.8, 0.95)
 CLUSTER_COUNTS = (30, 60, 120, 300)
@@ -66,25 +62,6 @@ def backtest(sums: Floats, *, first: int = ENOUGH_CLUSTERS, horizon: int = 1) ->
         realised = float(share(rows[origin : origin + horizon].sum(axis=0)))
         windows.append(Window(origin=origin, predicted=intervals[0].value, intervals=intervals, realised=realised))
     return judged([window for window in windows if np.isfinite(window.realised)])
-
-
-def backtest_policy(
-    parts: Sequence[Part],
-    *,
-    fit: Callable[[Sequence[Part]], tuple[Policy, tuple[Interval, ...]]],
-    apply: Callable[[Policy, Part], float],
-    first: int,
-) -> Backtest:
-    """A strategy that learns: `fit` on the parts so far answers the policy and one interval for each of LEVELS.
-
-    The policy is frozen and `apply` says what it brought on the next part, which `fit` has not seen.
-    """
-    windows = []
-    for origin in range(first, len(parts)):
-        policy, intervals = fit(parts[:origin])
-        realised = apply(policy, parts[origin])
-        windows.append(Window(origin=origin, predicted=intervals[0].value, intervals=intervals, realised=realised))
-    return judged(windows)
 
 
 def judged(windows: Sequence[Window]) -> Backtest:

@@ -29,7 +29,6 @@ RESAMPLES = 2000
 ENOUGH_CLUSTERS = 30
 MOST_GROUPS = 1000  # clusters beyond this are folded together: a resample of more says nothing new and costs memory
 SEED = 20260105
-CARRIED = 0.95  # share of spend whose calls must name their cluster
 _NORMAL = NormalDist()
 
 
@@ -96,43 +95,6 @@ class Interval:
     def contains(self, truth: float) -> bool:
         """Whether there is an interval and `truth` lies in it."""
         return self.low is not None and self.high is not None and self.low <= truth <= self.high
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grouping:
-    """One way to put calls into clusters, as the calls carry it."""
-
-    name: Literal["session", "user", "hour", "day"]
-    clusters: int
-    covered: float = 1.0  # share of spend whose calls name theirs, 0-1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The grouping to resample, or None, and the reason in a sentence."""
-
-    grouping: Grouping | None
-    why: str
-
-
-def choose(groupings: Sequence[Grouping]) -> Choice:
-    """The finest grouping whose clusters can be taken for independent.
-
-    Session before user before hour before day. Calls of one session share prompts and fate, so the session is the
-    smallest unit; without it the user stands for it; without both, neighbours in time stand for whatever they share.
-    A grouping that `CARRIED` of the spend does not name, or with fewer than ENOUGH_CLUSTERS clusters, is passed over.
-    """
-    passed: list[str] = []
-    order = ("session", "user", "hour", "day")
-    for each in sorted(groupings, key=lambda grouping: order.index(grouping.name)):
-        if each.covered < CARRIED:
-            passed.append(f"{each.name} is named on {each.covered:.0%} of spend only")
-        elif each.clusters < ENOUGH_CLUSTERS:
-            passed.append(f"{each.name} makes {each.clusters} clusters, too few below {ENOUGH_CLUSTERS}")
-        else:
-            reason = f"Clusters are by {each.name}" + (f": {'; '.join(passed)}." if passed else ".")
-            return Choice(grouping=each, why=reason)
-    return Choice(grouping=None, why=f"No interval: {'; '.join(passed) or 'nothing groups the calls'}.")
 
 
 def cluster_interval(
