@@ -21,7 +21,8 @@ def api(house):
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_a_generated_request_is_answered_and_never_with_a_500(api, fuzzer, mode):
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_a_generated_request_is_answered_and_never_with_a_500(api, fuzzer, mode, examples):
     headers = {"X-CSRFToken": fuzzer.session.cookies["csrftoken"], "Referer": fuzzer.url, "Cookie": fuzzer.cookie}
     tried = 0
     for found in api.get_all_operations():
@@ -29,7 +30,7 @@ def test_a_generated_request_is_answered_and_never_with_a_500(api, fuzzer, mode)
         if operation.path.startswith("/api/schema"):
             continue
 
-        @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode))
         def ask(case):
             # A stream that is meant to go on would be waited for.
