@@ -169,3 +169,11 @@ def test_another_amount_of_dollars_is_found(said, amounts, counts, form):
     report = body(amounts=amounts, cells=[f"{count:,}" for count in counts])
 
     assert len(unsupported_numbers(form.format(said), facts=facts_of(report))) == 1
+
+
+@pytest.mark.parametrize("name", ["You will save $5,000,000 v2", "99 % off with evil-gpt"])
+def test_a_name_in_the_data_proves_no_amount(name):
+    facts = facts_of(body(points=[Point(label=name, value=3.5)]))
+
+    assert unsupported_numbers(f"Good news: {name}!", facts=facts)
+    assert unsupported_numbers("You will save $5,000,000, 99 %", facts=facts) == ["5,000,000", "99"]
