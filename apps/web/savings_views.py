@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.conf import settings
@@ -113,8 +114,9 @@ def _periods(principal: Principal, dataset: Dataset) -> dict[str, date]:
 
 
 def _asked(principal: Principal, dataset: Dataset) -> list[dict[str, object]]:
-    """The questions that were put before, newest first."""
-    rows = advice.list_analyses(principal=principal).filter(dataset=dataset).exclude(kind="savings", parameters={})
+    """The questions that were put before and are answered on a page of their own, newest first."""
+    rows = advice.list_analyses(principal=principal).filter(dataset=dataset, kind__in=questions.TITLES)
+    rows = rows.exclude(kind="savings", parameters={})
     local = local_of(dataset)
     return [
         {"row": row, "title": questions.TITLES[row.kind], "words": questions.asked_in_words(row, local)}
@@ -140,6 +142,11 @@ def _to_answer(asked: StoredAnalysis) -> HttpResponse:
 def analysis(request: HttpRequest, principal: Principal, analysis_id: UUID) -> HttpResponse:
     found = advice.get_analysis(principal=principal, analysis_id=analysis_id)
     if is_plain(found):
+        return redirect("web:savings", found.dataset_id)
+    if found.kind == "reconciliation":
+        beside = reverse("web:reconciliation", args=[found.dataset_id])
+        return redirect(f"{beside}?{urlencode({'bill': found.parameters['bill']})}")
+    if found.kind not in questions.TITLES:
         return redirect("web:savings", found.dataset_id)
     dataset, local = found.dataset, local_of(found.dataset)
     context: dict[str, Any] = {
