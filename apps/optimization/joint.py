@@ -142,7 +142,9 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
         return strategy
     stage = stage_of(strategy.name)
     found, coalition = _alone(calls, strategy), frozenset({stage})
-    if stage == "route" and found.total(coalition):
+    if not found.total(coalition):
+        return strategy  # a ceiling on calls of which nobody says that they may change
+    if stage == "route":
         found = found.weighed(stage, Fraction(strategy.saving_usd) * PICO / found.total(coalition))
     interval, _ = _interval(found, coalition)
     return strategy.model_copy(

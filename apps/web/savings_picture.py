@@ -79,7 +79,7 @@ class Savings:
     proven: tuple[Item, ...]
     ceilings: tuple[Item, ...]
     unknown: tuple[Item, ...]
-    nothing: tuple[str, ...]  # titles of what was computed and saves nothing
+    nothing: tuple[Strategy, ...]  # what was computed and saves nothing
     forecast: Forecast
     forecast_chart: dict[str, Any] | None
     beaten: str  # the baseline that the forecast has to beat; empty where it was not tried
@@ -105,7 +105,7 @@ def draw(result: Mapping[str, Any], dataset: Dataset) -> Savings:
         proven=_items(each for each in known if each.saving_usd and not each.up_to),
         ceilings=_items(each for each in known if each.saving_usd and each.up_to),
         unknown=_items(each for each in found.strategies if each.saving_usd is None),
-        nothing=tuple(each.title for each in known if not each.saving_usd),
+        nothing=tuple(each for each in known if not each.saving_usd),
         forecast=found.forecast,
         forecast_chart=_forecast(found.forecast, real, local),
         beaten=beaten(found.forecast, local),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.conf import settings
@@ -113,7 +114,7 @@ def _periods(principal: Principal, dataset: Dataset) -> dict[str, date]:
 
 
 def _asked(principal: Principal, dataset: Dataset) -> list[dict[str, object]]:
-    """The questions that were put before, newest first."""
+    """The questions that were put before and are answered on a page of their own, newest first."""
     rows = advice.list_analyses(principal=principal).filter(dataset=dataset, kind__in=questions.TITLES)
     rows = rows.exclude(kind="savings", parameters={})
     local = local_of(dataset)
@@ -140,7 +141,12 @@ def _to_answer(asked: StoredAnalysis) -> HttpResponse:
 @page
 def analysis(request: HttpRequest, principal: Principal, analysis_id: UUID) -> HttpResponse:
     found = advice.get_analysis(principal=principal, analysis_id=analysis_id)
-    if is_plain(found) or found.kind not in questions.TITLES:
+    if is_plain(found):
+        return redirect("web:savings", found.dataset_id)
+    if found.kind == "reconciliation":
+        beside = reverse("web:reconciliation", args=[found.dataset_id])
+        return redirect(f"{beside}?{urlencode({'bill': found.parameters['bill']})}")
+    if found.kind not in questions.TITLES:
         return redirect("web:savings", found.dataset_id)
     dataset, local = found.dataset, local_of(found.dataset)
     context: dict[str, Any] = {

@@ -247,7 +247,7 @@ def test_without_prompts_it_is_said_what_is_missing(write, calls_of):
     with calls_of(write("calls.csv", [call()])) as calls:
         found = simulate(calls, "prefix_cache")
 
-    assert (found.saving_usd, found.missing) == (None, ("prompt", "started_at"))
+    assert (found.saving_usd, found.missing) == (None, ("prompt",))
 
 
 @pytest.mark.skipif(not MOONCAKE.exists(), reason="the public Mooncake trace is not at ../shared/data")

@@ -5,7 +5,8 @@ from importlib import import_module
 
 import pytest
 
-from apps.optimization.joint import joint
+from apps.agents.tools import exact_cache
+from apps.optimization.joint import joint, with_interval
 from apps.optimization.latency import latency
 from apps.optimization.options import Options
 from apps.optimization.results import Times
@@ -206,6 +207,46 @@ def test_the_owner_says_which_feature_may_wait_and_which_nobody_touches(write, c
     assert (found.saving_usd, found.up_to, found.evidence) == (COST / 2, False, "E2")
     assert found.detail["silent_share_of_spend"] == pytest.approx(1 / 3, abs=1e-6)
     assert kept.saving_usd == 0
+    assert found.why == "Of 33.3% of the spend nobody says whether it can wait; that is not counted."
+
+
+def test_a_ceiling_of_calls_that_no_way_changes_has_no_interval_of_nothing(write, calls_of):
+    rows = [call(timestamp=f"2026-10-{day:02d}T12:00:00Z", interactive="") for day in range(1, 22)]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = with_interval(calls, simulate(calls, "batch_eligible"))
+
+    assert (found.saving_usd, found.up_to) == (21 * COST / 2, True)
+    assert (found.low, found.high) == (None, None)
+
+
+def test_a_cache_that_saves_nothing_tells_which_rules_would(write, calls_of):
+    rows = [at(n, prompt="q", user=str(n)) for n in range(1, 5)]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found, headline = simulate(calls, "exact_cache"), exact_cache.measure(calls).headline
+        shared = simulate(calls, "exact_cache", Options(answers_shared=True))
+
+    assert found.saving_usd == 0
+    assert found.why == ("Other rules would save more: $0.0105 with answers given to everybody and kept for an hour.")
+    assert headline.endswith(found.why)
+    assert (shared.saving_usd, shared.why) == (3 * COST, None)
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing", "why"),
+    [
+        ([call(prompt="short")], (), "No prompt has 512 characters"),
+        ([call(prompt="x" * 600, timestamp="")], ("started_at",), "No call with the blocks of its prompt has a time"),
+        ([call(prompt="")], ("prompt",), "No call shows its prompt"),
+    ],
+)
+def test_what_a_providers_cache_lacks_is_only_what_the_calls_lack(write, calls_of, rows, missing, why):
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = simulate(calls, "prefix_cache")
+
+    assert (found.saving_usd, found.missing) == (None, missing)
+    assert found.why.startswith(why)
 
 
 def test_an_answer_that_streams_is_never_batched(write, calls_of):

@@ -449,6 +449,26 @@ def test_what_was_asked_before_is_listed_beside_the_forms(sample, analysed, clie
     assert ['name="growth"' in each for each in html.values()] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("kind", "parameters", "to"),
+    [("sufficiency", {}, "/savings/"), ("reconciliation", {"bill": "b"}, "/reconciliation/?bill=b")],
+)
+def test_what_only_the_chat_asks_is_no_row_of_the_list_and_has_its_place(
+    sample, analysed, client_for, alice, vera, page_of, kind, parameters, to
+):
+    asked = StoredAnalysis.objects.create(
+        organization_id=sample.organization_id,
+        dataset=sample,
+        created_by=alice.pk,
+        kind=kind,
+        parameters=parameters,
+        state="ready",
+    )
+
+    assert "Asked before" not in page_of("vera", savings_of(sample))
+    assert client_for(vera).get(f"/analyses/{asked.pk}/").headers["Location"] == f"/data/{sample.pk}{to}"
+
+
 @pytest.fixture
 def bill(imported, alice, as_principal) -> Dataset:
     content = json.dumps(openai_page(openai_cost(1), openai_cost(0.5, "web search tool calls"), start=1767830400))

@@ -48,9 +48,10 @@ def _headline(found: Strategy) -> str:
         f" {each['repeats']:,} more do so with {each['because']}, where a cache takes something away."
         for each in found.detail["apart"]
     )
+    remark = f" {found.why}" if found.why else ""
     if not repeats:
-        return f"No call repeats one that its user made within the hour before, word for word.{apart}"
-    return f"{repeats:,} calls repeat one that their user made within the hour before, word for word.{apart}"
+        return f"No call repeats one that its user made within the hour before, word for word.{apart}{remark}"
+    return f"{repeats:,} calls repeat one that their user made within the hour before, word for word.{apart}{remark}"
 
 
 async def run(context: UserExecutionContext, arguments: OnDataset) -> Measurement:

@@ -70,17 +70,20 @@ def _result(calls: Calls, options: Options, *, hinted: bool) -> Strategy:
                   coalesce(sum(cost_pico) FILTER (batch_pico IS NULL), 0) FROM batched"""
     )
     eligible = known_cost(count, cost)
+    silent = _silent_share(calls, options)
     detail = {
         "eligible_calls": count,
         "eligible_unpriced": unpriced,
         "eligible_usd": usd(eligible),
         "eligible_share_of_spend": part_of(eligible, spend(calls)),
         "without_known_batch_price_usd": None if eligible is None else usd(unlisted),
-        "silent_share_of_spend": _silent_share(calls, options),
+        "silent_share_of_spend": silent,
         "by_feature": _groups(calls, "feature"),
         "by_model": _groups(calls, "model"),
     }
     missing, remarks = _lacking(count, unpriced, eligible, int(unlisted))
+    if hinted and silent and not missing:
+        remarks = (*remarks, f"Of {silent:.1%} of the spend nobody says whether it can wait; that is not counted.")
     return _strategy(
         saving_usd=in_dollars(known_cost(count, saving)),
         up_to=not hinted,

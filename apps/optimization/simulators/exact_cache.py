@@ -1,10 +1,14 @@
 """Answer a call that repeats an earlier one, word for word, from a cache."""
 
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apps.llm.amounts import spell_dollars
 from apps.optimization.calls import Calls
 from apps.optimization.latency import latency
 from apps.optimization.overview import known_cost, part_of, spend
@@ -128,11 +132,13 @@ def _result(
     )
     covered = calls.row("SELECT count(*), sum(cost_pico) FROM calls WHERE billed AND prompt_hash IS NOT NULL")
     seconds, measured = look_up_seconds(calls)
+    amount = in_dollars(known_cost(repeats, saving))
+    remarks = (priceless(unpriced, repeats, "repeats"), _dearer(amount, choices))
     return _strategy(
         options,
-        saving_usd=in_dollars(known_cost(repeats, saving)),
+        saving_usd=amount,
         missing=("price",) if repeats and unpriced == repeats else (),
-        why=priceless(unpriced, repeats, "repeats"),
+        why=" ".join(filter(None, remarks)) or None,
         latency=latency(
             calls, changed='SELECT "call" FROM treatment_exact_cache', seconds=str(seconds), first=str(seconds)
         ),
@@ -153,6 +159,31 @@ def _result(
             "top": _most_repeated(calls),
         },
     )
+
+
+def _dearer(saving: Decimal | None, choices: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the best choice within each scope would save, where that is more than what is counted.
+
+    >>> choice = {"shared": True, "kept_seconds": None, "repeats": 4, "saving_usd": "3.5"}
+    >>> _dearer(Decimal(1), [choice])
+    'Other rules would save more: $3.50 with answers given to everybody and kept for good.'
+    >>> _dearer(Decimal("3.5"), [choice]), _dearer(None, [choice])
+    (None, None)
+    """
+    if saving is None:
+        return None
+    said, most = [], saving
+    for shared in (False, True):
+        amounts = [
+            (Decimal(each["saving_usd"]), each["kept_seconds"])
+            for each in choices
+            if each["shared"] is shared and each["saving_usd"] is not None
+        ]
+        best, kept = max(amounts, key=itemgetter(0), default=(most, None))
+        if best > most:
+            whom, most = "everybody" if shared else "the same user", best
+            said.append(f"{spell_dollars(best)} with answers given to {whom} and kept {life(kept)}")
+    return f"Other rules would save more: {', '.join(said)}." if said else None
 
 
 def _most_repeated(calls: Calls) -> list[dict[str, Any]]:

@@ -109,8 +109,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     if not met:
         return _strategy(
             saving_usd=None,
-            missing=("prompt", "started_at"),
-            why="No call shows its prompt or the blocks of it, so what prompts have in common cannot be told.",
+            **_unknown(calls),
         )
     _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
     found = saved(calls, {"prefix": "treatment_prefix_cache"})
@@ -144,6 +143,22 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             "rules": {provider: rules.source for provider, rules in PROVIDERS.items()},
         },
     )
+
+
+def _unknown(calls: Calls) -> dict[str, Any]:
+    """Why no call could be replayed, and the fields that are missing."""
+    blocks, texts, times = calls.row(
+        """SELECT count(*) FILTER (len(blocks) > 0), count(*) FILTER (prompt_characters > 0), count(started_at)
+           FROM calls WHERE billed"""
+    )
+    missing = (() if blocks or texts else ("prompt",)) + (() if times else ("started_at",))
+    if texts and not blocks:
+        why = f"No prompt has {BLOCK_CHARACTERS} characters; what shorter ones have in common is not looked at."
+    elif blocks:
+        why = "No call with the blocks of its prompt has a time and a known price."
+    else:
+        why = "No call shows its prompt or the blocks of it, so what prompts have in common cannot be told."
+    return {"missing": missing, "why": why}
 
 
 def _simulate(calls: Calls, query: str, table: str) -> None:
