@@ -97,8 +97,8 @@ def _capture_rate(calls: Calls, bill: UUID | None, analysis: StoredAnalysis) -> 
 
 KINDS: dict[str, Kind] = {
     "savings": Kind(asked=Asked, compute=_savings),
-    "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, __: what_if(calls, asked)),
-    "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, __: pareto(calls, asked)),
+    "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, tell: what_if(calls, asked, tell)),
+    "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, tell: pareto(calls, asked, tell)),
     "sufficiency": Kind(asked=Beside, compute=_sufficiency),
     "reconciliation": Kind(asked=BesideBill, compute=_reconciliation),
     "changes": Kind(asked=Periods, compute=lambda calls, asked, _, __: compare_periods(calls, asked)),
