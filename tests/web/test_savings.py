@@ -273,7 +273,9 @@ def test_dismissed_advice_is_named_and_no_longer_offered(sample, analysed, clien
 
 def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
     row = Recommendation.objects.first()
-    Recommendation.objects.filter(pk=row.pk).update(state="adopted", adopted_at=datetime(2026, 11, 3, tzinfo=UTC))
+    Recommendation.objects.filter(pk=row.pk).update(
+        state="adopted", adopted_at=datetime(2026, 11, 3, tzinfo=UTC), detail=row.detail | {"up_to": True}
+    )
     assert "Not measured yet" in page_of("vera", savings_of(sample))
     row.outcomes.add(
         Outcome(
@@ -290,7 +292,7 @@ def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
     html = page_of("vera", savings_of(sample))
 
     assert "Not measured yet" not in html
-    for told in ("$2.50", "$1.25", "420 calls", "fell short"):
+    for told in ("up to $2.50", "$1.25", "420 calls", "fell short"):
         assert told in html
 
 
