@@ -85,7 +85,9 @@ def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0
-    sums = _sums(calls, {stage_of(strategy.name): f"treatment_{strategy.name}"}, since)
+    counted = strategy.detail.get("counted_since")
+    learnt = None if counted is None else datetime.fromisoformat(counted).date()
+    sums = _sums(calls, {stage_of(strategy.name): f"treatment_{strategy.name}"}, since, learnt)
     each = _by_feature(sums.sum(axis=0))
     if not each[:, _AFTER].sum() or not _could(each).any():
         return 0
@@ -102,9 +104,9 @@ def _predicted(each: Floats) -> float:
     return float(np.where(_could(each), without * share, 0).sum())
 
 
-def _sums(calls: Calls, treatments: dict[Stage, str], since: date) -> NDArray[np.float64]:
+def _sums(calls: Calls, treatments: dict[Stage, str], since: date, learnt: date | None = None) -> NDArray[np.float64]:
     """A row per cluster, and for each feature: could be saved before, spent before, could be saved since, spent since;
-    pico-dollars."""
+    pico-dollars. Days until `learnt` are left out: a strategy that learns from them counts nothing on them."""
     features = [
         name
         for (name,) in calls.rows(
@@ -120,16 +122,17 @@ def _sums(calls: Calls, treatments: dict[Stage, str], since: date) -> NDArray[np
     saved(calls, treatments, cluster=both)
     rows = calls.connection.execute(
         f"""WITH spent AS (SELECT {both} AS cluster, started_at::DATE >= $1 AS since, sum(cost_pico) AS pico
-                           FROM calls WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY ALL),
+                           FROM calls WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL
+                             AND ($2 IS NULL OR started_at::DATE > $2) GROUP BY ALL),
                  kept AS (SELECT cluster, day >= $1 AS since, sum(pico) AS pico FROM cluster_saved
-                          WHERE coalition = 1 GROUP BY ALL)
+                          WHERE coalition = 1 AND ($2 IS NULL OR day > $2) GROUP BY ALL)
             SELECT s.cluster // {width} AS cluster, (s.cluster % {width})::INTEGER AS feature,
                    coalesce(sum(k.pico) FILTER (NOT s.since), 0)::DOUBLE AS before_saved,
                    coalesce(sum(s.pico) FILTER (NOT s.since), 0)::DOUBLE AS before,
                    coalesce(sum(k.pico) FILTER (s.since), 0)::DOUBLE AS after_saved,
                    coalesce(sum(s.pico) FILTER (s.since), 0)::DOUBLE AS after
             FROM spent s LEFT JOIN kept k USING (cluster, since) GROUP BY ALL ORDER BY ALL""",  # noqa: S608
-        [since],
+        [since, learnt],
     ).fetchnumpy()
     clusters, place = np.unique(rows["cluster"], return_inverse=True)
     sums = np.zeros((len(clusters), width, 4))

@@ -1,13 +1,16 @@
 """The bill as a whole: what there is, what it cost, and how much of that is known."""
 
+from typing import Any
+
 from apps.optimization.calls import Calls
 from apps.optimization.prices import assumed_share
-from apps.optimization.results import Overview, Tokens, in_dollars
+from apps.optimization.results import Overview, Tokens, in_dollars, usd
 from apps.optimization.results import part_of as part_of
 from apps.optimization.results import share as share
 
 SHOWN_UNPRICED = 20  # models
 SHOWN_MODELS = 50
+SHOWN_FEATURES = 20
 
 # Field -> the condition under which a call carries it, in a form that the analyses can use.
 FIELDS = {
@@ -93,6 +96,16 @@ def known_cost(calls: int, cost: int | None) -> int | None:
     if cost is None:
         return None if calls else 0
     return int(cost)
+
+
+def by_feature(calls: Calls, costs: str, treatment: str) -> list[dict[str, Any]]:
+    """The calls of `treatment` by feature, at their whole cost in the table `costs`; the dearest SHOWN_FEATURES."""
+    found = calls.rows(
+        f"""SELECT feature, count(*), sum(cost_pico) FROM {costs} JOIN {treatment} USING ("call")
+            GROUP BY 1 ORDER BY 3 DESC NULLS LAST, 1 LIMIT ?""",  # noqa: S608
+        [SHOWN_FEATURES],
+    )
+    return [{"feature": feature, "calls": count, "saving_usd": usd(cost)} for feature, count, cost in found]
 
 
 def tokens(sums: tuple[int | None, ...]) -> Tokens:

@@ -85,7 +85,7 @@ def _written(analysis: StoredAnalysis, strategy: Mapping[str, Any], record: list
         "saving_usd": saving,
         "low_usd": strategy["low"],
         "high_usd": strategy["high"],
-        "monthly_usd": monthly(saving, result["overview"]),
+        "monthly_usd": monthly(saving, result["overview"], strategy["detail"].get("counted_since")),
         "evidence": strategy["evidence"],
         "sufficiency": assessed["score"],
         "sufficiency_state": assessed["state"],
@@ -97,9 +97,9 @@ def _written(analysis: StoredAnalysis, strategy: Mapping[str, Any], record: list
     }
 
 
-def monthly(saving: Decimal, overview: Mapping[str, Any]) -> Decimal | None:
-    """A saving on a log as dollars for 30 days of the same; None where the log is shorter than a week."""
-    first, last = overview["first_call_at"], overview["last_call_at"]
+def monthly(saving: Decimal, overview: Mapping[str, Any], since: str | None = None) -> Decimal | None:
+    """A saving on a log, or on its calls `since` a moment, as dollars for 30 days of the same; None below a week."""
+    first, last = since or overview["first_call_at"], overview["last_call_at"]
     if first is None or last is None:
         return None
     length = datetime.fromisoformat(last) - datetime.fromisoformat(first)

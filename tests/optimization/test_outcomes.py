@@ -42,12 +42,11 @@ def measured(import_dataset, alice, acme):
         made = Recommendation.objects.create(
             organization=acme,
             dataset=dataset,
-            strategy="batch_eligible",
             saving_usd=10,
             sufficiency=90,
             confidence=0.9,
             state="adopted",
-            **{"low_usd": 9, "adopted_at": DAY} | more,
+            **{"strategy": "batch_eligible", "low_usd": 9, "adopted_at": DAY} | more,
         )
         with open_dataset(dataset) as calls:
             outcomes.measure(dataset, calls)
@@ -97,6 +96,29 @@ def test_a_changed_mix_of_features_is_no_failure(measured):
 
     assert found.realised_usd == pytest.approx(14 * 40 * COST / 2, rel=Decimal("1e-6"))
     assert found.held
+
+
+def test_what_was_only_learnt_from_is_no_spend_that_could_not_be_saved(measured):
+    """The first half of the calls tells how deep to write; nothing is counted on them, and so they are not compared."""
+    book = "".join(chr(97 + n * 7 % 26) for n in range(8192))
+    rows = [
+        call(
+            model="claude-sonnet-4-5",
+            timestamp=f"2026-10-{day:02}T10:{n:02}:00Z",
+            prompt=book,
+            input_tokens=2048,
+            output_tokens=0,
+            cached_tokens=2048 if day > 20 and n else 0,
+            session=f"s{day}-{n}",
+        )
+        for day in range(1, 31)
+        for n in range(20)
+    ]
+
+    found = measured(rows, strategy="prefix_cache", adopted_at=datetime(2026, 10, 21, tzinfo=UTC))
+
+    # Of ten days with twenty calls each, all but the first of a day were read at a tenth of the input's price.
+    assert found.realised_usd == pytest.approx(10 * 19 * 2048 * Decimal("2.7") / 10**6, rel=Decimal("0.05"))
 
 
 def test_before_there_are_calls_since_nothing_is_measured(measured):

@@ -7,6 +7,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from apps.optimization.statistics.bootstrap import students_t
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 CONFIDENCE = 0.95  # one-sided
@@ -48,21 +50,6 @@ def non_inferior(new: Floats, old: Floats, clusters: Ints, *, floor: float, conf
     error = sqrt((count + 1) / count * float(residuals @ residuals)) / pairs
     lower = mean - students_t(confidence, freedom=count) * error
     return Bound(mean=float(difference.mean()), lower=float(lower), clusters=count)
-
-
-def students_t(probability: float, *, freedom: int) -> float:
-    """The quantile of Student's t; the expansion of Abramowitz and Stegun 26.7.5, within 1 % from 3 degrees on at 95 %.
-
-    >>> round(students_t(0.95, freedom=5), 2), round(students_t(0.95, freedom=1000), 3)
-    (2.01, 1.646)
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return float(z + sum(term / freedom**power for power, term in enumerate(terms, 1)))
 
 
 def required_pairs(*, variance: float, margin: float) -> int:

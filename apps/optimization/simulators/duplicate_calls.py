@@ -6,13 +6,12 @@ import numpy as np
 
 from apps.optimization.calls import Calls
 from apps.optimization.latency import without
-from apps.optimization.overview import known_cost, spend
+from apps.optimization.overview import by_feature, known_cost, spend
 from apps.optimization.repeats import NOBODY, OWNER, SAME, served_by
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
 MOMENTS = 2  # seconds after its start in which a request sent again is taken for the same one, also if answered already
-SHOWN = 20
 LATENCY = "Who sent it twice gets the first one's answer, which comes no later; the second one's time is gone."
 # Several answers to one question are wanted above temperature 0, and in a batch nobody clicks twice.
 _SENT = """
@@ -91,18 +90,9 @@ def _result(calls: Calls, owned: int) -> Strategy:
             "calls_with_owner": owned,
             "above_temperature_zero": warm,
             "above_temperature_zero_usd": usd(known_cost(warm, warm_saving)) if warm else None,
-            "by_feature": _by_feature(calls),
+            "by_feature": by_feature(calls, "sent", "treatment_duplicate_calls"),
         },
     )
-
-
-def _by_feature(calls: Calls) -> list[dict[str, Any]]:
-    found = calls.rows(
-        """SELECT feature, count(*), sum(cost_pico) FROM sent JOIN treatment_duplicate_calls USING ("call")
-           GROUP BY 1 ORDER BY 3 DESC NULLS LAST, 1 LIMIT ?""",
-        [SHOWN],
-    )
-    return [{"feature": feature, "calls": count, "saving_usd": usd(cost)} for feature, count, cost in found]
 
 
 def _strategy(**more: Any) -> Strategy:

@@ -111,7 +111,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             saving_usd=None,
             **_unknown(calls),
         )
-    _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
+    since = _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
     found = saved(calls, {"prefix": "treatment_prefix_cache"})
     covered, told = calls.row(
         f"""SELECT sum(cost_pico), sum(cost_pico) FILTER ({FIELDS["cached_tokens"]}) FROM calls
@@ -138,6 +138,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             "changed_calls": changed,
             "read_tokens": int(read or 0),
             "read_tokens_achieved": int(achieved or 0),
+            "counted_since": None if since is None else datetime.fromtimestamp(since, tz=UTC).isoformat(),
             "covered_usd": usd(covered),
             "covered_share_of_spend": part_of(covered, spend(calls)),
             "rules": {provider: rules.source for provider, rules in PROVIDERS.items()},
@@ -161,13 +162,17 @@ def _unknown(calls: Calls) -> dict[str, Any]:
     return {"missing": missing, "why": why}
 
 
-def _simulate(calls: Calls, query: str, table: str) -> None:
-    """Replay the calls of `query` through the caches of their providers into `table`."""
+def _simulate(calls: Calls, query: str, table: str) -> float | None:
+    """Replay the calls of `query` through the caches of their providers into `table`.
+
+    Answers since when the calls of every model count, in seconds since 1970; None where nothing was learnt first.
+    """
     calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {query} ORDER BY began, call")
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE {table} (call BIGINT, cached_read_tokens BIGINT, cached_write_tokens BIGINT,
             cached_write_1h_tokens BIGINT)"""
     )
+    since: list[float] = []
     for model, provider, moment in calls.rows(
         "SELECT model, provider, max(began) FROM asked GROUP BY 1, 2 ORDER BY 1, 2"
     ):
@@ -175,11 +180,13 @@ def _simulate(calls: Calls, query: str, table: str) -> None:
         rules = PROVIDERS.get(known.provider) if known else None
         rates = calls.catalogue.rates(model=model, provider=provider, at=datetime.fromtimestamp(moment, tz=UTC))
         if rules and rates and rates.cached_read is not None and rates.cached_read < rates.input:
-            _one_model(calls, table, model, provider, rules.of(model), rates)
+            counted = _one_model(calls, table, model, provider, rules.of(model), rates)
+            since += [] if counted is None else [counted]
+    return max(since, default=None)
 
 
-def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates) -> None:
-    """Add to `table` what one model's cache would do for the calls that ask it."""
+def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates) -> float | None:
+    """Add to `table` what one model's cache would do; since when its calls count, where not all of them do."""
     of_model, named = "FROM asked WHERE model = ? AND provider = ?", [model, provider]
     rows = calls.connection.execute(
         f"""SELECT call, began, usable_at, input_tokens, cached_read_tokens, len(blocks) AS many, block_tokens
@@ -188,14 +195,15 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     ).fetchnumpy()
     names = calls.connection.execute(f"SELECT hash(unnest(blocks), key) AS name {of_model}", named).fetchnumpy()["name"]
     stream, offsets = _stream(rows, names)
+    learnt = None
     if rates.cached_write is not None and rates.cached_write > rates.input:
         read, written, long = _paid_writes(stream, offsets, rows["input_tokens"], rules, rates)
-        changed = np.arange(len(read)) >= int(LEARNT * len(read))
+        learnt = int(LEARNT * len(read))
     else:
         live = replay(stream, ttl=rules.ttl).tokens
         read = np.maximum(_readable(live, rows["input_tokens"], rules), rows["cached_read_tokens"])
-        written, long, changed = np.zeros_like(read), False, np.ones(len(read), dtype=bool)
-    changed &= read + written > 0
+        written, long = np.zeros_like(read), False
+    changed = (np.arange(len(read)) >= (learnt or 0)) & (read + written > 0)
     columns = {
         "call": rows["call"][changed],
         "read": read[changed],
@@ -205,6 +213,7 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     calls.connection.register("replayed", columns)  # not as parameters: millions of them would be objects of Python
     calls.connection.execute(f"INSERT INTO {table} SELECT call, read, written, of_hour FROM replayed")  # noqa: S608
     calls.connection.unregister("replayed")
+    return None if learnt is None else float(rows["began"][learnt])
 
 
 def _paid_writes(

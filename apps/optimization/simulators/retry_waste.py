@@ -4,12 +4,11 @@ from typing import Any
 
 from apps.optimization.calls import Calls
 from apps.optimization.latency import without
-from apps.optimization.overview import known_cost, spend
+from apps.optimization.overview import by_feature, known_cost, spend
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
 WINDOW = 600  # seconds in which the same question of the same user or trace is the same request
-SHOWN = 20
 LATENCY = "Nobody waits longer; a repeat that is not made again frees its own time only."
 # What the caller could have known before asking, told by the words that providers and gateways use.
 _KINDS = """CASE
@@ -83,7 +82,7 @@ def _result(calls: Calls) -> Strategy:
             "avoidable_calls": count,
             "failures_without_a_bill": unbilled,
             "by_kind": _by_kind(calls),
-            "by_feature": _by_feature(calls),
+            "by_feature": by_feature(calls, "attempts", "treatment_retry_waste"),
         },
     )
 
@@ -103,15 +102,6 @@ def _by_kind(calls: Calls) -> list[dict[str, Any]]:
         }
         for kind, count, retried, cost in found
     ]
-
-
-def _by_feature(calls: Calls) -> list[dict[str, Any]]:
-    found = calls.rows(
-        """SELECT feature, count(*), sum(cost_pico) FROM attempts JOIN treatment_retry_waste USING ("call")
-           GROUP BY 1 ORDER BY 3 DESC NULLS LAST, 1 LIMIT ?""",
-        [SHOWN],
-    )
-    return [{"feature": feature, "calls": count, "saving_usd": usd(cost)} for feature, count, cost in found]
 
 
 def _strategy(**more: Any) -> Strategy:

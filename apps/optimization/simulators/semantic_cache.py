@@ -1,6 +1,7 @@
 """Answer a call that asks nearly what an earlier one asked; only as far as the answers show that this is safe."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,15 @@ def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     if asked is None:
         return _strategy(options, **facts)
     partners = _replay(asked, forever(options.answers_kept))
-    first = asked.began < np.median(asked.began)
+    middle = float(np.median(asked.began))
+    first = asked.began < middle
     curve = [_point(asked, partners, place, first) for place in range(len(THRESHOLDS))]
-    detail = facts | {"made_from": asked.made_from, "allowed": options.false_hits, "curve": [told for told, _ in curve]}
+    detail = facts | {
+        "made_from": asked.made_from,
+        "allowed": options.false_hits,
+        "counted_since": datetime.fromtimestamp(middle, tz=UTC).isoformat(),
+        "curve": [told for told, _ in curve],
+    }
     if not (asked.answer >= 0).any():
         return _strategy(
             options,

@@ -248,16 +248,23 @@ def _too_few(clusters: int) -> str:
 
 def _tails(level: float, clusters: int) -> tuple[float, float]:
     """Quantiles to read, moved outwards as Student's t is wider than the normal (Hesterberg 2015, 5.2)."""
-    low = _NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * _student((1 + level) / 2, clusters - 1))
+    low = _NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * students_t((1 + level) / 2, freedom=clusters - 1))
     return low, 1 - low
 
 
-def _student(probability: float, freedom: int) -> float:
-    """Student's quantile by its expansion around the normal's (Abramowitz and Stegun 26.7.5); good from 10 on."""
+def students_t(probability: float, *, freedom: int) -> float:
+    """The quantile of Student's t; the expansion of Abramowitz and Stegun 26.7.5, within 1 % from 3 degrees on at 95 %.
+
+    >>> round(students_t(0.95, freedom=5), 2), round(students_t(0.95, freedom=1000), 3)
+    (2.01, 1.646)
+    """
     z = _NORMAL.inv_cdf(probability)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return float(z + sum(term / freedom**power for power, term in enumerate(terms, 1)))
 
 
 def _corrected(tails: tuple[float, float], sums: Floats, statistic: Statistic, values: Floats) -> tuple[float, float]:
