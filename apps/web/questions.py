@@ -13,6 +13,7 @@ from apps.optimization.options import ImpossibleOption
 from apps.optimization.presentation import scenario_lines
 from apps.optimization.results import Changes, Contribution
 from apps.optimization.scenarios import Pareto, Point, WhatIf
+from apps.optimization.simulators.exact_cache import life
 from apps.optimization.wishes import share_from, times_from
 from apps.web.templatetags.web import percent, spell_seconds
 
@@ -62,6 +63,10 @@ def parameters_of(kind: str, form: Mapping[str, str], local: Local) -> dict[str,
         asked["waits"] = times_from(_listed(written["waits"]), "May wait")
     if "keep" in written:
         asked["keep"] = _listed(written["keep"])
+    if "answers_kept" in written:
+        asked["answers_kept"] = None if written["answers_kept"] == "good" else written["answers_kept"]
+    if "answers_shared" in written:
+        asked["answers_shared"] = written["answers_shared"]
     if "bill" in written:
         asked["bill"] = written["bill"]
     return asked | (_scenario(written) if kind == "what_if" else {})
@@ -140,9 +145,11 @@ def asked_in_words(analysis: StoredAnalysis, local: Local) -> str:
         *(f"{feature} may wait {wait * 1000:,.0f} ms" for feature, wait in asked.get("waits", {}).items()),
         *(f"{feature} within {wait * 1000:,.0f} ms" for feature, wait in asked.get("within", {}).items()),
         *(f"{feature} as it is" for feature in asked.get("keep", ())),
+        *(f"cached answers kept {life(asked['answers_kept'])}" for name in asked if name == "answers_kept"),
+        *("cached answers for everybody" for shared in [asked.get("answers_shared")] if shared),
         *("beside a bill" for bill in [asked.get("bill")] if bill),
     ]
-    known = {"growth", "moves", "waits", "within", "keep", "bill"}
+    known = {"growth", "moves", "waits", "within", "keep", "answers_kept", "answers_shared", "bill"}
     said += [f"{name.replace('_', ' ')}: {value}" for name, value in asked.items() if name not in known]
     return "; ".join(said) or "on these calls as they are"
 

@@ -108,6 +108,18 @@ def test_unusual_columns_are_named_one_by_one(tmp_path):
     assert (code, "1 call, 1,000 tokens in, 100 out, $0.0035" in out) == (0, True)
 
 
+def test_what_a_cache_may_do_is_said_in_the_terminal(write):
+    rows = [call(prompt="q", user=user, timestamp=f"2026-10-0{day}T12:00:00Z") for day, user in enumerate("abc", 1)]
+    path = write("calls.csv", rows)
+
+    def saved(*wishes):
+        strategies = json.loads(run("analyze", path, "--json", *wishes)[1])["strategies"]
+        return next(each["saving_usd"] for each in strategies if each["name"] == "exact_cache")
+
+    assert (saved(), saved("--share-answers", "--keep-answers=good")) == ("0", "0.007")
+    assert "answers_kept: Input should be" in run("analyze", path, "--keep-answers=long")[2]
+
+
 def test_a_bill_in_place_of_calls_is_said_to_be_one(write):
     bill = write("costs.json", json.dumps(openai_page(openai_cost(1), start=1767830400)))
 

@@ -401,6 +401,10 @@ WEEK = {
 FORMS = [
     ({"kind": "what_if", "growth": "50", "move_model": "gpt-4o", "move_to": "gpt-4o-mini"}, "instead of"),
     ({"kind": "what_if", "waits": "support_chat=500", "within": "nightly_report=200", "quality": "90"}, "to 200 ms"),
+    (
+        {"kind": "what_if", "answers_kept": "good", "answers_shared": "true"},
+        "cached answers kept for good; cached answers for everybody",
+    ),
     ({"kind": "pareto"}, "Cost of the choices that nothing beats"),
     ({"kind": "changes"} | WEEK, "What made it so"),
 ]

@@ -85,6 +85,8 @@ def _add_wishes(parser: CommandParser) -> None:
     add("--candidate", action="append", metavar="MODEL", help="a model that may be asked instead (any); repeatable")
     add("--trim", metavar="SHARE", help="the share of the history that trimming takes away (10%%)")
     add("--output-percentile", metavar="SHARE", help="of a feature's answers that a cap leaves whole (95%%)")
+    add("--share-answers", action="store_true", help="let a cache give one user what another one was answered")
+    add("--keep-answers", metavar="SECONDS", help="how long a cache may keep an answer (3600), or good: for good")
     add("--ceilings", action="store_true", help="let what only bounds a saving take part in the joint one")
     add("--grow", metavar="SHARE", help="what if there were more calls of the same kind, as in 50%%")
     add(
@@ -118,10 +120,14 @@ def _asked(**written: Any) -> Scenario:
         "trimmed": _share(written, "trim"),
         "output_percentile": _share(written, "output_percentile"),
         "ceilings": written["ceilings"],
+        "answers_shared": written["share_answers"],
         "growth": _share(written, "grow"),
         "moves": moves,
     }
-    question = understood("what_if", {name: value for name, value in asked.items() if value is not None})
+    said = {name: value for name, value in asked.items() if value is not None}
+    if written["keep_answers"] is not None:
+        said["answers_kept"] = None if written["keep_answers"] == "good" else written["keep_answers"]
+    question = understood("what_if", said)
     return Scenario.model_validate(question)
 
 

@@ -81,8 +81,9 @@ class Command(NetraCommand):
         if dataset.state == Dataset.State.FAILED:
             raise DatasetFailed(dataset.error_detail)
         known = f"{dataset.known_rows:,} known already, " if dataset.continues_id else ""
+        rows = "charges" if dataset.kind == Dataset.Kind.BILL else "calls"
         self.say(
-            f"{dataset.name}: {dataset.rows:,} calls, {known}{dataset.rejected_rows:,} rows rejected. {dataset.pk}"
+            f"{dataset.name}: {dataset.rows:,} {rows}, {known}{dataset.rejected_rows:,} rows rejected. {dataset.pk}"
         )
         return True
 
