@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -22,7 +23,9 @@ from apps.optimization import jobs, outcomes, recommendations
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import Calls
 from apps.optimization.datasets import bill_of, content_hash, open_dataset
+from apps.optimization.limits import MAX_SECONDS, Deadline, TookTooLong
 from apps.optimization.models import Dataset, StoredAnalysis
+from apps.optimization.readers import TooLargeInside
 from apps.optimization.reconciliation import reconcile
 from apps.optimization.results import Assessment, Result
 from apps.optimization.scenarios import (
@@ -63,6 +66,13 @@ class AnalysisInterrupted(NetraError):
     status = 500
 
 
+class TooMuchWork(NetraError):
+    """The computation was stopped because others wait, or needs more memory than one may use."""
+
+    code = "analysis.too_much_work"
+    status = 422
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """Something that can be computed: what is asked, and what answers it."""
@@ -97,8 +107,8 @@ def _capture_rate(calls: Calls, bill: UUID | None, analysis: StoredAnalysis) -> 
 
 KINDS: dict[str, Kind] = {
     "savings": Kind(asked=Asked, compute=_savings),
-    "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, __: what_if(calls, asked)),
-    "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, __: pareto(calls, asked)),
+    "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, tell: what_if(calls, asked, tell)),
+    "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, tell: pareto(calls, asked, tell)),
     "sufficiency": Kind(asked=Beside, compute=_sufficiency),
     "reconciliation": Kind(asked=BesideBill, compute=_reconciliation),
     "changes": Kind(asked=Periods, compute=lambda calls, asked, _, __: compare_periods(calls, asked)),
@@ -179,7 +189,7 @@ def run_analysis(analysis_id: UUID) -> None:
         return
     started = time.monotonic()
     try:
-        with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls:
+        with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls, _bounded(calls):
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
@@ -188,6 +198,23 @@ def run_analysis(analysis_id: UUID) -> None:
         _keep(analysis, result, time.monotonic() - started)
     except Exception as error:
         _give_up(analysis, error)
+
+
+@contextmanager
+def _bounded(calls: Calls) -> Iterator[None]:
+    """What is computed on `calls` ends in time: one question must not have a worker for good."""
+    try:
+        with Deadline(MAX_SECONDS).stopping(calls.connection):
+            yield
+    except TookTooLong:
+        minutes = f"{MAX_SECONDS / 60:.0f} minutes"
+        raise TooMuchWork(
+            f"The analysis took longer than {minutes}. Keep fewer days of calls, or split them."
+        ) from None
+    except TooLargeInside:
+        raise TooMuchWork(
+            "The calls need more memory than one analysis may use. Keep fewer days, or split them."
+        ) from None
 
 
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:

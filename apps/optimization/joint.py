@@ -6,6 +6,7 @@ up to it exactly. Intervals come from resampling whole clusters of calls.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
@@ -172,7 +173,20 @@ def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
         bias=tested.bias,
         mape=tested.mape,
     )
-    return widened(cluster_interval(both[found.paid > 0], Ratio(0, 1)), tested.residuals), drift
+    interval = widened(cluster_interval(both[found.paid > 0], Ratio(0, 1)), tested.residuals)
+    return _possible(interval, always_saves=bool((both[:, 0] >= 0).all())), drift
+
+
+def _possible(interval: Interval, *, always_saves: bool) -> Interval:
+    """The interval without shares that cannot be: nobody saves more than was paid, and where no call becomes dearer,
+    nobody loses. A few calls that cost as much as all others would else give an interval far beyond the spend."""
+    if interval.low is None or interval.high is None:
+        return interval
+    return replace(
+        interval,
+        low=min(max(interval.low, 0.0), interval.value) if always_saves else interval.low,
+        high=min(interval.high, 1.0),
+    )
 
 
 def _scaled(share: float | None, spent: int) -> Decimal | None:

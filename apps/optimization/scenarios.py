@@ -3,7 +3,7 @@
 Each question is a value that is stored with its answer, so that the same question can be put again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import compress
@@ -25,7 +25,7 @@ from apps.optimization.options import Options
 from apps.optimization.overview import spend
 from apps.optimization.readers import is_storable
 from apps.optimization.repeats import look_up_seconds
-from apps.optimization.results import Changes, Dollars, Joint, Result, in_dollars
+from apps.optimization.results import Changes, Dollars, Joint, Result, Strategy, in_dollars
 from apps.optimization.simulators import known
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
 
@@ -198,14 +198,26 @@ def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
         raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
 
 
-def what_if(calls: Calls, asked: Scenario) -> WhatIf:
+Told = Callable[[float], None]  # hears percents, and stops the work by an error
+
+
+def _simulated(calls: Calls, asked: Asked, progress: Told) -> list[Strategy]:
+    """Every way to save, on these calls; some four fifths of an answer."""
+    found: list[Strategy] = []
+    for simulator in (every := known().values()):
+        found.append(simulator(calls, asked.options()))
+        progress(80 * len(found) / len(every))
+    return found
+
+
+def what_if(calls: Calls, asked: Scenario, progress: Told = lambda percent: None) -> WhatIf:
     """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
     whole, factor = spend(calls), Decimal(str(1 + asked.growth))
     calls.connection.execute("CREATE OR REPLACE TEMP TABLE moved_already (call BIGINT)")
     moves = tuple(_moved(calls, move) for move in asked.moves)
     less = sum((_less(move) for move in moves), Decimal(0))
     spent = in_dollars(whole)
-    strategies = [simulator(calls, asked.options()) for simulator in known().values()]
+    strategies = _simulated(calls, asked, progress)
     together = joint(calls, strategies, ceilings=asked.ceilings)
     coming = forecast(calls)
     moved = None if spent is None else (spent - less) * factor
@@ -307,9 +319,9 @@ def _promise(calls: Calls, feature: str, limit: float) -> Promise:
 # --- Cost, latency and quality at once -------------------------------------------------------------------------------
 
 
-def pareto(calls: Calls, asked: Asked) -> Pareto:
+def pareto(calls: Calls, asked: Asked, progress: Told = lambda percent: None) -> Pareto:
     """Every choice among the stages at which something is proven, and which of them nothing beats."""
-    strategies = [simulator(calls, asked.options()) for simulator in known().values()]
+    strategies = _simulated(calls, asked, progress)
     taking, _ = chosen(strategies, asked.ceilings)
     by_stage = staged(taking)
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}

@@ -116,6 +116,23 @@ def test_what_cannot_be_computed_is_refused_by_name(import_dataset, client_for, 
     assert client.post(ANALYSES, {"dataset": str(uuid4())}, format="json").status_code == 404
 
 
+def test_an_analysis_ends_in_time(import_dataset, as_principal, alice, rung, monkeypatch):
+    monkeypatch.setattr(analyses, "MAX_SECONDS", 0.1)
+    dataset = import_dataset(alice, weeks(1))
+    analysis = advice.request_analysis(principal=as_principal(alice), dataset_id=dataset.pk)
+
+    def endless(calls, *_):
+        return calls.rows(
+            "SELECT count(*) FROM range(10_000_000) a, range(10_000_000) b WHERE a.range % 7 = b.range % 5"
+        )
+
+    monkeypatch.setitem(analyses.KINDS, "savings", analyses.Kind(asked=analyses.Asked, compute=endless))
+    analyses.run_analysis(analysis.pk)
+
+    analysis.refresh_from_db()
+    assert (analysis.state, analysis.error_code) == ("failed", "analysis.too_much_work")
+
+
 def test_one_member_cannot_have_all_workers(import_dataset, client_for, alice, bob, rung, monkeypatch):
     monkeypatch.setattr(advice, "MOST_UNDER_WAY", 1)
     dataset = import_dataset(alice, weeks(1))

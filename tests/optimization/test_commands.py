@@ -15,6 +15,7 @@ from django.core.management import call_command
 from apps.optimization import services
 from apps.optimization.models import Dataset, StoredAnalysis
 from tests.optimization.conftest import call
+from tests.optimization.test_bills import openai_cost, openai_page
 
 ROOT = Path(__file__).resolve().parents[2]
 AZURE = ROOT.parent / "shared" / "data" / "AzureLLMInferenceTrace_conv_2023.csv"
@@ -105,6 +106,17 @@ def test_unusual_columns_are_named_one_by_one(tmp_path):
 
     assert "after --map in the terminal" in refusal
     assert (code, "1 call, 1,000 tokens in, 100 out, $0.0035" in out) == (0, True)
+
+
+def test_a_bill_in_place_of_calls_is_said_to_be_one(write):
+    bill = write("costs.json", json.dumps(openai_page(openai_cost(1), start=1767830400)))
+
+    code, _, refusal = run("analyze", bill)
+
+    assert code != 0
+    assert refusal.strip().endswith(
+        "is a bill, and its rows are sums. Analyse a record of calls beside it: analyze CALLS --bill costs.json"
+    )
 
 
 WISHES = ("--goal=1%", "--keep-quality=90%", "--may-wait=report=86400000", "--must-stay=chat=200", "--keep=chat")

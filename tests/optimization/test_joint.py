@@ -290,6 +290,16 @@ def test_each_strategy_has_an_interval_of_its_own(write, calls_of):
     assert (ceiling.low, ceiling.high) == (None, None)
 
 
+def test_an_interval_holds_no_share_that_cannot_be(write, calls_of):
+    rows = [row | {"max_output_tokens": 4000, "feature": "chat"} for row in overlapping(40)]
+    rows.append(rows[0] | {"session": "huge", "input_tokens": 1, "output_tokens": 100_000_000})
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = joint(calls, [simulate(calls, "output_capping")], ceilings=True)
+
+    assert 0 <= found.low <= found.saving_usd <= found.high <= found.spent_usd
+
+
 def test_a_workload_that_changes_is_said_to_drift(write, calls_of):
     """In the second half, everything can wait; before, hardly anything could."""
     rows = [row | {"interactive": "false" if n >= 140 or n % 20 == 0 else "true"} for n, row in enumerate(spread(280))]

@@ -90,6 +90,15 @@ def test_with_ceilings_the_quality_of_other_models_is_unknown(opened_month):
     assert {point.quality for point in routed} == {None}
 
 
+@pytest.mark.parametrize(("question", "asked"), [(what_if, Scenario()), (pareto, Asked())])
+def test_who_says_stop_is_heard(opened_month, question, asked):
+    def stop(percent):
+        raise TimeoutError(percent)
+
+    with pytest.raises(TimeoutError):
+        question(opened_month, asked, stop)
+
+
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_period_at_an_end_of_the_calendar_is_refused(moment):
     names = ("before_from", "before_until", "after_from", "after_until")

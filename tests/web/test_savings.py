@@ -96,10 +96,9 @@ def test_savings_are_for_the_organization_and_only_members_decide(sample, analys
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
 
 
-@pytest.mark.parametrize("kind", ["sufficiency", "reconciliation"])
-def test_what_agents_have_computed_beside_hurts_no_page(analysed, sample, page_of, client_for, alice, kind):
+def test_what_agents_have_computed_beside_hurts_no_page(analysed, sample, page_of, client_for, alice):
     beside = StoredAnalysis.objects.create(
-        dataset=sample, organization=sample.organization, created_by=alice.pk, kind=kind, inputs=kind
+        dataset=sample, organization=sample.organization, created_by=alice.pk, kind="sufficiency", inputs="beside"
     )
 
     page_of("alice", savings_of(sample))
@@ -274,7 +273,9 @@ def test_dismissed_advice_is_named_and_no_longer_offered(sample, analysed, clien
 
 def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
     row = Recommendation.objects.first()
-    Recommendation.objects.filter(pk=row.pk).update(state="adopted", adopted_at=datetime(2026, 11, 3, tzinfo=UTC))
+    Recommendation.objects.filter(pk=row.pk).update(
+        state="adopted", adopted_at=datetime(2026, 11, 3, tzinfo=UTC), detail=row.detail | {"up_to": True}
+    )
     assert "Not measured yet" in page_of("vera", savings_of(sample))
     row.outcomes.add(
         Outcome(
@@ -291,7 +292,7 @@ def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
     html = page_of("vera", savings_of(sample))
 
     assert "Not measured yet" not in html
-    for told in ("$2.50", "$1.25", "420 calls", "fell short"):
+    for told in ("up to $2.50", "$1.25", "420 calls", "fell short"):
         assert told in html
 
 

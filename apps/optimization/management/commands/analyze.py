@@ -23,7 +23,7 @@ from apps.optimization.analysis import analyse
 from apps.optimization.bills import convert_bill
 from apps.optimization.calls import reading
 from apps.optimization.conversion import Conversion, Order, convert
-from apps.optimization.importers import mapping_of
+from apps.optimization.importers import NoUsableColumns, mapping_of
 from apps.optimization.limits import MAX_STAGED
 from apps.optimization.local import Local, local_from
 from apps.optimization.readers import UnusableFile
@@ -147,7 +147,15 @@ def _converted(
         metadata_only=True,
         price_as=model,
     )
-    return convert(order, progress)
+    try:
+        return convert(order, progress)
+    except NoUsableColumns:
+        if convert_bill(order.source, parquet.with_name("mistaken.parquet"), most=MAX_STAGED) is None:
+            raise
+        raise UnusableFile(
+            f"{file.name!r} is a bill, and its rows are sums. Analyse a record of calls beside it: analyze CALLS "
+            f"--bill {file.name}"
+        ) from None
 
 
 def _computed(
