@@ -73,7 +73,10 @@ def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Save
 
 
 def _found_share(calls: Calls, strategies: Sequence[Strategy]) -> Fraction:
-    """What strategies found that they save, as a share of what their calls save at list prices; at most 1."""
+    """What strategies found that they save, as a share of what their calls save at list prices; at most 1. A ceiling is
+    one of list prices."""
+    if any(each.up_to for each in strategies):
+        return Fraction(1)
     listed = sum(_alone(calls, each).total(frozenset({stage_of(each.name)})) for each in strategies)
     found = sum((Fraction(each.saving_usd or 0) * PICO for each in strategies), Fraction(0))
     return min(found / listed, Fraction(1)) if listed > 0 else Fraction(1)
