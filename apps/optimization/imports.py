@@ -95,7 +95,10 @@ def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
 
     Raises:
         ContinuesNothing: it is a bill, uploaded as a later file of calls.
+        DatasetFailed, NotCalls: it continues a dataset without calls.
     """
+    if dataset.continues:
+        _refuse_to_continue(dataset.continues)  # such a dataset may have no folder to lock
     with storage.being_read(dataset):  # earlier files, which tell what is known
         return _read(dataset, tell)
 
@@ -186,18 +189,15 @@ def _iso(moment: datetime | None) -> str | None:
     return moment.isoformat().replace("+00:00", "Z") if moment else None
 
 
-def _earlier(dataset: Dataset) -> list[Dataset]:
-    """The files that the dataset had before this one.
-
-    Raises:
-        DatasetFailed, NotCalls: it has no calls that could be continued.
-    """
-    first = dataset.continues
-    if first is None:
-        return []
+def _refuse_to_continue(first: Dataset) -> None:
     refuse_unready(first)
     refuse_bill(first)
-    return [file for file in files_of(first) if file.pk != dataset.pk]
+
+
+def _earlier(dataset: Dataset) -> list[Dataset]:
+    """The files that the dataset had before this one."""
+    first = dataset.continues
+    return [file for file in files_of(first) if file.pk != dataset.pk] if first else []
 
 
 def _order(dataset: Dataset) -> Order:
