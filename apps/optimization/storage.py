@@ -139,11 +139,7 @@ def _is_old(place: Path, now: datetime) -> bool:
 @contextmanager
 def being_read(dataset: Dataset) -> Iterator[None]:
     """Hold all files of a dataset as they are; waits while they are rewritten."""
-    first = dataset.continues or dataset
-    if not folder_of(first).exists():
-        yield  # its import failed, and nothing of it was kept
-        return
-    with _lock(first, fcntl.LOCK_SH):
+    with _lock(dataset.continues or dataset, fcntl.LOCK_SH):
         yield
 
 
