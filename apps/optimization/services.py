@@ -50,7 +50,7 @@ class DatasetNotFound(NotFound):
 
 
 class DatasetExists(NetraError):
-    """The same file was imported before, read in another way."""
+    """The same file was imported before, read in another way or into another dataset."""
 
     code = "dataset.exists"
     status = 409
@@ -123,7 +123,7 @@ def create_dataset(
         Forbidden: the principal may only look.
         TooLarge, NoRoom: see `storage`; nothing was kept.
         TooManyDatasets: the plan allows no more.
-        DatasetExists: the file is there already, under another mapping.
+        DatasetExists: the file is there already, under another mapping or in another dataset.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
         DatasetNotFound, NotTheFirstFile: `continues` names no dataset, or a later file of one.
@@ -480,6 +480,7 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
         if kept is None or kept.pk != dataset.pk:
             storage.remove(storage.folder_of(dataset))
     if kept.pk != dataset.pk:
+        _refuse_other_place(kept, dataset)
         _refuse_other_mapping(kept, dataset)
     return kept
 
@@ -510,6 +511,11 @@ def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
         .first()
     )
     return found
+
+
+def _refuse_other_place(found: Dataset, asked: Dataset) -> None:
+    if asked.continues_id and asked.continues_id not in (found.continues_id, found.pk):
+        raise DatasetExists(f"This file is in another dataset already, as {found.name!r}. Delete it there first.")
 
 
 def _refuse_other_mapping(found: Dataset, asked: Dataset) -> None:

@@ -244,6 +244,15 @@ def test_files_that_come_at_once_are_imported_one_after_the_other(client_for, as
         assert calls.row("SELECT count(*) FROM calls") == (4,)
 
 
+def test_a_file_of_another_dataset_is_not_said_to_continue_this_one(import_dataset, alice):
+    other, first = import_dataset(alice, [call()]), import_dataset(alice, [call(input_tokens=7)])
+    later = import_dataset(alice, [call(input_tokens=8)], continues=first.pk)
+
+    assert import_dataset(alice, [call(input_tokens=8)], continues=first.pk) == later
+    with pytest.raises(services.DatasetExists):
+        import_dataset(alice, [call(input_tokens=8)], continues=other.pk)
+
+
 def test_what_has_no_calls_is_not_continued(import_dataset, alice):
     failed = import_dataset(alice, "no,calls\n1,2\n")
 
