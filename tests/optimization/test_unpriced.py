@@ -107,7 +107,7 @@ def test_rest_and_page_say_unknown_where_nothing_has_a_price(import_dataset, cli
     client = client_for(alice)
 
     breakdown = client.get(f"/api/datasets/{dataset.pk}/breakdown/", {"by": "day"}).json()
-    client.get(f"/api/datasets/{dataset.pk}/savings/")
+    client.post(f"/api/datasets/{dataset.pk}/savings/")
     run_analyses()
     savings = client.get(f"/api/datasets/{dataset.pk}/savings/").json()
     page = client.get(f"/data/{dataset.pk}/").content.decode()
