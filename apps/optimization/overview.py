@@ -3,6 +3,7 @@
 from typing import Any
 
 from apps.optimization.calls import Calls
+from apps.optimization.conversion import BLOCK
 from apps.optimization.prices import assumed_share
 from apps.optimization.results import Overview, Tokens, in_dollars, usd
 from apps.optimization.results import part_of as part_of
@@ -33,7 +34,8 @@ FIELDS = {
     "temperature": "temperature IS NOT NULL",
     "prompt_hash": "prompt_hash IS NOT NULL",
     "answer": "answer_hash IS NOT NULL",
-    "blocks": "len(blocks) > 0",
+    # What a provider's cache could read is known: blocks, or that the prompt is too short to have one.
+    "blocks": f"len(blocks) > 0 OR prompt_characters < {BLOCK}",
     "quality": "quality IS NOT NULL",
     "trace_id": "trace_id IS NOT NULL",
     "history": "history_tokens IS NOT NULL OR session IS NOT NULL",

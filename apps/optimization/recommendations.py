@@ -109,8 +109,10 @@ def monthly(saving: Decimal, overview: Mapping[str, Any], since: str | None = No
 
 
 def _record(analysis: StoredAnalysis) -> list[tuple[float, bool]]:
-    """(confidence stated, whether it came true) of every outcome of the organization."""
-    outcomes = Outcome.objects.filter(recommendation__organization=analysis.organization_id)
+    """(confidence stated, whether it came true) of every outcome of the organization; a ceiling stated none."""
+    outcomes = Outcome.objects.filter(
+        recommendation__organization=analysis.organization_id, recommendation__confidence__isnull=False
+    )
     return [
         (prior(score, cast(State, state)), held)
         for score, state, held in outcomes.values_list(

@@ -89,8 +89,12 @@ def test_a_missing_field_says_what_it_is_worth(assessed):
 
 
 def test_what_nobody_says_of_any_call_is_worth_the_whole_spend(assessed):
-    lacks = assessed(month(), capture_rate=1.0)["prefix_cache"].lacks
+    found, lacks = (
+        assessed(rows, capture_rate=1.0)["prefix_cache"].lacks
+        for rows in (month(), [row | {"prompt": ""} for row in month()])
+    )
 
+    assert [lack.field for lack in found] == ["cached_tokens"]  # prompts too short for a block hide none
     assert {lack.field: lack.at_most_usd for lack in lacks} == {"blocks": 120 * COST, "cached_tokens": 120 * COST}
 
 

@@ -15,13 +15,13 @@ import numpy as np
 from apps.llm.pricing import Rates
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import saved
+from apps.optimization.conversion import BLOCK
 from apps.optimization.latency import latency
 from apps.optimization.overview import FIELDS, part_of, share, spend
 from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
 
-BLOCK_CHARACTERS = 512  # of a block cut from a text, see `conversion.BLOCK`
 GIVEN_TOKENS = 512  # of a block that the source names
 KNOWN = 0.95  # share of the spend whose calls must say what they read from a cache already
 LEARNT = 0.5  # of the calls, from which is learnt how deep a prompt is worth writing; the saving is of the others
@@ -103,7 +103,7 @@ def _replayed(calls: Calls, remaining: str, table: str) -> None:
 @strategy(stage="prefix", replay=_replayed)
 def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """What calls would have cost if their provider's cache had been used as far as it can be."""
-    query = _CALLS.format(characters=BLOCK_CHARACTERS, given=GIVEN_TOKENS, free=free_sql(options))
+    query = _CALLS.format(characters=BLOCK, given=GIVEN_TOKENS, free=free_sql(options))
     calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE met AS {query}")
     met = calls.row("SELECT count(*) FROM met")[0]
     if not met:
@@ -154,7 +154,7 @@ def _unknown(calls: Calls) -> dict[str, Any]:
     )
     missing = (() if blocks or texts else ("prompt",)) + (() if times else ("started_at",))
     if texts and not blocks:
-        why = f"No prompt has {BLOCK_CHARACTERS} characters; what shorter ones have in common is not looked at."
+        why = f"No prompt has {BLOCK} characters; what shorter ones have in common is not looked at."
     elif blocks:
         why = "No call with the blocks of its prompt has a time and a known price."
     else:

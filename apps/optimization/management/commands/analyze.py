@@ -150,7 +150,6 @@ def _converted(
         now=timezone.now(),
         memory_mib=settings.ANALYSIS_MEMORY_MIB,
         mapping=mapping,
-        metadata_only=True,
         price_as=model,
     )
     try:
