@@ -25,10 +25,10 @@ class MembershipInline(TabularInline):  # type: ignore[misc]  # unfold has no ty
 
 @admin.register(Plan)
 class PlanAdmin(SimpleHistoryAdmin, ModelAdmin):  # type: ignore[misc]
-    list_display = ["code", "max_running_runs", "max_queued_runs", "max_datasets"]
-    list_editable = ["max_running_runs", "max_queued_runs", "max_datasets"]
+    list_display = ["code", "max_running_runs", "max_queued_runs", "max_datasets", "max_stored_mib"]
+    list_editable = ["max_running_runs", "max_queued_runs", "max_datasets", "max_stored_mib"]
     ordering = [Case(*(When(code=code, then=place) for place, code in enumerate(Plan.Code.values)))]
-    history_list_display = ["max_running_runs", "max_queued_runs", "max_datasets"]
+    history_list_display = ["max_running_runs", "max_queued_runs", "max_datasets", "max_stored_mib"]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Plan | None = None) -> list[str]:
         return ["code"] if obj else []

@@ -31,6 +31,9 @@ class Plan(models.Model):
     tool_calls_per_minute = models.PositiveIntegerField(default=120, help_text="Of one user.")
     tool_calls_per_day = models.PositiveIntegerField(default=10_000, help_text="Of one user.")
     max_datasets = models.PositiveIntegerField(default=100, help_text="Datasets kept by one organization.")
+    max_stored_mib = models.PositiveIntegerField(
+        default=51_200, help_text="MiB of uploaded files that one organization keeps as datasets, later files included."
+    )
     history = HistoricalRecords()
 
     def __str__(self) -> str:

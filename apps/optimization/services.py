@@ -13,7 +13,7 @@ import duckdb
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, QuerySet, Sum
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from uuid6 import uuid7
@@ -47,6 +47,13 @@ class DatasetNotFound(NotFound):
     """The dataset does not exist, or is another organization's."""
 
     code = "dataset.not_found"
+
+
+class TooMuchStored(NetraError):
+    """The plan's room for uploads is used up."""
+
+    code = "quota.exceeded"
+    status = 409
 
 
 class DatasetExists(NetraError):
@@ -122,7 +129,7 @@ def create_dataset(
     Raises:
         Forbidden: the principal may only look.
         TooLarge, NoRoom: see `storage`; nothing was kept.
-        TooManyDatasets: the plan allows no more.
+        TooManyDatasets, TooMuchStored: the plan allows no more.
         DatasetExists: the file is there already, under another mapping or in another dataset.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
@@ -487,10 +494,15 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     plan = Plan.objects.get(code=principal.plan)
-    everything = Dataset.objects.for_organization(principal).filter(continues=None)
-    kept = everything.exclude(state=Dataset.State.FAILED).count()  # a stopped import keeps its upload, and may go on
-    if kept >= plan.max_datasets and not dataset.continues_id:
+    # A stopped import keeps its upload, and may go on.
+    everything = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED)
+    if everything.filter(continues=None).count() >= plan.max_datasets and not dataset.continues_id:
         raise TooManyDatasets(f"Your plan keeps {plan.max_datasets} datasets. Delete one that you no longer need.")
+    stored = everything.aggregate(bytes=Sum("file_bytes"))["bytes"] or 0
+    if stored + dataset.file_bytes > plan.max_stored_mib * 1024**2:
+        raise TooMuchStored(
+            f"Your plan keeps {plan.max_stored_mib:,} MiB of uploads. Delete a dataset that you no longer need."
+        )
     try:
         with transaction.atomic():
             dataset.save(force_insert=True)

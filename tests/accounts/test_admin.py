@@ -45,7 +45,7 @@ def test_a_password_set_by_an_operator_is_hashed(operator, alice):
 
 def test_a_changed_plan_keeps_its_history(operator):
     unchanged = {"max_run_seconds": 600, "tool_calls_per_minute": 120, "tool_calls_per_day": 10000}
-    changed = {"max_running_runs": 2, "max_queued_runs": 3, "max_datasets": 7}
+    changed = {"max_running_runs": 2, "max_queued_runs": 3, "max_datasets": 7, "max_stored_mib": 8}
     operator.post("/admin/accounts/plan/free/change/", changed | unchanged, format="multipart")
 
     free = Plan.objects.get(pk="free")

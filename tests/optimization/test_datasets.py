@@ -173,6 +173,16 @@ def test_a_plan_keeps_only_so_many_datasets(post, alice, acme, settings):
     assert post(alice, [call(input_tokens=8)]).status_code == 409
 
 
+def test_a_plan_keeps_only_so_many_bytes_later_files_included(post, alice, acme, settings):
+    first = post(alice).json()["id"]
+    Plan.objects.filter(pk=acme.plan_id).update(max_stored_mib=0)
+
+    response = post(alice, [call(input_tokens=7)], continues=first)
+
+    assert (response.status_code, response.json()["code"]) == (409, "quota.exceeded")
+    assert len(files(settings.MEDIA_ROOT)) == 1
+
+
 def test_a_file_name_is_only_ever_a_name(post, alice, settings):
     post(alice, name="../../../etc/passwd")
 
