@@ -58,7 +58,7 @@ CHECKED = 85  # percent of the work that is done once the rows are read and chec
 NUMBERED = 88  # once the lines of rejected rows are known
 PREVIEWED = 10_000  # rows that a preview looks at
 PREVIEWED_PROMPT = 200
-ROW_GROUP = 20_000  # rows of one Parquet row group: bounds what a writer holds, also with long prompts
+ROW_GROUP = 20_480  # rows of a Parquet row group, in whole vectors: bounds what a writer holds, also with long prompts
 _HASHED = ("prompt", "parameters", "answer")
 _TEXT = tuple(name for name in FIELDS if name not in _HASHED)
 
@@ -511,7 +511,7 @@ class _LeftOut:
             yield f"{self.known:,} calls had come with an earlier file and were left out."
 
 
-FORMAT = f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+FORMAT = f"(FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {ROW_GROUP})"
 
 
 def _show_read(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float | None) -> None:
