@@ -65,7 +65,7 @@ def _import(form: str, quick: bool) -> Measured:
         connection.execute(f"COPY ({rows}) TO {quoted(str(source))} (FORMAT {form})")
         file = quoted(str(source))
         read = f"read_csv({file}, all_varchar = true)" if form == "csv" else f"read_json({file})"
-        bare = f"COPY (FROM {read}) TO {quoted(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+        bare = f"COPY (FROM {read}) TO {quoted(str(target))} (FORMAT parquet, COMPRESSION lz4_raw)"
         floor = median(quick, lambda: _seconds(partial(connection.execute, bare)))
         order = Order(source=source, target=target, catalogue=_catalogue(), now=NOW, memory_mib=MEMORY_MIB)
         return Measured(value=median(quick, lambda: _seconds(partial(convert, order))), floor=floor)

@@ -15,7 +15,7 @@ from apps.llm.pricing import ImpossibleUsage, Usage, price
 from apps.optimization.importers import Convention
 from apps.optimization.tariffs import Key, tier_sql
 
-SAMPLE = 500  # calls per model whose recorded cost is recomputed both ways
+SAMPLE = 200  # calls per model whose recorded cost is recomputed both ways
 CLOSE = Decimal("0.01")  # a recomputed cost within 1 % reproduces the recorded one
 CONVINCING = 0.8  # share of a sample that one reading must reproduce, and the other must not
 TOO_MANY = 0.01  # share of calls with more cached tokens than input above which input cannot include them

@@ -32,7 +32,7 @@ from apps.optimization.texts import Place
 SAMPLE = 200  # objects that are looked at for the names of columns
 TELL_EVERY = 5000  # objects between two reports of progress
 LOOKED_THROUGH = 64 * 1024**2  # bytes of a file whose objects are all looked at for names
-LOOKED_AT = 100_000  # objects of a larger one
+LOOKED_AT = 30_000  # objects of a larger one
 MAX_NAMES = 50_000
 MEMORY_MIB = 512
 CHUNK = 256 * 1024  # characters read at once from an array
