@@ -9,7 +9,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from apps.optimization import storage
-from apps.optimization.conversion import SCRATCH
+from apps.optimization.conversion import FORMAT, SCRATCH
 from apps.optimization.datasets import files_of
 from apps.optimization.duck import confined, quoted
 from apps.optimization.models import Dataset
@@ -50,7 +50,7 @@ def _trim(file: Dataset, *, before: datetime) -> int:
             source = f"read_parquet({quoted(str(target.resolve()))})"
             connection.execute(
                 f"""COPY (SELECT * FROM {source} WHERE coalesce(started_at, ?) >= ? ORDER BY line)
-                    TO {quoted(str(kept.resolve()))} (FORMAT parquet, COMPRESSION zstd)""",  # noqa: S608
+                    TO {quoted(str(kept.resolve()))} {FORMAT}""",  # noqa: S608
                 [_naive(file.created_at), _naive(before)],
             )
             rows, first, last = connection.execute(
