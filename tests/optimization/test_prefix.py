@@ -234,6 +234,18 @@ def test_an_hour_is_paid_for_at_its_own_price(write, calls_of):
     assert (found.saving_usd, found.detail["changed_calls"]) == (0, 0)
 
 
+def test_a_model_that_would_pay_more_takes_nothing_from_what_another_saves(write, calls_of):
+    both = Catalogue([Override(model="claude-sonnet-4-5", rates=WRITES), Override(model="gpt-4o", rates=READS)])
+    # What was learnt on the first half no longer holds on the second: nobody asks twice there.
+    dearer = [reader(n, model="claude-sonnet-4-5", text=BOOK if n < 10 else f"{n:04}" + BOOK[4:]) for n in range(20)]
+    cheaper = [reader(n) for n in range(11)]
+
+    with calls_of(write("calls.csv", [*dearer, *cheaper]), both) as calls:
+        found = simulate(calls, "prefix_cache")
+
+    assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+
+
 def test_what_is_never_read_again_is_not_written(write, calls_of):
     rows = [reader(n, model="claude-sonnet-4-5", text=f"{n}" + BOOK) for n in range(20)]
 

@@ -112,6 +112,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             **_unknown(calls),
         )
     since = _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
+    _leave_dearer(calls)
     found = saved(calls, {"prefix": "treatment_prefix_cache"})
     covered, told = calls.row(
         f"""SELECT sum(cost_pico), sum(cost_pico) FILTER ({FIELDS["cached_tokens"]}) FROM calls
@@ -160,6 +161,18 @@ def _unknown(calls: Calls) -> dict[str, Any]:
     else:
         why = "No call shows its prompt or the blocks of it, so what prompts have in common cannot be told."
     return {"missing": missing, "why": why}
+
+
+_MODEL = "hash(model, coalesce(provider, ''))"
+
+
+def _leave_dearer(calls: Calls) -> None:
+    """Leave as they are the calls of models whose replay costs more than what was paid: nobody would do that there."""
+    saved(calls, {"prefix": "treatment_prefix_cache"}, cluster=_MODEL)
+    calls.connection.execute(
+        f"""DELETE FROM treatment_prefix_cache WHERE call IN (SELECT call FROM calls WHERE {_MODEL} IN (
+              SELECT cluster FROM cluster_saved WHERE coalition = 1 GROUP BY 1 HAVING sum(pico) < 0))"""  # noqa: S608
+    )
 
 
 def _simulate(calls: Calls, query: str, table: str) -> float | None:
