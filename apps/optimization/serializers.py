@@ -54,7 +54,7 @@ class DatasetSerializer(serializers.Serializer[Dataset]):
     columns = serializers.DictField(child=serializers.CharField(), help_text="Field of a call -> column of the file.")
     conventions = VerdictSerializer(many=True, help_text="Whether input counts cached tokens, by model, and why.")
     notes = serializers.ListField(child=serializers.CharField(), help_text="What the import assumed.")
-    rows = serializers.IntegerField()
+    rows = serializers.IntegerField(help_text="Calls of this file; those of later ones are at `files/`.")
     rejected_rows = serializers.IntegerField()
     known_rows = serializers.IntegerField(help_text="Calls that an earlier file had brought already.")
     rejects = RejectSerializer(many=True, help_text="The first hundred.")

@@ -13,7 +13,7 @@ import duckdb
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 from uuid6 import uuid7
@@ -204,9 +204,13 @@ def preview_upload(
 def list_datasets(*, principal: Principal, kind: str = Dataset.Kind.CALLS) -> QuerySet[Dataset]:
     """The organization's datasets of calls, or its bills, newest first.
 
-    Later files are found at the dataset that they continue; a bill is told from calls once it is imported.
+    Later files are found at the dataset that they continue, whose `all_rows` counts their calls as well; a bill is told
+    from calls once it is imported.
     """
-    return Dataset.objects.for_organization(principal).filter(continues=None, kind=kind).order_by("-id")
+    of_later = Sum("later_files__rows", filter=Q(later_files__state=Dataset.State.READY), default=0)
+    datasets = Dataset.objects.for_organization(principal).filter(continues=None, kind=kind)
+    counted: QuerySet[Dataset] = datasets.annotate(all_rows=F("rows") + of_later).order_by("-id")
+    return counted
 
 
 def later_files(*, principal: Principal, dataset_id: UUID) -> QuerySet[Dataset]:

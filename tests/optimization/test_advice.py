@@ -195,6 +195,7 @@ def test_a_later_file_adds_its_calls_to_the_dataset(import_dataset, client_for, 
 
     with services.open_calls(principal=as_principal(alice), dataset_id=september.pk) as calls:
         assert calls.row("SELECT count(*), count(DISTINCT call) FROM calls") == (3, 3)
+    assert [row.all_rows for row in services.list_datasets(principal=as_principal(alice))] == [3]
     client = client_for(alice)
     assert [row["id"] for row in client.get(DATASETS).json()["results"]] == [str(september.pk)]
     files = client.get(f"{DATASETS}{september.pk}/files/").json()["results"]

@@ -292,8 +292,11 @@ def test_what_came_of_adopted_advice_is_in_a_table(sample, analysed, page_of):
     html = page_of("vera", savings_of(sample))
 
     assert "Not measured yet" not in html
-    for told in ("up to $2.50", "$1.25", "420 calls", "fell short"):
+    for told in ("up to $2.50", "$1.25", "420 calls"):
         assert told in html
+    assert "fell short" not in html  # a ceiling is no promise
+    Recommendation.objects.filter(pk=row.pk).update(detail=row.detail | {"up_to": False})
+    assert "fell short" in page_of("vera", savings_of(sample))
 
 
 # --- The page of a dataset -------------------------------------------------------------------------------------------
