@@ -141,8 +141,11 @@ LIST_PRICES = "model_swap_ceiling"  # what is unknown of it is no matter of samp
 
 
 def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
-    """A strategy that changes calls, with the interval of what it saves alone; any other as it is."""
-    if not strategy.saving_usd or strategy.name == LIST_PRICES:
+    """A strategy that changes calls, with the interval of what it saves alone; any other as it is.
+
+    So is a ceiling that lacks data: what nobody says leaves more open than a sample does.
+    """
+    if not strategy.saving_usd or strategy.name == LIST_PRICES or (strategy.up_to and strategy.missing):
         return strategy
     stage = stage_of(strategy.name)
     found, coalition = _alone(calls, strategy), frozenset({stage})

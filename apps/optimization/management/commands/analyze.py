@@ -31,6 +31,8 @@ from apps.optimization.reconciliation import reconcile
 from apps.optimization.scenarios import Scenario, refuse_unknown_features, what_if
 from apps.optimization.wishes import goal, share_from, times_from
 
+MEMORY_MIB = 1024  # for DuckDB, at least: in a terminal, one analysis has the machine for itself
+
 
 class NoSuchFile(NetraError):
     """There is no such file, or it may not be read."""
@@ -148,7 +150,7 @@ def _converted(
         target=parquet,
         catalogue=Catalogue(),
         now=timezone.now(),
-        memory_mib=settings.ANALYSIS_MEMORY_MIB,
+        memory_mib=max(MEMORY_MIB, settings.ANALYSIS_MEMORY_MIB),
         mapping=mapping,
         price_as=model,
     )
@@ -174,7 +176,7 @@ def _computed(
     with reading(
         files=[parquet],
         catalogue=Catalogue(),
-        memory_mib=settings.ANALYSIS_MEMORY_MIB,
+        memory_mib=max(MEMORY_MIB, settings.ANALYSIS_MEMORY_MIB),
         notes=conversion.notes,
         time_zone=local.time_zone,
     ) as calls:
