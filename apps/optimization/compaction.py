@@ -28,12 +28,13 @@ def compact(first: Dataset) -> int:
 
     A crash leaves the files as they were, or as they become, and a folder that the sweep finds abandoned.
     """
-    small = list(first.later_files.filter(state=Dataset.State.READY, rows__lt=LARGE).order_by("created_at", "id"))
-    if len(small) < SMALL_FILES:
+    files = first.later_files.filter(state=Dataset.State.READY, rows__lt=LARGE).order_by("created_at", "id")
+    if files.count() < SMALL_FILES:
         return 0
     with storage.rewriting(first) as nobody_reads:
         if not nobody_reads:
             return 0  # the next sweep tries again
+        small = list(files)  # as they are now: until here, old calls may have left them
         together = _together(small)
         _write(together, small)
         with transaction.atomic():
