@@ -7,7 +7,10 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection
+from django.test import TransactionTestCase
 from rest_framework.test import APIClient
 
 from apps.accounts.models import Membership, Organization, Plan, User
@@ -36,6 +39,30 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where datname = current_database() and pid <> pg_backend_pid()"
         )
+
+
+def pytest_configure() -> None:
+    # Django's own empties every table after such a test and makes all permissions again: half a second each time.
+    TransactionTestCase._fixture_teardown = _empty_what_is_filled
+
+
+def _empty_what_is_filled(test: TransactionTestCase) -> None:
+    """Empty the tables that hold rows, save those that name what the code consists of."""
+    stays = {model._meta.db_table for model in (ContentType, Permission)}
+    tables = [name for name in connection.introspection.django_table_names(only_existing=True) if name not in stays]
+    asked = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in tables)
+    with connection.cursor() as cursor:
+        cursor.execute(asked)
+        if filled := [name for (name,) in cursor.fetchall()]:
+            cursor.execute(f"TRUNCATE {', '.join(filled)} CASCADE")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items) -> None:
+    """Refuse a run whose groups would be torn apart: what they share would be opened by every process."""
+    torn = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
+    if config.getoption("loadgroup", False) and torn:
+        raise pytest.UsageError(f"This pytest and this xdist do not group tests: {torn[0]} is on its own.")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.houses import ROOT, House, becomes
 
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("extensions")]
+
 PAGE = (ROOT / "docs" / "extensions.md").read_text()
 
 

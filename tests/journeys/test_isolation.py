@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from io import StringIO
 
 import psycopg
 import pytest
+from django.core.management import call_command
 
 from apps.execution.isolation import FOREIGN_MESSAGES, FOREIGN_REQUESTS
 from tests.houses import ROOT
@@ -101,11 +103,14 @@ def test_a_person_at_the_terminal_is_told_what_was_tried(verify):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "86401"])
-def test_a_time_that_is_none_is_refused_with_a_sentence(verify, seconds):
-    done = verify("--seconds", seconds)
+def test_a_time_that_is_none_is_refused_with_a_sentence(seconds):
+    said = StringIO()
 
-    assert done.returncode == 2
-    assert "--seconds: give a number of seconds above 0" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        call_command("verify_isolation", "--url", "http://127.0.0.1:9", "--seconds", seconds, stderr=said)
+
+    assert ended.value.code == 2
+    assert "--seconds: give a number of seconds above 0" in said.getvalue()
 
 
 def test_without_a_house_the_remedy_is_said(verify, tmp_path):
