@@ -223,19 +223,20 @@ def _answers(triage: Triage, findings: Findings) -> Iterator[str]:
 def _savings(body: ReportBody) -> Iterator[str]:
     """The best that is proven, the largest that may be possible, and where to begin; the cards hold the rest."""
     positive = [finding for finding in body.findings if Decimal(finding.saving_usd or 0) > 0]
-    proven = [found for found in positive if not found.up_to and found.evidence in PROVEN]
+    real = [found for found in positive if not found.up_to and found.evidence in PROVEN]
     ceiling = next((found for found in positive if found.up_to), None)
-    if proven:
-        best, evidence = proven[0], f"evidence {proven[0].evidence}{_confidence(proven[0])}"
-        yield f"**Proven on your own calls:** {_amount(best)} ({evidence}): {best.title}."
+    proven, asked = ([found for found in real if bool(found.needs) is needy] for needy in (False, True))
+    for best in sorted((*proven[:1], *asked[:1]), key=real.index):
+        kind = "If you allow it, replayed on your own calls" if best.needs else "Proven on your own calls"
+        yield f"**{kind}:** {_amount(best)} (evidence {best.evidence}{_confidence(best)}): {best.title}."
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
-    if first := next(iter(proven), ceiling):
+    if first := next(iter(real), ceiling):
         yield f"**Do first:** {first.how} Response time: {first.latency}{_conditions(first)}"
     elif any(finding.saving_usd is not None for finding in body.findings):
         yield "No saving was found on these calls."
-    if len(proven) > 1:
-        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in proven[1:])}."
+    if len(real) > 1:
+        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in real[1:])}."
 
 
 def _conditions(finding: Finding) -> str:
@@ -284,7 +285,7 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
         return f"Your goal of {percent:g} % cannot be told in dollars, because what these calls cost is not known."
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
     goal = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
-    counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
+    counted = [f for f in body.findings if f.saving_usd and not f.needs and not (f.up_to and triage.keep_quality)]
     condition = "without touching quality, " if triage.keep_quality else ""
     reach = [f.title for f in counted if Decimal(f.saving_usd or 0) >= wanted]
     if body.joint:

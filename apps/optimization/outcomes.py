@@ -19,7 +19,7 @@ from apps.optimization.calls import Calls
 from apps.optimization.coalitions import CLUSTER, saved
 from apps.optimization.models import Dataset, Outcome, Recommendation
 from apps.optimization.results import in_dollars
-from apps.optimization.simulators import known, simulate, stage_of
+from apps.optimization.simulators import Options, known, simulate, stage_of
 from apps.optimization.statistics.bootstrap import Floats, cluster_interval
 
 MOST_FEATURES = 8  # measured each by itself, the dearest first; the others together
@@ -81,7 +81,8 @@ def measure(dataset: Dataset, calls: Calls) -> int:
 
 def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     since = (recommendation.adopted_at or recommendation.created_at).astimezone(UTC).date()
-    strategy = simulate(calls, recommendation.strategy)
+    allowed = Options(**recommendation.detail.get("options", {}))
+    strategy = simulate(calls, recommendation.strategy, allowed)
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0

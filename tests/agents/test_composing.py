@@ -87,6 +87,21 @@ def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(find
     assert paragraphs[-2:] == ["How your log was read:", "- 2 rows were left out."]
 
 
+@pytest.mark.parametrize(("amount", "order"), [("9", [1, 0]), ("1", [0, 1])])
+def test_what_its_owner_has_to_allow_is_said_as_that_and_the_larger_comes_first(findings, amount, order):
+    asked = saving("Cache, if shared", amount).model_copy(update={"needs": "answers may be given to everybody"})
+    more = ToolResult(call="s", tool="joint_saving", result=Measurement(headline="", savings=[asked]))
+    report = compose(TRIAGE, findings.model_copy(update={"results": [*findings.results, more]}))
+
+    lines = [
+        "**Proven on your own calls:** **$2.50**",
+        f"**If you allow it, replayed on your own calls:** **${amount}.00**",
+    ]
+    places = [report.summary.index(line) for line in lines]
+    assert sorted(range(2), key=places.__getitem__) == order
+    assert unsupported_numbers(report.summary, facts=facts_of(report)) == []
+
+
 def test_a_saving_of_nothing_is_neither_proven_nor_the_first_thing_to_do(findings):
     nothing = Measurement(headline="No repeats.", savings=[saving("Cache", "0")])
     findings = findings.model_copy(

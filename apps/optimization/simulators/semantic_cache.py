@@ -1,6 +1,6 @@
 """Answer a call that asks nearly what an earlier one asked; only as far as the answers show that this is safe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,7 +71,13 @@ class _Judged:
         return at_most(self.differ, self.pairs)
 
 
-@strategy(stage="answer")
+def _wider(found: Strategy, options: Options) -> Options | None:
+    """A cache for everybody and for good, which has most to give; not where the calls lack what that needs too."""
+    free = replace(options, answers_shared=True, answers_kept=None)
+    return None if free == options or set(found.missing) - {"user"} else free
+
+
+@strategy(stage="answer", wider=_wider)
 def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """What near repeats cost, at the threshold that half of the calls prefers and the other half proves to be safe.
 
