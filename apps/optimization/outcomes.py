@@ -81,8 +81,10 @@ def measure(dataset: Dataset, calls: Calls) -> int:
 
 def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     since = (recommendation.adopted_at or recommendation.created_at).astimezone(UTC).date()
-    allowed = Options(**recommendation.detail.get("options", {}))
-    strategy = simulate(calls, recommendation.strategy, allowed)
+    # What is learnt is learnt on the earlier half of the calls before; so there are always days before to compare with.
+    began = datetime.combine(since, datetime.min.time(), tzinfo=UTC)
+    options = Options(**recommendation.detail.get("options", {}), learn_before=began)
+    strategy = simulate(calls, recommendation.strategy, options)
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0

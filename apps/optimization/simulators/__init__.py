@@ -19,6 +19,7 @@ from apps.optimization.coalitions import Replay
 from apps.optimization.options import DEFAULTS as DEFAULTS
 from apps.optimization.options import Options as Options
 from apps.optimization.options import free_sql as free_sql
+from apps.optimization.options import taught_before as taught_before
 from apps.optimization.results import Strategy
 
 

@@ -13,7 +13,7 @@ from apps.optimization.overview import known_cost, spend
 from apps.optimization.repeats import OWNER, exact_sum, forever, look_up_seconds
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.similarity import Vectors, vectors
-from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy, taught_before
 from apps.optimization.simulators.exact_cache import COMPLETE, life
 from apps.optimization.statistics.proportion import CONFIDENCE, at_most
 
@@ -89,7 +89,8 @@ def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     if asked is None:
         return _strategy(options, **facts)
     partners = _replay(asked, forever(options.answers_kept))
-    middle = float(np.median(asked.began))
+    taught = asked.began[asked.began < taught_before(options)]
+    middle = float(np.median(taught)) if len(taught) else float(asked.began.min())
     first = asked.began < middle
     curve = [_point(asked, partners, place, first) for place in range(len(THRESHOLDS))]
     detail = facts | {
