@@ -17,6 +17,7 @@ from apps.agents.artifacts import (
 )
 from apps.agents.measuring import spelled_wait
 from apps.llm.amounts import spell_dollars
+from apps.optimization.wishes import goal
 
 TITLES: dict[Intent, str] = {
     "savings": "Where you can save",
@@ -284,37 +285,19 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
     if spend is None:
         return f"Your goal of {percent:g} % cannot be told in dollars, because what these calls cost is not known."
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
-    goal = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
-    counted = [f for f in body.findings if f.saving_usd and not f.needs and not (f.up_to and triage.keep_quality)]
-    condition = "without touching quality, " if triage.keep_quality else ""
-    reach = [f.title for f in counted if Decimal(f.saving_usd or 0) >= wanted]
+    said = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
+    counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
+    reach = [f for f in counted if Decimal(f.saving_usd or 0) >= wanted]
     if body.joint:
-        beyond = f" {_listed(reach)} could reach it alone." if reach and not _reached(body.joint, wanted) else ""
-        return f"{goal}. {_together(body.joint, wanted)}{beyond}"
+        together = goal(percent / 100, body.joint)
+        beyond = [f.title for f in reach if f.joint_usd is None and together.reached is not True]
+        return f"{said}. {together.sentence}{f' {_listed(beyond)} could reach it alone.' if beyond else ''}"
     if not counted:
-        return f"{goal}."
-    alone = f"{_listed(reach)} could reach it alone" if reach else "none of these ways reaches it alone"
-    return f"{goal}; {condition}{alone}."
-
-
-def _reached(joint: JointSaving, wanted: Decimal) -> bool:
-    return joint.saving_usd is not None and Decimal(joint.saving_usd) >= wanted
-
-
-def _together(joint: JointSaving, wanted: Decimal) -> str:
-    """Whether the joint saving reaches a goal, and how sure that is."""
-    if joint.saving_usd is None:
-        return "Nothing that is proven comes closer to it."
-    saved = f"What is {'bounded' if joint.up_to else 'proven'} saves {spell_dollars(joint.saving_usd)} together"
-    if not _reached(joint, wanted):
-        short = f"{saved}, which is {spell_dollars(wanted - Decimal(joint.saving_usd))} short of it"
-        if joint.high is not None and Decimal(joint.high) >= wanted:
-            return f"{short}; the upper end of its interval, {spell_dollars(joint.high)}, would reach it."
-        return f"{short}."
-    if joint.low is None:
-        return f"{saved}, which reaches it; how sure that is, is not known."
-    sure = "reaches it too" if Decimal(joint.low) >= wanted else "does not"
-    return f"{saved}, which reaches it; the lower end of its interval, {spell_dollars(joint.low)}, {sure}."
+        return f"{said}."
+    condition = "without touching quality, " if triage.keep_quality else ""
+    titles = [f.title for f in reach]
+    alone = f"{_listed(titles)} could reach it alone" if titles else "none of these ways reaches it alone"
+    return f"{said}; {condition}{alone}."
 
 
 def _waiting(delays: list[FeatureDelay]) -> str:

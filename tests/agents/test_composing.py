@@ -220,14 +220,22 @@ def together(findings):
 @pytest.mark.parametrize(
     ("percent", "said"),
     [
-        (10, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, reaches it too."),
-        (20, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, does not."),
-        (27, "$1.50 short of it; the upper end of its interval, $14.00, would reach it."),
-        (50, "$13.00 short of it."),
+        (18, "Your goal of 18 % is $9.00. What is proven saves 24.0% together (95 % interval: 18.0% to 28.0%), which "),
+        (18, "which reaches it."),
+        (20, "which does not decide it. Cache could reach it alone."),
+        (28, "which does not decide it."),
+        (50, "which does not reach it."),
     ],
 )
-def test_a_goal_is_compared_with_what_is_saved_together_and_with_its_interval(together, percent, said):
+def test_a_goal_is_compared_with_the_interval_of_what_is_saved_together(together, percent, said):
     assert said in together(percent=percent).summary
+
+
+@pytest.mark.parametrize(("percent", "said"), [(20, "enough only if the ceilings are reached"), (50, "too little")])
+def test_a_ceiling_reaches_no_goal(together, percent, said):
+    summary = together(TOGETHER.model_copy(update={"up_to": True}), percent).summary
+
+    assert f"All that is bounded would save at most 24.0% together, which is {said}." in summary
 
 
 def test_where_nothing_is_proven_no_goal_comes_closer(together):
