@@ -89,6 +89,7 @@ class Saving(Artifact):
     """One way to save; `up_to` marks a ceiling, which is no promise. Dollars are decimal strings, None if unknown."""
 
     title: str
+    needs: str = Field("", description="What the owner of the calls has to allow first; empty where nothing.")
     saving_usd: str | None
     low: str | None = None
     high: str | None = None

@@ -17,6 +17,7 @@ from apps.agents.artifacts import (
 )
 from apps.agents.measuring import spelled_wait
 from apps.llm.amounts import spell_dollars
+from apps.optimization.wishes import goal
 
 TITLES: dict[Intent, str] = {
     "savings": "Where you can save",
@@ -223,19 +224,20 @@ def _answers(triage: Triage, findings: Findings) -> Iterator[str]:
 def _savings(body: ReportBody) -> Iterator[str]:
     """The best that is proven, the largest that may be possible, and where to begin; the cards hold the rest."""
     positive = [finding for finding in body.findings if Decimal(finding.saving_usd or 0) > 0]
-    proven = [found for found in positive if not found.up_to and found.evidence in PROVEN]
+    real = [found for found in positive if not found.up_to and found.evidence in PROVEN]
     ceiling = next((found for found in positive if found.up_to), None)
-    if proven:
-        best, evidence = proven[0], f"evidence {proven[0].evidence}{_confidence(proven[0])}"
-        yield f"**Proven on your own calls:** {_amount(best)} ({evidence}): {best.title}."
+    proven, asked = ([found for found in real if bool(found.needs) is needy] for needy in (False, True))
+    for best in sorted((*proven[:1], *asked[:1]), key=real.index):
+        kind = "If you allow it, replayed on your own calls" if best.needs else "Proven on your own calls"
+        yield f"**{kind}:** {_amount(best)} (evidence {best.evidence}{_confidence(best)}): {best.title}."
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
-    if first := next(iter(proven), ceiling):
+    if first := next(iter(real), ceiling):
         yield f"**Do first:** {first.how} Response time: {first.latency}{_conditions(first)}"
     elif any(finding.saving_usd is not None for finding in body.findings):
         yield "No saving was found on these calls."
-    if len(proven) > 1:
-        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in proven[1:])}."
+    if len(real) > 1:
+        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in real[1:])}."
 
 
 def _conditions(finding: Finding) -> str:
@@ -283,37 +285,19 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
     if spend is None:
         return f"Your goal of {percent:g} % cannot be told in dollars, because what these calls cost is not known."
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
-    goal = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
+    said = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
     counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
-    condition = "without touching quality, " if triage.keep_quality else ""
-    reach = [f.title for f in counted if Decimal(f.saving_usd or 0) >= wanted]
+    reach = [f for f in counted if Decimal(f.saving_usd or 0) >= wanted]
     if body.joint:
-        beyond = f" {_listed(reach)} could reach it alone." if reach and not _reached(body.joint, wanted) else ""
-        return f"{goal}. {_together(body.joint, wanted)}{beyond}"
+        together = goal(percent / 100, body.joint)
+        beyond = [f.title for f in reach if f.joint_usd is None and together.reached is not True]
+        return f"{said}. {together.sentence}{f' {_listed(beyond)} could reach it alone.' if beyond else ''}"
     if not counted:
-        return f"{goal}."
-    alone = f"{_listed(reach)} could reach it alone" if reach else "none of these ways reaches it alone"
-    return f"{goal}; {condition}{alone}."
-
-
-def _reached(joint: JointSaving, wanted: Decimal) -> bool:
-    return joint.saving_usd is not None and Decimal(joint.saving_usd) >= wanted
-
-
-def _together(joint: JointSaving, wanted: Decimal) -> str:
-    """Whether the joint saving reaches a goal, and how sure that is."""
-    if joint.saving_usd is None:
-        return "Nothing that is proven comes closer to it."
-    saved = f"What is {'bounded' if joint.up_to else 'proven'} saves {spell_dollars(joint.saving_usd)} together"
-    if not _reached(joint, wanted):
-        short = f"{saved}, which is {spell_dollars(wanted - Decimal(joint.saving_usd))} short of it"
-        if joint.high is not None and Decimal(joint.high) >= wanted:
-            return f"{short}; the upper end of its interval, {spell_dollars(joint.high)}, would reach it."
-        return f"{short}."
-    if joint.low is None:
-        return f"{saved}, which reaches it; how sure that is, is not known."
-    sure = "reaches it too" if Decimal(joint.low) >= wanted else "does not"
-    return f"{saved}, which reaches it; the lower end of its interval, {spell_dollars(joint.low)}, {sure}."
+        return f"{said}."
+    condition = "without touching quality, " if triage.keep_quality else ""
+    titles = [f.title for f in reach]
+    alone = f"{_listed(titles)} could reach it alone" if titles else "none of these ways reaches it alone"
+    return f"{said}; {condition}{alone}."
 
 
 def _waiting(delays: list[FeatureDelay]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from apps.optimization import simulators
+from apps.optimization.allowances import if_allowed
 from apps.optimization.anomalies import anomalies
 from apps.optimization.breakdown import spend_breakdowns
 from apps.optimization.calls import Calls
@@ -35,6 +36,8 @@ def analyse(
         strategies.append(with_interval(calls, simulator(calls, options)))
         progress(5 + 55 * (place + 1) / len(known))
     together = joint(calls, strategies, ceilings=ceilings)
+    progress(75)
+    beside = if_allowed(calls, strategies, options)
     progress(80)
     enough = sufficiency(calls, capture_rate=capture_rate)
     progress(90)
@@ -48,6 +51,7 @@ def analyse(
         sufficiency=enough,
         strategies=tuple(strategies),
         joint=together,
+        if_allowed=beside,
         anomalies=anomalies(calls),
         forecast=forecast(calls),
         overview=whole,

@@ -73,23 +73,36 @@ def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Save
 
 
 def _found_share(calls: Calls, strategies: Sequence[Strategy]) -> Fraction:
-    """What strategies found that they save, as a share of what their calls save at list prices; at most 1. A ceiling is
-    one of list prices."""
+    """What strategies found that they save, as a share of what their calls save at list prices; at most 1. A call
+    counts by the share of the strategy that changes it, see `merged`. A ceiling is one of list prices."""
     if any(each.up_to for each in strategies):
         return Fraction(1)
-    listed = sum(_alone(calls, each).total(frozenset({stage_of(each.name)})) for each in strategies)
-    found = sum((Fraction(each.saving_usd or 0) * PICO for each in strategies), Fraction(0))
-    return min(found / listed, Fraction(1)) if listed > 0 else Fraction(1)
+    listed, found = 0, Fraction(0)
+    taken: list[str] = []
+    for each in _larger_first(strategies):
+        whole = _alone(calls, each).total(frozenset({"route"}))
+        left = _alone(calls, each, but=taken).total(frozenset({"route"})) if taken else whole
+        if whole > 0:
+            listed += left
+            found += left * min(Fraction(each.saving_usd or 0) * PICO / whole, Fraction(1))
+        taken.append(_table(each))
+    return found / listed if listed > 0 else Fraction(1)
 
 
-def _alone(calls: Calls, strategy: Strategy) -> Saved:
-    return saved(calls, {stage_of(strategy.name): _table(strategy)})
+def _alone(calls: Calls, strategy: Strategy, but: Sequence[str] = ()) -> Saved:
+    """What a strategy saves by itself, on the calls that the relations of `but` do not change."""
+    others = " ".join(f"ANTI JOIN {relation} USING (call)" for relation in but)
+    return saved(calls, {stage_of(strategy.name): f"(FROM {_table(strategy)} {others})" if but else _table(strategy)})
+
+
+def _larger_first(strategies: Sequence[Strategy]) -> list[Strategy]:
+    return sorted(strategies, key=lambda each: -(each.saving_usd or 0))
 
 
 def merged(calls: Calls, stage: Stage, strategies: Sequence[Strategy]) -> str:
     """One relation of what the strategies of a stage change. Where two change the same call, the larger saving wins,
     except that tokens which two of them trim away are trimmed by both."""
-    ordered = sorted(strategies, key=lambda each: -(each.saving_usd or 0))
+    ordered = _larger_first(strategies)
     if len(ordered) == 1:
         return _table(ordered[0])
     columns = {"route": ", model, provider", "trim": ", less_input, less_output"}.get(stage, "")

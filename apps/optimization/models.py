@@ -171,7 +171,14 @@ class Recommendation(models.Model):
     analysis = models.ForeignKey(StoredAnalysis, on_delete=models.SET_NULL, null=True, related_name="+")
     strategy = models.CharField(max_length=64)
     title = models.CharField(max_length=200)
-    saving_usd = models.DecimalField(max_digits=20, decimal_places=12, help_text="On the calls that were analysed.")
+    needs = models.CharField(
+        max_length=200, blank=True, default="", help_text="What its owner has to allow; empty where nothing."
+    )
+    saving_usd = models.DecimalField(
+        max_digits=20,
+        decimal_places=12,
+        help_text="On the calls that were analysed; where it needs something, beyond what is saved without.",
+    )
     low_usd = models.DecimalField(max_digits=20, decimal_places=12, null=True)
     high_usd = models.DecimalField(max_digits=20, decimal_places=12, null=True)
     monthly_usd = models.DecimalField(
@@ -183,7 +190,9 @@ class Recommendation(models.Model):
     evidence = models.CharField(max_length=2)
     sufficiency = models.PositiveSmallIntegerField()
     sufficiency_state = models.CharField(max_length=16)
-    confidence = models.FloatField(null=True, help_text="That the saving comes true, 0-1; empty for a ceiling.")
+    confidence = models.FloatField(
+        null=True, help_text="That the saving comes true, 0-1; empty where it is unmeasured."
+    )
     calibrated = models.BooleanField(default=False, help_text="From outcomes; otherwise a prior.")
     detail = models.JSONField(default=dict, help_text="Effort, risk, prerequisites, rollback, assumptions.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
@@ -195,9 +204,11 @@ class Recommendation(models.Model):
 
     class Meta:
         constraints = [
-            # One thing to do per dataset and strategy; a later analysis renews it as long as nobody has decided.
+            # One thing to do per dataset, strategy and rule; a later analysis renews it as long as nobody has decided.
             models.UniqueConstraint(
-                fields=["dataset", "strategy"], condition=models.Q(state="open"), name="recommendation_open_once"
+                fields=["dataset", "strategy", "needs"],
+                condition=models.Q(state="open"),
+                name="recommendation_open_once",
             )
         ]
 

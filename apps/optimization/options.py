@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
+from math import inf
 
 from apps.errors import Invalid
 from apps.optimization.duck import quoted
@@ -32,6 +34,9 @@ class Options:
     answers_kept: float | None = 3600.0  # seconds that a cache may keep an answer; None: for good
     false_hits: float = 0.05  # share of a semantic cache's hits that may be answered otherwise than they were, 0-1
     answers_shared: bool = False  # one user may get the answer that another one was given
+    learn_before: datetime | None = (
+        None  # what is learnt, is learnt on the first half of the calls before; None: of all
+    )
 
     def __post_init__(self) -> None:
         for name in ("quality_floor", "trimmed", "output_percentile", "false_hits"):
@@ -46,6 +51,11 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def taught_before(options: Options) -> float:
+    """The end of the calls that may teach a way to save, in seconds since 1970."""
+    return inf if options.learn_before is None else options.learn_before.timestamp()
 
 
 def free_sql(options: Options) -> str:

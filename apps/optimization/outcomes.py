@@ -19,7 +19,7 @@ from apps.optimization.calls import Calls
 from apps.optimization.coalitions import CLUSTER, saved
 from apps.optimization.models import Dataset, Outcome, Recommendation
 from apps.optimization.results import in_dollars
-from apps.optimization.simulators import known, simulate, stage_of
+from apps.optimization.simulators import Options, known, simulate, stage_of
 from apps.optimization.statistics.bootstrap import Floats, cluster_interval
 
 MOST_FEATURES = 8  # measured each by itself, the dearest first; the others together
@@ -81,7 +81,10 @@ def measure(dataset: Dataset, calls: Calls) -> int:
 
 def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     since = (recommendation.adopted_at or recommendation.created_at).astimezone(UTC).date()
-    strategy = simulate(calls, recommendation.strategy)
+    # What is learnt is learnt on the earlier half of the calls before; so there are always days before to compare with.
+    began = datetime.combine(since, datetime.min.time(), tzinfo=UTC)
+    options = Options(**recommendation.detail.get("options", {}), learn_before=began)
+    strategy = simulate(calls, recommendation.strategy, options)
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0

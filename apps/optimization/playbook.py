@@ -3,8 +3,9 @@
 Effort is our estimate in working days for one person who knows the code; it ranks, and promises nothing.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 Risk = Literal["low", "medium", "high"]
 
@@ -135,3 +136,20 @@ PLAYS: dict[str, Play] = {
         rollback="Go back if batches come back later than the deadline of the feature.",
     ),
 }
+
+# What an option of `Options` that the owner has to allow adds: the risk it is at least, and what has to be true first.
+ALLOWANCES: dict[str, tuple[Risk, str]] = {
+    "answers_kept": ("medium", "The answers stay true for as long as they are kept."),
+    "answers_shared": ("high", "No prompt and no answer holds what only one user may know."),
+}
+
+
+def play(strategy: str, allowed: Iterable[str] = ()) -> Play:
+    """How `strategy` is put to work where the owner allows these options beyond those it has."""
+    found = PLAYS[strategy]
+    added = [ALLOWANCES[name] for name in sorted(allowed)]
+    return replace(
+        found,
+        risk=max(found.risk, *(risk for risk, _ in added), key=get_args(Risk).index) if added else found.risk,
+        prerequisites=(*(first for _, first in added), *found.prerequisites),
+    )

@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from apps.llm.amounts import UNKNOWN, spell_dollars
+from apps.optimization.allowances import allowed_first
 from apps.optimization.bills import BillPreview
 from apps.optimization.conversion import Conversion, Preview
 from apps.optimization.local import UTC, Local, is_trace
 from apps.optimization.reconciliation import Reconciliation, spelled
-from apps.optimization.results import Analysis, Breakdown, Forecast, Joint, Lack, Strategy, usd
+from apps.optimization.results import Analysis, Breakdown, Forecast, IfAllowed, Joint, Lack, Strategy, usd
 from apps.optimization.scenarios import Moved, WhatIf
 from apps.optimization.wishes import Goal
 
@@ -145,6 +146,8 @@ def show(console: Console, name: str, found: Found) -> None:
     for by in ("model", "feature"):
         if any(row.key for row in analysis.breakdown[by].rows):
             console.print(_spend_table(analysis.breakdown[by], local))
+    if more := allowed_first(analysis):
+        _say(console, if_allowed_line(more, local), style="bold")
     _show_joint(console, analysis.joint, local)
     if found.goal:
         _say(console, f"Goal of {found.goal.share:.0%}: {found.goal.sentence}")
@@ -165,6 +168,11 @@ def _say(console: Console, sentence: str, style: str | None = None) -> None:
 def interval(low: Decimal | None, high: Decimal | None, local: Local) -> str:
     """Both ends; a dash where they were not computed."""
     return NOTHING if low is None or high is None else f"{local.money(low)} to {local.money(high)}"
+
+
+def if_allowed_line(more: IfAllowed, local: Local = UTC) -> str:
+    """What a rule would add that only the owner can allow, in a sentence."""
+    return f"{local.money(more.more_usd)} beyond what is proven, if {more.needs}: {more.strategy.title}."
 
 
 def _show_joint(console: Console, joint: Joint | None, local: Local) -> None:
@@ -320,10 +328,19 @@ def _savings_table(analysis: Analysis, local: Local) -> Table:
     table.add_column("95 % interval", justify="right")
     table.add_column("evidence")
     table.add_column("what to know")
-    for strategy in sorted(analysis.strategies, key=lambda s: (s.up_to, -(s.saving_usd or 0))):
+    rows = [(each, each.title, _remark(each)) for each in analysis.strategies]
+    rows += [
+        (
+            each.strategy,
+            f"{each.strategy.title}, if allowed",
+            f"If {each.needs}: {local.money(each.more_usd)} of it is beyond what is proven.",
+        )
+        for each in analysis.if_allowed
+    ]
+    for strategy, title, remark in sorted(rows, key=lambda row: (row[0].up_to, -(row[0].saving_usd or 0))):
         evidence = NOTHING if strategy.saving_usd is None else strategy.evidence
         ends = interval(strategy.low, strategy.high, local)
-        table.add_row(strategy.title, _saving(strategy, local), ends, evidence, _plain(_remark(strategy)))
+        table.add_row(title, _saving(strategy, local), ends, evidence, _plain(remark))
     return table
 
 

@@ -192,6 +192,15 @@ class Strategy(Result):
     detail: dict[str, Any] = {}
 
 
+class IfAllowed(Result):
+    """What a way to save would save more under a rule that no log can allow, only the owner of the calls."""
+
+    needs: str  # what has to hold, after "if": "answers may be kept for good"
+    options: dict[str, Any]  # of `Options`: those that ask for the rule
+    more_usd: Dollars  # than the way to save does without
+    strategy: Strategy  # under the rule, by itself and in whole
+
+
 class LeftOut(Result):
     """A strategy that takes no part in the joint saving."""
 
@@ -306,6 +315,7 @@ class Analysis(Result):
     sufficiency: dict[str, Sufficiency]
     strategies: tuple[Strategy, ...]
     joint: Joint | None  # None: no strategy proves a saving
+    if_allowed: tuple[IfAllowed, ...] = ()  # beside it, and not in it; the most first
     anomalies: tuple[Anomaly, ...] | None  # None: the log is too short for them, or nothing has a price
     forecast: Forecast
     overview: Overview

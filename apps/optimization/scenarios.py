@@ -212,13 +212,16 @@ def _simulated(calls: Calls, asked: Asked, progress: Told) -> list[Strategy]:
 
 def what_if(calls: Calls, asked: Scenario, progress: Told = lambda percent: None) -> WhatIf:
     """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
+    return what_if_with(calls, asked, joint(calls, _simulated(calls, asked, progress), ceilings=asked.ceilings))
+
+
+def what_if_with(calls: Calls, asked: Scenario, together: Joint | None) -> WhatIf:
+    """The same where the joint saving of these calls, under what is `asked`, is known already."""
     whole, factor = spend(calls), Decimal(str(1 + asked.growth))
     calls.connection.execute("CREATE OR REPLACE TEMP TABLE moved_already (call BIGINT)")
     moves = tuple(_moved(calls, move) for move in asked.moves)
     less = sum((_less(move) for move in moves), Decimal(0))
     spent = in_dollars(whole)
-    strategies = _simulated(calls, asked, progress)
-    together = joint(calls, strategies, ceilings=asked.ceilings)
     coming = forecast(calls)
     moved = None if spent is None else (spent - less) * factor
     return WhatIf(

@@ -224,6 +224,7 @@ class RecommendationSerializer(serializers.ModelSerializer[Recommendation]):
             "analysis",
             "strategy",
             "title",
+            "needs",
             "saving_usd",
             "low_usd",
             "high_usd",
@@ -246,7 +247,7 @@ class RecommendationSerializer(serializers.ModelSerializer[Recommendation]):
 
     def get_confidence_basis(self, row: Recommendation) -> str:
         if row.confidence is None:
-            return "none: a ceiling is not measured"
+            return "none: its owner has to allow it" if row.needs else "none: a ceiling is not measured"
         return "calibrated on outcomes" if row.calibrated else "prior, uncalibrated"
 
 

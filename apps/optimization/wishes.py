@@ -3,9 +3,25 @@
 import re
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Protocol
 
 from apps.optimization.options import ImpossibleOption
-from apps.optimization.results import Joint, Result
+from apps.optimization.results import Result
+
+
+class Together(Protocol):
+    """A joint saving: amounts in dollars, as numbers or written."""
+
+    @property
+    def saving_usd(self) -> Decimal | str | None: ...
+    @property
+    def low(self) -> Decimal | str | None: ...
+    @property
+    def high(self) -> Decimal | str | None: ...
+    @property
+    def spent_usd(self) -> Decimal | str | None: ...
+    @property
+    def up_to(self) -> bool: ...
 
 
 class Goal(Result):
@@ -17,23 +33,37 @@ class Goal(Result):
     sentence: str
 
 
-def goal(share: float, joint: Joint | None) -> Goal:
-    """A wished share beside the joint saving and its interval."""
+def goal(share: float, joint: Together | None) -> Goal:
+    """A wished share beside the joint saving: reached where the lower end of its interval is, not where the upper end
+    is below it, and undecided between them. A ceiling decides only where even it is too low."""
     if joint is None or joint.saving_usd is None or not joint.spent_usd:
-        return Goal(share=share, saved_share=None, reached=None, sentence="Unknown: no saving is proven.")
-    saved = float(joint.saving_usd / joint.spent_usd)
-    low, high = (None if end is None else float(end / joint.spent_usd) for end in (joint.low, joint.high))
-    reached = _decided(share, low, high) if not joint.up_to else (None if saved >= share else False)
-    words = {True: "reached", False: "not reached", None: "not decided by the interval"}[reached]
-    if joint.up_to and reached is None:
-        words = "perhaps: a ceiling takes part"
-    return Goal(share=share, saved_share=saved, reached=reached, sentence=f"{words}; {saved:.1%} would be saved.")
+        return Goal(share=share, saved_share=None, reached=None, sentence="Nothing that is proven comes closer to it.")
+    spent = Decimal(joint.spent_usd)
+    saved = float(Decimal(joint.saving_usd) / spent)
+    low, high = (None if end is None else float(Decimal(end) / spent) for end in (joint.low, joint.high))
+    if joint.up_to:
+        reached = None if saved >= share else False
+        said = f"All that is bounded would save at most {saved:.1%} together"
+        sentence = (
+            f"{said}, which is {'too little' if reached is False else 'enough only if the ceilings are reached'}."
+        )
+    else:
+        reached = _decided(share, low, high)
+        ends = "" if low is None or high is None else f" (95 % interval: {low:.1%} to {high:.1%})"
+        sentence = f"What is proven saves {saved:.1%} together{ends}, which {_verdict(reached, bool(ends))}."
+    return Goal(share=share, saved_share=saved, reached=reached, sentence=sentence)
 
 
 def _decided(share: float, low: float | None, high: float | None) -> bool | None:
     if low is not None and low >= share:
         return True
     return False if high is not None and high < share else None
+
+
+def _verdict(reached: bool | None, interval: bool) -> str:
+    if reached is None:
+        return "does not decide it" if interval else "does not decide it without an interval"
+    return "reaches it" if reached else "does not reach it"
 
 
 def share_from(text: str, name: str) -> float:

@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 from apps.llm.amounts import UNKNOWN
+from apps.optimization.allowances import allowed_first
 from apps.optimization.local import UTC, Local, local_of
 from apps.optimization.models import Dataset
-from apps.optimization.presentation import beaten
-from apps.optimization.results import Analysis, Dollars, Forecast, Joint, Strategy, Sufficiency, Times
+from apps.optimization.presentation import beaten, if_allowed_line
+from apps.optimization.results import Analysis, Dollars, Forecast, IfAllowed, Joint, Strategy, Sufficiency, Times
 from apps.web.dataset_picture import day_of_trace
 from apps.web.questions import bars
 from apps.web.templatetags.web import dated, spell_seconds
@@ -77,6 +78,7 @@ class Savings:
     overlap: str
     left_out: tuple[tuple[str, str], ...]  # title, why
     proven: tuple[Item, ...]
+    if_allowed: tuple[tuple[str, Item], ...]  # what is needed, and the way to save under that rule
     ceilings: tuple[Item, ...]
     unknown: tuple[Item, ...]
     nothing: tuple[Strategy, ...]  # what was computed and saves nothing
@@ -97,12 +99,13 @@ def draw(result: Mapping[str, Any], dataset: Dataset) -> Savings:
     known = [each for each in found.strategies if each.saving_usd is not None]
     real, local = dated(found.overview.first_call_at), local_of(dataset)
     return Savings(
-        headline=headline(found.joint, local),
+        headline=headline(found.joint, local, allowed_first(found)),
         joint=found.joint,
         shares=_shares(found.joint, titles, local),
         overlap=_overlap(found.joint, local),
         left_out=tuple((_title(each.name, titles), each.why) for each in found.joint.left_out) if found.joint else (),
         proven=_items(each for each in known if each.saving_usd and not each.up_to),
+        if_allowed=tuple((each.needs, item) for each in found.if_allowed for item in _items([each.strategy])),
         ceilings=_items(each for each in known if each.saving_usd and each.up_to),
         unknown=_items(each for each in found.strategies if each.saving_usd is None),
         nothing=tuple(each for each in known if not each.saving_usd),
@@ -121,8 +124,10 @@ def _keys(found: Analysis, by: str) -> tuple[str, ...]:
     return tuple(row.key for row in found.breakdown[by].rows if row.key)
 
 
-def headline(joint: Joint | None, local: Local = UTC) -> str:
-    """The joint saving in one sentence, with its share of the spend and its interval."""
+def headline(joint: Joint | None, local: Local = UTC, more: IfAllowed | None = None) -> str:
+    """The joint saving in one sentence, with its share of the spend and its interval; before it, what one rule adds."""
+    if more:
+        return f"{if_allowed_line(more, local)} {headline(joint, local)}"
     if joint is None:
         return "Nothing is proven to save on these calls."
     if joint.saving_usd is None:

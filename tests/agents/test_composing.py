@@ -87,6 +87,21 @@ def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(find
     assert paragraphs[-2:] == ["How your log was read:", "- 2 rows were left out."]
 
 
+@pytest.mark.parametrize(("amount", "order"), [("9", [1, 0]), ("1", [0, 1])])
+def test_what_its_owner_has_to_allow_is_said_as_that_and_the_larger_comes_first(findings, amount, order):
+    asked = saving("Cache, if shared", amount).model_copy(update={"needs": "answers may be given to everybody"})
+    more = ToolResult(call="s", tool="joint_saving", result=Measurement(headline="", savings=[asked]))
+    report = compose(TRIAGE, findings.model_copy(update={"results": [*findings.results, more]}))
+
+    lines = [
+        "**Proven on your own calls:** **$2.50**",
+        f"**If you allow it, replayed on your own calls:** **${amount}.00**",
+    ]
+    places = [report.summary.index(line) for line in lines]
+    assert sorted(range(2), key=places.__getitem__) == order
+    assert unsupported_numbers(report.summary, facts=facts_of(report)) == []
+
+
 def test_a_saving_of_nothing_is_neither_proven_nor_the_first_thing_to_do(findings):
     nothing = Measurement(headline="No repeats.", savings=[saving("Cache", "0")])
     findings = findings.model_copy(
@@ -205,14 +220,22 @@ def together(findings):
 @pytest.mark.parametrize(
     ("percent", "said"),
     [
-        (10, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, reaches it too."),
-        (20, "saves $12.00 together, which reaches it; the lower end of its interval, $9.00, does not."),
-        (27, "$1.50 short of it; the upper end of its interval, $14.00, would reach it."),
-        (50, "$13.00 short of it."),
+        (18, "Your goal of 18 % is $9.00. What is proven saves 24.0% together (95 % interval: 18.0% to 28.0%), which "),
+        (18, "which reaches it."),
+        (20, "which does not decide it. Cache could reach it alone."),
+        (28, "which does not decide it."),
+        (50, "which does not reach it."),
     ],
 )
-def test_a_goal_is_compared_with_what_is_saved_together_and_with_its_interval(together, percent, said):
+def test_a_goal_is_compared_with_the_interval_of_what_is_saved_together(together, percent, said):
     assert said in together(percent=percent).summary
+
+
+@pytest.mark.parametrize(("percent", "said"), [(20, "enough only if the ceilings are reached"), (50, "too little")])
+def test_a_ceiling_reaches_no_goal(together, percent, said):
+    summary = together(TOGETHER.model_copy(update={"up_to": True}), percent).summary
+
+    assert f"All that is bounded would save at most 24.0% together, which is {said}." in summary
 
 
 def test_where_nothing_is_proven_no_goal_comes_closer(together):

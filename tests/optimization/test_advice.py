@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from apps.optimization import advice, analyses, imports, jobs, services
+from apps.agents.tools import joint_saving
+from apps.optimization import advice, analyses, imports, jobs, recommendations, services
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from tests.optimization.conftest import call, uploaded
 
@@ -314,14 +315,14 @@ def test_an_analysis_leaves_recommendations_with_what_is_needed_to_act(analysed,
 
     found = client_for(alice).get(RECOMMENDATIONS).json()
 
-    assert found
-    first = found[0]
+    proven = [row for row in found if not row["detail"]["up_to"] and not row["needs"]]
+    first = proven[0]
     assert first["analysis"] == str(analysis.pk)
     assert Decimal(first["saving_usd"]) > 0
     assert first["confidence_basis"] == "prior, uncalibrated"
     assert {"effort_days", "risk", "steps", "prerequisites", "rollback"} <= first["detail"].keys()
-    proven = [row for row in found if not row["detail"]["up_to"]]
-    assert [row["per_day_usd"] for row in proven] == sorted((row["per_day_usd"] for row in proven), key=Decimal)[::-1]
+    real = [row["per_day_usd"] for row in found if not row["detail"]["up_to"]]
+    assert real == sorted(real, key=Decimal)[::-1]
 
 
 def test_a_later_analysis_renews_what_is_open_and_leaves_what_was_decided(analysed, client_for, alice, monkeypatch):
@@ -373,6 +374,36 @@ def test_who_may_see_and_decide(request, analysed, client_for):
             assert answer.status_code == (200 if who else 401)
             if who == "charlie":
                 assert answer.json() in ([], {"next": None, "previous": None, "results": []})
+
+
+def asked_by_everybody():
+    """The same question each day, each time by another user."""
+    return [
+        call(timestamp=f"2026-10-{1 + day:02}T12:00:{day:02}Z", prompt="Where are you?", user=f"u{day}")
+        for day in range(21)
+    ]
+
+
+def test_what_only_another_rule_of_a_cache_saves_is_advised_first_and_proven_nowhere(analysed, client_for, alice):
+    analysis = analysed(asked_by_everybody())
+    client, needs = client_for(alice), "answers may be given to everybody and kept for good"
+    saved = 20 * Decimal("0.0035")
+
+    first = client.get(RECOMMENDATIONS).json()[0]
+    assert (first["strategy"], first["needs"], Decimal(first["saving_usd"])) == ("exact_cache", needs, saved)
+    assert first["title"] == f"Answer exact repeats from a cache, if {needs}"
+    assert (first["evidence"], first["detail"]["risk"], first["confidence"]) == ("E2", "high", None)
+    assert first["detail"]["prerequisites"][0] == "The answers stay true for as long as they are kept."
+
+    assert analysis.result["joint"] is None
+    told = joint_saving.measure(analysis)
+    leading = f"$0.0700 beyond what is proven, if {needs}: Answer exact repeats from a cache."
+    assert told.headline == f"{leading} {joint_saving.NOTHING}"
+    assert (told.savings[0].needs, told.savings[0].plan.risk, told.joint.shares) == (needs, "high", [])
+
+    client.post(f"{RECOMMENDATIONS}{first['id']}/outcome/", {"state": "adopted"}, format="json")
+    recommendations.renew(analysis)
+    assert [row["state"] for row in client.get(RECOMMENDATIONS).json() if row["needs"]] == ["adopted"]
 
 
 # --- Previews --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost
 from apps.optimization.coalitions import saved, subsets
 from apps.optimization.joint import joint, shapley, with_interval
 from apps.optimization.options import Options
+from apps.optimization.results import in_dollars
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
@@ -264,10 +265,27 @@ def test_a_route_saves_what_the_candidates_own_answers_cost_less(write, calls_of
     with calls_of(write("calls.csv", rows)) as calls:
         swap = with_interval(calls, simulate(calls, "model_swap_by_task"))
         found = joint(calls, [swap])
+        # A second one that keeps all it saves at list prices, on half of the same calls: the larger one changes those.
+        calls.connection.execute(
+            'CREATE OR REPLACE TEMP TABLE treatment_routing AS FROM treatment_model_swap_by_task WHERE "call" % 4 = 0'
+        )
+        listed = saved(calls, {"route": "treatment_routing"}).total(frozenset({"route"}))
+        second = swap.model_copy(update={"name": "routing", "saving_usd": in_dollars(listed)})
+        both = joint(calls, [second, swap])
+        # On calls of its own, it adds what it keeps.
+        calls.connection.execute(
+            'DELETE FROM treatment_model_swap_by_task WHERE "call" IN (SELECT "call" FROM treatment_routing)'
+        )
+        left = calls.row("SELECT count(*) FROM treatment_model_swap_by_task")[0]
+        rest = swap.model_copy(update={"saving_usd": swap.saving_usd * left / 90})
+        apart = joint(calls, [second, rest])
 
     assert swap.saving_usd == pytest.approx(90 * (Decimal("0.0035") - Decimal("0.00135")), rel=Decimal("1e-9"))
     assert swap.low <= swap.saving_usd <= swap.high
     assert found.saving_usd == pytest.approx(swap.saving_usd, rel=Decimal("1e-9"))
+    assert 0 < second.saving_usd < swap.saving_usd
+    assert both.saving_usd == pytest.approx(swap.saving_usd, rel=Decimal("1e-9"))
+    assert apart.saving_usd == pytest.approx(second.saving_usd + rest.saving_usd, rel=Decimal("1e-9"))
 
 
 # --- Intervals -------------------------------------------------------------------------------------------------------

@@ -98,8 +98,10 @@ def test_a_changed_mix_of_features_is_no_failure(measured):
     assert found.held
 
 
-def test_what_was_only_learnt_from_is_no_spend_that_could_not_be_saved(measured):
-    """The first half of the calls tells how deep to write; nothing is counted on them, and so they are not compared."""
+@pytest.mark.parametrize("adopted", [21, 11])
+def test_what_teaches_is_of_before_and_is_no_spend_that_could_not_be_saved(measured, adopted):
+    """The first half of the calls before tells how deep to write, however many came since; nothing is counted on them,
+    and so they are not compared."""
     book = "".join(chr(97 + n * 7 % 26) for n in range(8192))
     rows = [
         call(
@@ -108,17 +110,30 @@ def test_what_was_only_learnt_from_is_no_spend_that_could_not_be_saved(measured)
             prompt=book,
             input_tokens=2048,
             output_tokens=0,
-            cached_tokens=2048 if day > 20 and n else 0,
+            cached_tokens=2048 if day >= adopted and n else 0,
             session=f"s{day}-{n}",
         )
         for day in range(1, 31)
         for n in range(20)
     ]
 
-    found = measured(rows, strategy="prefix_cache", adopted_at=datetime(2026, 10, 21, tzinfo=UTC))
+    found = measured(rows, strategy="prefix_cache", adopted_at=datetime(2026, 10, adopted, tzinfo=UTC))
 
-    # Of ten days with twenty calls each, all but the first of a day were read at a tenth of the input's price.
-    assert found.realised_usd == pytest.approx(10 * 19 * 2048 * Decimal("2.7") / 10**6, rel=Decimal("0.05"))
+    # Of all days since, with twenty calls each, all but the first of a day were read at a tenth of the input's price.
+    assert found.realised_usd == pytest.approx((31 - adopted) * 19 * 2048 * Decimal("2.7") / 10**6, rel=Decimal("0.05"))
+
+
+def test_what_its_owner_allowed_is_measured_under_the_rule_that_was_allowed(measured):
+    rows = [
+        call(timestamp=f"2026-10-{1 + day:02}T12:00:{n:02}Z", prompt="Where are you?", user=f"u{day}-{n}")
+        for day in range(28)
+        for n in range(3)
+    ]
+
+    assert measured(rows, strategy="exact_cache") is None  # nobody asks twice
+    allowed = measured(rows, strategy="exact_cache", detail={"options": {"answers_shared": True}})
+    assert allowed.predicted_usd == pytest.approx(14 * 2 * COST, rel=Decimal("1e-6"))
+    assert (allowed.realised_usd, allowed.held) == (pytest.approx(0, abs=Decimal("1e-9")), False)
 
 
 def test_before_there_are_calls_since_nothing_is_measured(measured):

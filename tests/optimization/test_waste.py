@@ -1,14 +1,16 @@
 """What was paid in vain, sent again, written too long or could have waited; and what each does to the times."""
 
+from dataclasses import replace
 from decimal import Decimal
 from importlib import import_module
 
 import pytest
 
 from apps.agents.tools import exact_cache
+from apps.optimization.allowances import if_allowed
 from apps.optimization.joint import joint, with_interval
 from apps.optimization.latency import latency
-from apps.optimization.options import Options
+from apps.optimization.options import DEFAULTS, Options
 from apps.optimization.results import Times
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
@@ -218,6 +220,27 @@ def test_a_ceiling_of_calls_that_no_way_changes_has_no_interval_of_nothing(write
 
     assert (found.saving_usd, found.up_to) == (21 * COST / 2, True)
     assert (found.low, found.high) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("users", "options", "allowed"),
+    [
+        ("abcd", DEFAULTS, {"answers_shared": True}),  # of the rules that save the same, the one that allows least
+        ("aaaa", DEFAULTS, {}),
+        ("", DEFAULTS, {"answers_shared": True}),  # whose calls they are matters no more
+        ("abcd", Options(answers_shared=True), {}),
+    ],
+)
+def test_a_rule_that_its_owner_may_allow_adds_what_the_cache_saves_under_it(write, calls_of, users, options, allowed):
+    rows = [at(n, prompt="q", **({"user": users[n]} if users else {})) for n in range(4)]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = simulate(calls, "exact_cache", options)
+        beside = if_allowed(calls, [found], options)
+        under = simulate(calls, "exact_cache", replace(options, **allowed))
+
+    assert [each.options for each in beside] == ([allowed] if allowed else [])
+    assert sum(each.more_usd for each in beside) == under.saving_usd - (found.saving_usd or 0)
 
 
 def test_a_cache_that_saves_nothing_tells_which_rules_would(write, calls_of):

@@ -223,6 +223,23 @@ def test_the_joint_saving_is_one_sentence():
     assert headline(None) == "Nothing is proven to save on these calls."
 
 
+def test_what_only_its_owner_can_allow_is_said_before_what_is_proven(sample, analysed, page_of, document):
+    under = next(each for each in document["strategies"] if each["name"] == "exact_cache") | {"saving_usd": "90"}
+    allowed = {"needs": "answers may be kept for good", "options": {"answers_kept": None}, "more_usd": "80"}
+    StoredAnalysis.objects.update(result=document | {"if_allowed": [allowed | {"strategy": under}]})
+    recommendations.renew(StoredAnalysis.objects.get())
+
+    html = page_of("bob", savings_of(sample))
+
+    said = (
+        "$80.00 beyond what is proven, if answers may be kept for good: Answer exact repeats from a cache. Together: $"
+    )
+    assert said in html
+    advised, *_ = re.findall(r'class="finding advice">(.*?)</article>', html, re.DOTALL)
+    assert "if answers may be kept for good" in advised
+    assert ("risk</span> medium" in advised, "none: whether you can allow it" in advised) == (True, True)
+
+
 def test_the_navigation_leads_to_the_newest_savings(sample, client_for, alice, charlie):
     assert client_for(alice).get("/savings/").headers["Location"] == savings_of(sample)
     assert "No data yet" in client_for(charlie).get("/savings/").content.decode()

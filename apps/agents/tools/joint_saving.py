@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
-from apps.agents.artifacts import JointSaving, LeftOut, Measurement, Missing, Part, Saving, Table
+from apps.agents.artifacts import JointSaving, LeftOut, Measurement, Missing, Part, Plan, Saving, Table
 from apps.agents.measuring import (
     ANALYSIS_DEADLINE,
     Wishes,
@@ -20,8 +20,10 @@ from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.operations.database import in_database
 from apps.optimization import recommendations
+from apps.optimization.allowances import allowed_first
 from apps.optimization.models import Recommendation, StoredAnalysis
-from apps.optimization.results import Analysis, Joint, Strategy
+from apps.optimization.presentation import if_allowed_line
+from apps.optimization.results import Analysis, IfAllowed, Joint, Strategy
 from apps.optimization.simulators.batch_eligible import BATCH_WINDOW
 from apps.optimization.sufficiency import LACKING
 
@@ -41,7 +43,7 @@ def measure(stored: StoredAnalysis) -> Measurement:
     wishes = Wishes.model_validate({"dataset": stored.dataset_id, **stored.parameters})
     joint = _joint(found.joint, found.strategies).model_copy(update={"constraints": list(_constraints(wishes, found))})
     return Measurement(
-        headline=" ".join(_sentences(joint)),
+        headline=" ".join(_sentences(joint, allowed_first(found))),
         savings=_savings(found, recommendations.advise(stored)),
         joint=joint,
         tables=list(_tables(joint, found.strategies)),
@@ -95,7 +97,9 @@ def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
         yield f"Only {', '.join(wishes.candidates) or 'no model'} may be asked instead."
 
 
-def _sentences(joint: JointSaving) -> Iterator[str]:
+def _sentences(joint: JointSaving, more: IfAllowed | None) -> Iterator[str]:
+    if more:
+        yield if_allowed_line(more)
     if not joint.shares or joint.saving_usd is None:
         yield NOTHING
         return
@@ -119,21 +123,28 @@ def _interval(joint: JointSaving) -> str:
 
 def _savings(found: Analysis, advised: list[Recommendation]) -> list[Saving]:
     """Every way to save, those to recommend first and in their order; the others save nothing, or nobody knows."""
-    by_name = {each.name: each for each in found.strategies}
+    by_rule = {(each.name, ""): each for each in found.strategies}
+    by_rule |= {(each.strategy.name, each.needs): each.strategy for each in found.if_allowed}
     shares = found.joint.shares if found.joint else {}
     first = [
-        saving(by_name[row.strategy], how=row.detail["steps"][0]).model_copy(
+        saving(by_rule[row.strategy, row.needs], how=row.detail["steps"][0]).model_copy(
             update={
-                "joint_usd": decimal(shares.get(row.strategy)),
+                "title": row.title,
+                "needs": row.needs,
+                "saving_usd": decimal(row.saving_usd),
+                "low": decimal(row.low_usd),
+                "high": decimal(row.high_usd),
+                "joint_usd": None if row.needs else decimal(shares.get(row.strategy)),
                 "monthly_usd": decimal(row.monthly_usd),
                 "confidence": row.confidence,
                 "calibrated": row.calibrated,
+                "plan": Plan(**{name: row.detail[name] for name in Plan.model_fields}),
             }
         )
         for row in advised
     ]
-    named = {row.strategy for row in advised}
-    return first + [saving(each, how="") for each in found.strategies if each.name not in named]
+    named = {(row.strategy, row.needs) for row in advised}
+    return first + [saving(each, how="") for each in found.strategies if (each.name, "") not in named]
 
 
 def _tables(joint: JointSaving, strategies: Sequence[Strategy]) -> Iterator[Table]:

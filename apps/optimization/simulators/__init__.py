@@ -19,6 +19,7 @@ from apps.optimization.coalitions import Replay
 from apps.optimization.options import DEFAULTS as DEFAULTS
 from apps.optimization.options import Options as Options
 from apps.optimization.options import free_sql as free_sql
+from apps.optimization.options import taught_before as taught_before
 from apps.optimization.results import Strategy
 
 
@@ -28,10 +29,13 @@ class Simulator(Protocol):
     def __call__(self, calls: Calls, options: Options = DEFAULTS, /) -> Strategy: ...
 
 
+# The options under which a strategy may save more than it was found to under those given; None: there are none.
+Wider = Callable[[Strategy, Options], Options | None]
 Written = TypeVar("Written", bound=Callable[..., Strategy])  # takes the calls and, if it has choices, the options
 _simulators: dict[str, Simulator] = {}
 _stages: dict[str, Stage] = {}
 _replays: dict[str, Replay] = {}
+_wider: dict[str, Wider] = {}
 
 
 class UnknownStrategy(Invalid):
@@ -40,15 +44,17 @@ class UnknownStrategy(Invalid):
     code = "strategy.unknown"
 
 
-def strategy(*, stage: Stage, replay: Replay | None = None) -> Callable[[Written], Written]:
-    """Register a simulator under its own name, at `stage`; for the prefix cache, with its `replay`. One without choices
-    takes the calls alone."""
+def strategy(*, stage: Stage, replay: Replay | None = None, wider: Wider | None = None) -> Callable[[Written], Written]:
+    """Register a simulator under its own name, at `stage`; for the prefix cache, with its `replay`; with `wider` where
+    its owner could allow more. One without choices takes the calls alone."""
 
     def register(written: Written) -> Written:
         name = written.__name__
         _simulators[name], _stages[name] = _simulator(written), stage
         if replay:
             _replays[name] = replay
+        if wider:
+            _wider[name] = wider
         return written
 
     return register
@@ -67,6 +73,13 @@ def _simulator(written: Callable[..., Strategy]) -> Simulator:
 def replay_of(name: str) -> Replay | None:
     """How the prefix cache of the strategy `name` is replayed behind other stages; None where it is always the same."""
     return _replays.get(name)
+
+
+def wider_of(found: Strategy, options: Options) -> Options | None:
+    """What the owner would have to allow beyond `options` for a strategy to save more than was `found`; None where
+    nothing would help."""
+    asked = _wider.get(found.name)
+    return asked and asked(found, options)
 
 
 def stage_of(name: str) -> Stage:

@@ -1,6 +1,7 @@
 """Answer a call that repeats an earlier one, word for word, from a cache."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from operator import itemgetter
 from typing import Any
@@ -36,7 +37,21 @@ _ASKED = """
 """
 
 
-@strategy(stage="answer")
+def _wider(found: Strategy, options: Options) -> Options | None:
+    """The choice that saves most; of several that do, the one that allows least."""
+    amounts = [
+        (
+            Decimal(each["saving_usd"]),
+            replace(options, answers_shared=each["shared"], answers_kept=each["kept_seconds"]),
+        )
+        for each in found.detail.get("choices", ())
+        if each["saving_usd"] is not None
+    ]
+    most, wider = max(amounts, key=itemgetter(0), default=(Decimal(0), None))
+    return wider if most > (found.saving_usd or 0) else None
+
+
+@strategy(stage="answer", wider=_wider)
 def exact_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """The cost of every call that an exact cache would have answered, replayed in time order.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from apps.optimization.latency import latency
 from apps.optimization.overview import FIELDS, part_of, share, spend
 from apps.optimization.prefix.replay import Integers, Stream, replay
 from apps.optimization.results import Strategy, in_dollars, usd
-from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, strategy, taught_before
 
 GIVEN_TOKENS = 512  # of a block that the source names
 KNOWN = 0.95  # share of the spend whose calls must say what they read from a cache already
@@ -111,7 +112,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             saving_usd=None,
             **_unknown(calls),
         )
-    since = _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache")
+    since = _simulate(calls, "SELECT * FROM met", "treatment_prefix_cache", taught_before(options))
     _leave_dearer(calls)
     found = saved(calls, {"prefix": "treatment_prefix_cache"})
     covered, told = calls.row(
@@ -175,8 +176,9 @@ def _leave_dearer(calls: Calls) -> None:
     )
 
 
-def _simulate(calls: Calls, query: str, table: str) -> float | None:
-    """Replay the calls of `query` through the caches of their providers into `table`.
+def _simulate(calls: Calls, query: str, table: str, until: float = inf) -> float | None:
+    """Replay the calls of `query` through the caches of their providers into `table`. What is learnt first is learnt on
+    the first half of those that began before `until`, in seconds since 1970.
 
     Answers since when the calls of every model count, in seconds since 1970; None where nothing was learnt first.
     """
@@ -193,12 +195,14 @@ def _simulate(calls: Calls, query: str, table: str) -> float | None:
         rules = PROVIDERS.get(known.provider) if known else None
         rates = calls.catalogue.rates(model=model, provider=provider, at=datetime.fromtimestamp(moment, tz=UTC))
         if rules and rates and rates.cached_read is not None and rates.cached_read < rates.input:
-            counted = _one_model(calls, table, model, provider, rules.of(model), rates)
+            counted = _one_model(calls, table, model, provider, rules.of(model), rates, until)
             since += [] if counted is None else [counted]
     return max(since, default=None)
 
 
-def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates) -> float | None:
+def _one_model(
+    calls: Calls, table: str, model: str, provider: str, rules: Rules, rates: Rates, until: float
+) -> float | None:
     """Add to `table` what one model's cache would do; since when its calls count, where not all of them do."""
     of_model, named = "FROM asked WHERE model = ? AND provider = ?", [model, provider]
     rows = calls.connection.execute(
@@ -208,15 +212,15 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     ).fetchnumpy()
     names = calls.connection.execute(f"SELECT hash(unnest(blocks), key) AS name {of_model}", named).fetchnumpy()["name"]
     stream, offsets = _stream(rows, names)
-    learnt = None
+    learnt = 0
     if rates.cached_write is not None and rates.cached_write > rates.input:
-        read, written, long = _paid_writes(stream, offsets, rows["input_tokens"], rules, rates)
-        learnt = int(LEARNT * len(read))
+        learnt = int(LEARNT * np.count_nonzero(stream.at < until))
+        read, written, long = _paid_writes(stream, offsets, rows["input_tokens"], rules, rates, learnt)
     else:
         live = replay(stream, ttl=rules.ttl).tokens
         read = np.maximum(_readable(live, rows["input_tokens"], rules), rows["cached_read_tokens"])
         written, long = np.zeros_like(read), False
-    changed = (np.arange(len(read)) >= (learnt or 0)) & (read + written > 0)
+    changed = (np.arange(len(read)) >= learnt) & (read + written > 0)
     columns = {
         "call": rows["call"][changed],
         "read": read[changed],
@@ -226,18 +230,18 @@ def _one_model(calls: Calls, table: str, model: str, provider: str, rules: Rules
     calls.connection.register("replayed", columns)  # not as parameters: millions of them would be objects of Python
     calls.connection.execute(f"INSERT INTO {table} SELECT call, read, written, of_hour FROM replayed")  # noqa: S608
     calls.connection.unregister("replayed")
-    return None if learnt is None else float(rows["began"][learnt])
+    return float(rows["began"][learnt]) if learnt else None
 
 
 def _paid_writes(
-    stream: Stream, ends: Integers, whole: Any, rules: Rules, rates: Rates
+    stream: Stream, ends: Integers, whole: Any, rules: Rules, rates: Rates, first: int
 ) -> tuple[Integers, Integers, bool]:
-    """What calls read and write, and whether for an hour: life and depth are what paid best in the first calls."""
+    """What calls read and write, and whether for an hour: life and depth are what paid best in the `first` calls."""
     short = replay(stream, ttl=rules.ttl).tokens
-    gain, depth = _depth(stream, short, ends, rules, rates, rates.cached_write)
+    gain, depth = _depth(stream, short, ends, rules, rates, rates.cached_write, first)
     if rules.long_ttl and rates.cached_write_1h is not None:
         longer = replay(stream, ttl=rules.long_ttl).tokens
-        more, deeper = _depth(stream, longer, ends, rules, rates, rates.cached_write_1h)
+        more, deeper = _depth(stream, longer, ends, rules, rates, rates.cached_write_1h, first)
         if more > gain:
             return *_down_to(deeper, stream, longer, ends, whole, rules), True
     return *_down_to(depth, stream, short, ends, whole, rules), False
@@ -272,16 +276,15 @@ def _readable(tokens: Integers, whole: Any, rules: Rules) -> Integers:
 
 
 def _depth(
-    stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: Rates, write: Decimal | None
+    stream: Stream, live: Integers, ends: Integers, rules: Rules, rates: Rates, write: Decimal | None, first: int
 ) -> tuple[float, int]:
-    """What writing at the price `write` saved in the first calls, and the tokens of a prompt up to which it paid best.
+    """What writing at the price `write` saved in the `first` calls, and the tokens of a prompt to which it paid best.
 
     Both are 0 where it did not pay.
 
     A written block costs more than a plain one and pays if it is read in time: more than (write - input) /
     (input - read) times on average, 0.28 at 1.25 and 0.1 times the input's price.
     """
-    first = int(LEARNT * len(live))
     if not first:
         return 0.0, 0
     reach = ends[: stream.start[first]]

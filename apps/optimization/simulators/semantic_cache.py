@@ -1,6 +1,6 @@
 """Answer a call that asks nearly what an earlier one asked; only as far as the answers show that this is safe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from apps.optimization.overview import known_cost, spend
 from apps.optimization.repeats import OWNER, exact_sum, forever, look_up_seconds
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.similarity import Vectors, vectors
-from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
+from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy, taught_before
 from apps.optimization.simulators.exact_cache import COMPLETE, life
 from apps.optimization.statistics.proportion import CONFIDENCE, at_most
 
@@ -71,7 +71,13 @@ class _Judged:
         return at_most(self.differ, self.pairs)
 
 
-@strategy(stage="answer")
+def _wider(found: Strategy, options: Options) -> Options | None:
+    """A cache for everybody and for good, which has most to give; not where the calls lack what that needs too."""
+    free = replace(options, answers_shared=True, answers_kept=None)
+    return None if free == options or set(found.missing) - {"user"} else free
+
+
+@strategy(stage="answer", wider=_wider)
 def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """What near repeats cost, at the threshold that half of the calls prefers and the other half proves to be safe.
 
@@ -83,7 +89,8 @@ def semantic_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     if asked is None:
         return _strategy(options, **facts)
     partners = _replay(asked, forever(options.answers_kept))
-    middle = float(np.median(asked.began))
+    taught = asked.began[asked.began < taught_before(options)]
+    middle = float(np.median(taught)) if len(taught) else float(asked.began.min())
     first = asked.began < middle
     curve = [_point(asked, partners, place, first) for place in range(len(THRESHOLDS))]
     detail = facts | {

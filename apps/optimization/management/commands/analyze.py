@@ -28,7 +28,7 @@ from apps.optimization.limits import MAX_STAGED
 from apps.optimization.local import Local, local_from
 from apps.optimization.readers import UnusableFile
 from apps.optimization.reconciliation import reconcile
-from apps.optimization.scenarios import Scenario, refuse_unknown_features, what_if
+from apps.optimization.scenarios import Scenario, refuse_unknown_features, what_if_with
 from apps.optimization.wishes import goal, share_from, times_from
 
 MEMORY_MIB = 1024  # for DuckDB, at least: in a terminal, one analysis has the machine for itself
@@ -189,7 +189,8 @@ def _computed(
             capture_rate=compared.rate if compared else None,
             progress=progress,
         )
-        scenario = what_if(calls, asked) if asked.growth or asked.moves or asked.within else None
+        wondered = asked.growth or asked.moves or asked.within
+        scenario = what_if_with(calls, asked, analysis.joint) if wondered else None
     return presentation.Found(
         analysis=analysis, conversion=conversion, reconciliation=compared, what_if=scenario, local=local
     )
