@@ -15,7 +15,6 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan
@@ -267,7 +266,7 @@ def resume_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
     dataset = _own(principal, dataset_id)
     if not jobs.resume(dataset):
         raise ImportOver(f"{dataset.name!r} is {dataset.state}; only a cancelled import can be resumed.")
-    _ring(dataset.pk)
+    tasks.ring_import(dataset.pk)
     return _changed(dataset)
 
 
@@ -448,21 +447,13 @@ def rescue_imports(*, now: datetime) -> int:
     storage.remove_abandoned(now)
     silent = imports.requeue_silent(now)
     for dataset_id in silent:
-        _ring(dataset_id)
+        tasks.ring_import(dataset_id)
     return len(silent)
 
 
 def as_document(dataset: Dataset) -> dict[str, object]:
     """The dataset as REST and sockets show it."""
     return imports.frame(dataset)
-
-
-def _ring(dataset_id: UUID) -> None:
-    """Wake a tool worker; a ring that is lost is repeated by the sweep."""
-    try:
-        tasks.import_dataset.apply_async(kwargs={"dataset": str(dataset_id)}, retry=False)
-    except OperationalError as error:
-        log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
 
 def _first_file(principal: Principal, dataset_id: UUID) -> Dataset:
@@ -510,7 +501,7 @@ def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     try:
         with transaction.atomic():
             dataset.save(force_insert=True)
-            transaction.on_commit(lambda: _ring(dataset.pk))
+            transaction.on_commit(lambda: tasks.ring_import(dataset.pk))
     except IntegrityError:
         # Another request brought the same file at the same moment, and its dataset is the one.
         if found := _same_file(principal, dataset):

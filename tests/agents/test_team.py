@@ -34,7 +34,7 @@ CALLS = """timestamp,model,prompt_tokens,completion_tokens,feature
 @pytest.fixture(autouse=True)
 def _no_worker(monkeypatch, settings, tmp_path):
     monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
-    monkeypatch.setattr("apps.optimization.tasks.import_dataset.apply_async", lambda *_, **__: None)
+    monkeypatch.setattr("apps.optimization.tasks.ring_import", lambda dataset_id: None)
     # An analysis is computed where it is asked for, as a tool worker would.
     monkeypatch.setattr("apps.optimization.advice.ring", analyses.run_analysis)
     settings.NETRA_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
