@@ -36,6 +36,7 @@ from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
 
+MOST_UNDER_WAY = 20  # imports of one user that are queued or running: workers take them in the order they came
 WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
@@ -80,6 +81,14 @@ class TooManyDatasets(NetraError):
 
     code = "quota.exceeded"
     status = 409
+
+
+class TooManyImports(NetraError):
+    """So many wait already that others would wait behind them."""
+
+    code = "quota.exceeded"
+    status = 429
+    retryable = True
 
 
 class NotTheFirstFile(Invalid):
@@ -129,6 +138,7 @@ def create_dataset(
         Forbidden: the principal may only look.
         TooLarge, NoRoom: see `storage`; nothing was kept.
         TooManyDatasets, TooMuchStored: the plan allows no more.
+        TooManyImports: as many as one user may have wait already.
         DatasetExists: the file is there already, under another mapping or in another dataset.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
@@ -261,9 +271,10 @@ def resume_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
     """Queue a cancelled import once more.
 
     Raises:
-        DatasetNotFound, Forbidden, ImportOver: see there.
+        DatasetNotFound, Forbidden, ImportOver, TooManyImports: see there.
     """
     dataset = _own(principal, dataset_id)
+    _refuse_flood(principal)
     if not jobs.resume(dataset):
         raise ImportOver(f"{dataset.name!r} is {dataset.state}; only a cancelled import can be resumed.")
     tasks.ring_import(dataset.pk)
@@ -488,6 +499,7 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
+    _refuse_flood(principal)
     plan = Plan.objects.get(code=principal.plan)
     # A stopped import keeps its upload, and may go on.
     everything = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED)
@@ -508,6 +520,16 @@ def _saved(principal: Principal, dataset: Dataset) -> Dataset:
             return found
         raise
     return dataset
+
+
+def _refuse_flood(principal: Principal) -> None:
+    under_way = Dataset.objects.for_organization(principal).filter(
+        created_by=principal.user_id, state__in=[Dataset.State.QUEUED, Dataset.State.IMPORTING]
+    )
+    if under_way.count() >= MOST_UNDER_WAY:
+        raise TooManyImports(
+            f"{MOST_UNDER_WAY} imports of yours are under way. Wait for them, or cancel some.", retry_after=2.0
+        )
 
 
 def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:

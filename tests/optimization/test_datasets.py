@@ -187,6 +187,22 @@ def test_a_plan_keeps_only_so_many_bytes_later_files_included(post, alice, acme,
     assert len(files(settings.MEDIA_ROOT)) == 1
 
 
+def test_one_person_cannot_fill_the_queue(post, client_for, alice, bob, settings, monkeypatch):
+    monkeypatch.setattr(services, "MOST_UNDER_WAY", 2)
+    kept = [post(alice, [call(input_tokens=n)]).json()["id"] for n in (1, 2)]
+
+    refused = post(alice, [call(input_tokens=3)])
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota.exceeded")
+    assert refused["Retry-After"]
+    assert len(files(settings.MEDIA_ROOT)) == 2
+    assert post(alice, [call(input_tokens=1)]).json()["id"] == kept[0]
+    assert post(bob, [call(input_tokens=3)]).status_code == 202
+
+    assert client_for(alice).post(f"{DATASETS}{kept[0]}/cancel/").status_code == 200
+    assert post(alice, [call(input_tokens=4)]).status_code == 202
+    assert client_for(alice).post(f"{DATASETS}{kept[0]}/resume/").status_code == 429
+
+
 def test_a_file_name_is_only_ever_a_name(post, alice, settings):
     post(alice, name="../../../etc/passwd")
 
