@@ -225,10 +225,11 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "agents"
 # A ring that is lost is rung again by the sweep. To write down in Redis which ring was heard takes longer than hearing.
-CELERY_TASK_QUEUES = [Queue("agents", no_ack=True), Queue("tools", no_ack=True)]
+CELERY_TASK_QUEUES = [Queue(name, no_ack=True) for name in ("agents", "tools", "imports")]
 CELERY_TASK_ROUTES = {
     "execution.wake": {"queue": "agents"},
     "execution.run_tool": {"queue": "tools"},
+    "optimization.import_small": {"queue": "imports"},
     "optimization.*": {"queue": "tools"},
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

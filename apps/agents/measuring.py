@@ -1,7 +1,7 @@
 """How a tool measures: an analysis of the optimizer over one dataset, told as a `Measurement`."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -188,10 +188,19 @@ async def computed(
     return found
 
 
-def newest_bill(principal: Principal) -> Dataset | None:
-    """The bill that the organization brought last; None where there is none."""
-    bills = services.list_datasets(principal=principal, kind=Dataset.Kind.BILL)
-    return bills.filter(state=Dataset.State.READY).first()
+def bills(principal: Principal) -> list[Dataset]:
+    """The bills that the organization has brought, the newest first."""
+    kept = services.list_datasets(principal=principal, kind=Dataset.Kind.BILL)
+    return list(kept.filter(state=Dataset.State.READY))
+
+
+def which_bill(brought: Sequence[Dataset]) -> Iterator[str]:
+    """That the newest of several bills was taken; nothing where there is no other."""
+    if others := len(brought) - 1:
+        yield (
+            f"{brought[0].name} is the newest of {len(brought):,} bills; the Savings page lays "
+            f"{'the other' if others == 1 else f'any of the other {others:,}'} beside the calls."
+        )
 
 
 async def measured(

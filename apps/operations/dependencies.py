@@ -19,7 +19,7 @@ from django.db.migrations.loader import MigrationLoader
 from apps.errors import NetraError
 
 PROBE_WITHIN = 2.0  # seconds
-WORKERS = {"agents", "tools"}  # the names before the @ of the worker nodes
+WORKERS = {"agents", "tools", "imports"}  # the names before the @ of the worker nodes
 
 
 class Unreachable(NetraError):
@@ -135,7 +135,7 @@ DEPENDENCIES = (
     Dependency(
         name="workers",
         probe=_probe_workers,
-        remedy="Start the agent worker and the tool worker (docs/operations.md names the commands); "
+        remedy="Start the agent worker, the tool worker and the import worker (docs/operations.md names the commands); "
         "`make run` starts them by itself.",
         needs="redis",
         required=False,

@@ -173,10 +173,11 @@ def background_commands() -> dict[str, list[str | Path]]:
     """The processes behind the pages, by name."""
     quiet = ("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat")
     worker = ("-m", "celery", "--quiet", "-A", "netra", "worker", *quiet)
-    tools = ("-Q", "tools", "-P", "prefork", "-c", "2", "--max-tasks-per-child", "20", "-n", "tools@%h")
+    apart = ("-P", "prefork", "--max-tasks-per-child", "20")
     return {
         "agent worker": _python(*worker, "-Q", "agents", "-P", "threads", "-c", "4", "-n", "agents@%h"),
-        "tool worker": _python(*worker, *tools),
+        "tool worker": _python(*worker, "-Q", "tools", *apart, "-c", "2", "-n", "tools@%h"),
+        "import worker": _python(*worker, "-Q", "imports", *apart, "-c", "1", "-n", "imports@%h"),
         "scheduler": _manage("scheduler"),
     }
 

@@ -168,7 +168,10 @@ def _saved_sql(stages: Coalition, place: int) -> str:
 
 
 def _treat(calls: Calls, treatments: Mapping[Stage, str], cluster: str) -> None:
-    """Make `treated`: the calls that any stage changes, each with the row of what all of them change."""
+    """Show as `treated` the calls that any stage changes, each with the row of what all of them change.
+
+    A view, because it is read twice or three times, and a table of ten million calls takes more room than to join anew.
+    """
     fields, joins = [], []
     for stage in STAGES:
         relation = treatments.get(stage)
@@ -183,7 +186,7 @@ def _treat(calls: Calls, treatments: Mapping[Stage, str], cluster: str) -> None:
     touched = " OR ".join(f"{stage}_.call IS NOT NULL" for stage in treatments) or "false"
     needed = ", ".join(f"c.{name.strip()}" for name in _NEEDED.split(","))
     calls.connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE treated AS
+        f"""CREATE OR REPLACE TEMP VIEW treated AS
             SELECT {needed}, {cluster} AS cluster, c.started_at::DATE AS day, {{{", ".join(fields)}}} AS treatment
             FROM calls c {" ".join(joins)} WHERE c.billed AND c.cost_pico IS NOT NULL AND ({touched})"""  # noqa: S608
     )

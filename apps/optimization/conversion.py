@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,6 +116,7 @@ class Conversion:
     rejects: tuple[Reject, ...]  # the first KEPT_REJECTS, by line
     not_calls: int  # rows of the source that are none: spans of other work, for example
     repeated: int  # rows with the id and the time of an earlier row
+    reused: int  # calls with the id of an earlier one at another time; each counts
     nested: int  # calls that another, inner instrumentation reports as well
     known: int  # calls that an earlier file of the dataset had brought
     verdicts: tuple[Verdict, ...]
@@ -465,6 +467,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         end=100.0,
     )
     rows, first, last = _written(connection, unfinished)
+    reused = _reused(connection, unfinished, order.known)
     if not rows and not counts.known and work.first is None:
         raise _no_calls(rejected, rejects, counts)
     unfinished.replace(order.target)
@@ -479,7 +482,13 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         nested=counts.nested,
         known=counts.known,
         verdicts=tuple(verdicts),
-        notes=(*importer.notes, *_notes(order, importer, verdicts, tally.unit), *counts.notes()),
+        reused=reused.calls,
+        notes=(
+            *importer.notes,
+            *_notes(order, importer, verdicts, tally.unit),
+            *counts.notes(),
+            *reused.notes(),
+        ),
         first_call_at=first and first.replace(tzinfo=UTC),
         last_call_at=last and last.replace(tzinfo=UTC),
         prices=order.catalogue.version,
@@ -511,6 +520,23 @@ class _LeftOut:
             yield f"{self.known:,} calls had come with an earlier file and were left out."
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reused:
+    """Calls with the id of an earlier one at another time."""
+
+    calls: int
+    unpriced: int  # of them
+    cost_usd: Decimal  # of the others
+
+    def notes(self) -> Iterator[str]:
+        if self.calls:
+            priced = f", {self.unpriced:,} of them at an unknown price" if self.unpriced else ""
+            yield (
+                f"{self.calls:,} calls have the id of an earlier one at another time. Each counts, together "
+                f"${self.cost_usd:,.2f}{priced}: if they tell of the same calls again, leave them out of the file."
+            )
+
+
 FORMAT = f"(FORMAT parquet, COMPRESSION lz4_raw, ROW_GROUP_SIZE {ROW_GROUP})"
 
 
@@ -531,12 +557,14 @@ def _show_read(connection: duckdb.DuckDBPyConnection, work: _Work, unit: float |
 
 def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
     """Show as `parsed` the rows of `read` that are calls, each once, none of which an earlier file had brought."""
+    connection.execute("CREATE TEMP TABLE shared (call_id VARCHAR)")
     connection.execute("CREATE TEMP TABLE repeated (number BIGINT)")
     connection.execute("CREATE TEMP TABLE nested (number BIGINT)")
     connection.execute("CREATE TEMP TABLE known (number BIGINT)")
     if {"trace_id", "span_id", "parent_id"} <= set(work.fields):
         connection.execute(_NESTED)
     if "call_id" in work.fields:
+        connection.execute(_SHARED)
         connection.execute(_REPEATED)
         for file in work.order.known:
             connection.execute(
@@ -570,12 +598,36 @@ _NESTED = """
     SELECT DISTINCT s.number FROM above a JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
     WHERE s.is_call
 """
+# Few rows share an id, and only they have to be put in order.
+_SHARED = """
+    INSERT INTO shared
+    SELECT call_id FROM read ANTI JOIN nested USING (number)
+    WHERE call_id IS NOT NULL GROUP BY call_id HAVING count(*) > 1
+"""
 _REPEATED = """
     INSERT INTO repeated
     SELECT number FROM (SELECT number, call_id, started_at FROM read ANTI JOIN nested USING (number))
-    WHERE call_id IS NOT NULL
+    SEMI JOIN shared USING (call_id)
     QUALIFY row_number() OVER (PARTITION BY call_id, started_at ORDER BY number) > 1
 """
+
+
+def _reused(connection: duckdb.DuckDBPyConnection, parquet: Path, known: Sequence[Path]) -> _Reused:
+    """The calls in `parquet`, none of which is a repeat, that have the id of one before it or of an earlier file."""
+    connection.execute("CREATE TEMP TABLE before (call_id VARCHAR)")
+    source = f"read_parquet({quoted(str(parquet.resolve()))}, file_row_number = true)"
+    for file in known:
+        connection.execute(
+            f"""INSERT INTO before SELECT DISTINCT call_id FROM {source} written
+                SEMI JOIN read_parquet({quoted(str(file.resolve()))}) earlier USING (call_id)"""  # noqa: S608
+        )
+    calls, unpriced, pico = connection.execute(
+        f"""SELECT count(*), count(*) - count(cost_pico), coalesce(sum(cost_pico), 0) FROM (
+              SELECT call_id, cost_pico, row_number() OVER (PARTITION BY call_id ORDER BY file_row_number) AS nth
+              FROM {source} SEMI JOIN (FROM shared UNION FROM before) USING (call_id))
+            WHERE nth > 1 OR call_id IN (FROM before)"""  # noqa: S608
+    ).fetchall()[0]
+    return _Reused(calls=calls, unpriced=unpriced, cost_usd=Decimal(pico) / 10**12)
 
 
 def _refuse_many_models(connection: duckdb.DuckDBPyConnection) -> None:

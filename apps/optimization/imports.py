@@ -18,7 +18,7 @@ from apps.optimization import jobs, storage
 from apps.optimization.bills import BillConversion, NoCharges, convert_bill
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
 from apps.optimization.datasets import files_of, refuse_bill, refuse_unready
-from apps.optimization.limits import MAX_STAGED
+from apps.optimization.limits import MAX_SECONDS, MAX_STAGED, TookTooLong
 from apps.optimization.models import Dataset
 from apps.optimization.readers import Reject
 from apps.optimization.watching import Progress
@@ -27,6 +27,8 @@ from apps.realtime.notifier import publish_to_user
 log = structlog.get_logger(__name__)
 
 TELL_EVERY = jobs.TELL_EVERY
+SMALL_BYTES = 4 * 1024**2  # of an upload whose import should be done in a second or two
+SMALL_SECONDS = 10.0  # after which an import is none of a small file, whatever the upload's size; others wait behind it
 
 
 class Interrupted(NetraError):
@@ -50,11 +52,27 @@ class Unstorable(NetraError):
     status = 422
 
 
-def run_import(dataset_id: UUID, when_ready: Callable[[Dataset], None] = lambda dataset: None) -> Dataset | None:
+def is_small(dataset: Dataset) -> bool:
+    """Whether its import need not wait behind long work: a small file that was not begun before.
+
+    What took too long, or died, is long work from then on.
+    """
+    return dataset.attempt == 0 and dataset.file_bytes <= SMALL_BYTES
+
+
+def run_import(
+    dataset_id: UUID,
+    when_ready: Callable[[Dataset], None] = lambda dataset: None,
+    *,
+    seconds: float = MAX_SECONDS,
+) -> Dataset | None:
     """Import a queued dataset, if no other worker does; calling it twice does no harm.
 
     `when_ready` writes what has to be there as soon as the dataset is: both are seen together, or neither. Answers the
     dataset if it is ready now, else None.
+
+    Raises:
+        TookTooLong: `seconds`, fewer than an import may take, were not enough; the dataset is queued again.
     """
     dataset = _claimed(dataset_id)
     if dataset is None:
@@ -62,9 +80,9 @@ def run_import(dataset_id: UUID, when_ready: Callable[[Dataset], None] = lambda 
     try:
         with jobs.pulse(dataset):
             tell = jobs.reporting(dataset, lambda: publish(dataset), every=TELL_EVERY)
-            conversion = _converted(dataset, tell)
+            conversion = _converted(dataset, tell, seconds)
     except Exception as error:
-        _give_up(dataset, error)
+        _give_up(dataset, error, seconds)
     else:
         _keep(dataset, conversion, when_ready)
     return dataset if dataset.state == Dataset.State.READY else None
@@ -90,7 +108,7 @@ def _is_busy(first_id: UUID) -> bool:
     return bool(first.later_files.filter(state=Dataset.State.IMPORTING).exists())
 
 
-def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
+def _converted(dataset: Dataset, tell: Progress, seconds: float) -> Conversion | BillConversion:
     """The upload as a bill if it is one, else as calls.
 
     Raises:
@@ -100,11 +118,11 @@ def _converted(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
     if dataset.continues:
         _refuse_to_continue(dataset.continues)  # such a dataset may have no folder to lock
     with storage.being_read(dataset):  # earlier files, which tell what is known
-        return _read(dataset, tell)
+        return _read(dataset, tell, seconds)
 
 
-def _read(dataset: Dataset, tell: Progress) -> Conversion | BillConversion:
-    order, place = _order(dataset), storage.folder_of(dataset)
+def _read(dataset: Dataset, tell: Progress, seconds: float) -> Conversion | BillConversion:
+    order, place = _order(dataset, seconds), storage.folder_of(dataset)
     bill = convert_bill(order.source, place / storage.BILL, most=order.staged_bytes)
     if bill and dataset.continues_id:
         raise ContinuesNothing("The file is a bill, and a bill continues no calls. Upload it by itself.")
@@ -127,12 +145,15 @@ def _unstorable() -> Unstorable:
     )
 
 
-def _give_up(dataset: Dataset, error: Exception) -> None:
-    """Settle a failed import; raises the error again if it is a bug."""
+def _give_up(dataset: Dataset, error: Exception, seconds: float) -> None:
+    """Settle a failed import; raises the error again if it is a bug, or if the import may take longer elsewhere."""
     if isinstance(error, jobs.Superseded) or not jobs.held(dataset).exists():
         # The files of a deleted dataset go away under its import, so any error may be how that looks from inside.
         log.info("Import given up", dataset=str(dataset.pk), attempt=dataset.attempt)
         storage.remove_orphan(dataset)
+    elif isinstance(error, TookTooLong) and seconds < MAX_SECONDS:
+        jobs.give_back(dataset)
+        raise error
     elif isinstance(error, NetraError):
         _fail(dataset, error)
     elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -200,7 +221,7 @@ def _earlier(dataset: Dataset) -> list[Dataset]:
     return [file for file in files_of(first) if file.pk != dataset.pk] if first else []
 
 
-def _order(dataset: Dataset) -> Order:
+def _order(dataset: Dataset, seconds: float) -> Order:
     place = storage.folder_of(dataset)
     storage.clear_scratch(place)
     return Order(
@@ -215,6 +236,7 @@ def _order(dataset: Dataset) -> Order:
         hash_key=bytes(dataset.hash_key),
         known=[storage.folder_of(file) / storage.CALLS for file in _earlier(dataset)],
         staged_bytes=max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES),
+        seconds=seconds,
     )
 
 

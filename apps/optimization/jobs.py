@@ -84,6 +84,11 @@ def settle(job: Job, **found: Any) -> bool:
     return bool(settled)
 
 
+def give_back(job: Job) -> None:
+    """Queue work again that this attempt did not end, unless it is another's by now. Who calls it rings."""
+    held(job).update(state=job.QUEUED, progress=0, progress_at=timezone.now())
+
+
 def cancel(job: Job) -> bool:
     """Stop queued or running work; answers whether there was any. Its worker finds out at its next sign of life."""
     rows = type(job)._default_manager.filter(pk=job.pk, state__in=[job.QUEUED, job.WORKING])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from apps.errors import NetraError
 from apps.llm.amounts import spell_dollars
@@ -116,6 +116,7 @@ def captured_in(calls: Calls) -> tuple[Captured, ...]:
 
 
 Key = tuple[date, str | None]
+G = TypeVar("G")
 
 
 @dataclass
@@ -305,6 +306,7 @@ def _names(cells: Iterable[Key]) -> str:
 def _explain_rest(sides: _Sides) -> None:
     for model in sorted({key[1] for key in sides.cells}, key=str):
         _explain_model(sides, model)
+    _explain_factors(sides)
     if not sides.cells:
         return
     if _is_sampled(sides.cells):
@@ -312,7 +314,10 @@ def _explain_rest(sides: _Sides) -> None:
         sides.explain(
             "sampling",
             dict(sides.cells),
-            lambda said: f"The log holds about {share} of every day of the bill: it looks sampled; {said} is missing.",
+            lambda said: (
+                f"The log holds about {share} of every day of the bill: it looks sampled; {said} is missing. "
+                "If the log is whole, every call is billed at more than its list price."
+            ),
         )
         return
     if moved := _moved(sides.cells):
@@ -355,6 +360,56 @@ def _other_rates(cells: dict[Key, _Cell]) -> Decimal | None:
     return paid / cost if abs(paid / cost - 1) > AGREES else None
 
 
+def _explain_factors(sides: _Sides) -> None:
+    """Name a constant factor of all that is left, else of single models."""
+    _explain_factor(sides, dict(sides.cells), "Every day")
+    for model in sorted({key[1] for key in sides.cells if key[1]}):
+        of_model = {key: cell for key, cell in sides.cells.items() if key[1] == model}
+        _explain_factor(sides, of_model, f"{model}: every day")
+
+
+def _explain_factor(sides: _Sides, cells: dict[Key, _Cell], what: str) -> None:
+    if not _has_factor(cells):
+        return
+    paid, cost = _totals(cells)
+    ratios = [billed / taken for billed, taken in _by_day(cells).values()]
+    models = len({model for _, model in cells})
+    over = f"{len(ratios):,} days" + (f", alike for {models:,} models" if models > 1 else "")
+    candidates = (
+        "a negotiated discount would do that, or credits that come off every charge"
+        if paid < cost
+        else "the surcharge of a reseller or of a region would do that"
+    )
+    sides.explain(
+        "rates",
+        cells,
+        lambda said: (
+            f"{what} was billed at {paid / cost:.3f} times what the calls cost ({min(ratios):.3f} to {max(ratios):.3f} "
+            f"over {over}; {said}): {candidates}."
+        ),
+    )
+
+
+def _has_factor(cells: dict[Key, _Cell]) -> bool:
+    """Whether billed / captured is the same, and not 1, on each of several days and for each model.
+
+    Only where the bill counts no tokens, which would tell more. Where much more is billed, calls are missing instead.
+    """
+    paid, cost = _totals(cells)
+    days = _by_day(cells)
+    if len(days) < FEW_DAYS or not cost or any(cell.billed_tokens for cell in cells.values()):
+        return False
+    ratio = paid / cost
+    if ratio <= 0 or abs(ratio - 1) <= AGREES or cost < (1 - MISSING) * paid:
+        return False
+    each_day = all(abs(billed - ratio * taken) <= AGREES * ratio * taken for billed, taken in days.values())
+    # A model with few calls may be off by the cents of a bill.
+    of_models = _by_model(cells).values()
+    return each_day and all(
+        abs(billed - ratio * taken) <= max(AGREES * ratio * taken, ROUNDED * paid) for billed, taken in of_models
+    )
+
+
 def _is_sampled(cells: dict[Key, _Cell]) -> bool:
     billed, captured = _totals(cells)
     return billed > 0 and 0 < captured < (1 - MISSING) * billed and _is_constant(cells)
@@ -395,10 +450,18 @@ def _totals(cells: dict[Key, _Cell]) -> tuple[Decimal, Decimal]:
 
 
 def _by_day(cells: dict[Key, _Cell]) -> dict[date, tuple[Decimal, Decimal]]:
-    days: dict[date, dict[Key, _Cell]] = defaultdict(dict)
+    return _grouped(cells, lambda key: key[0])
+
+
+def _by_model(cells: dict[Key, _Cell]) -> dict[str | None, tuple[Decimal, Decimal]]:
+    return _grouped(cells, lambda key: key[1])
+
+
+def _grouped(cells: dict[Key, _Cell], name: Callable[[Key], G]) -> dict[G, tuple[Decimal, Decimal]]:
+    groups: dict[G, dict[Key, _Cell]] = defaultdict(dict)
     for key, cell in cells.items():
-        days[key[0]][key] = cell
-    return {day: _totals(of_day) for day, of_day in days.items()}
+        groups[name(key)][key] = cell
+    return {group: _totals(inside) for group, inside in groups.items()}
 
 
 # --- What is told ----------------------------------------------------------------------------------------------------

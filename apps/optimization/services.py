@@ -15,7 +15,6 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet, Sum
 from django.utils import timezone
-from kombu.exceptions import OperationalError
 from uuid6 import uuid7
 
 from apps.accounts.models import Membership, Plan
@@ -37,6 +36,7 @@ from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
 
+MOST_UNDER_WAY = 20  # imports of one user that are queued or running: workers take them in the order they came
 WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
@@ -81,6 +81,14 @@ class TooManyDatasets(NetraError):
 
     code = "quota.exceeded"
     status = 409
+
+
+class TooManyImports(NetraError):
+    """So many wait already that others would wait behind them."""
+
+    code = "quota.exceeded"
+    status = 429
+    retryable = True
 
 
 class NotTheFirstFile(Invalid):
@@ -130,6 +138,7 @@ def create_dataset(
         Forbidden: the principal may only look.
         TooLarge, NoRoom: see `storage`; nothing was kept.
         TooManyDatasets, TooMuchStored: the plan allows no more.
+        TooManyImports: as many as one user may have wait already.
         DatasetExists: the file is there already, under another mapping or in another dataset.
         UnknownModel: `price_as` has no known price.
         WrongMapping: the mapping names a field that calls do not have.
@@ -262,12 +271,13 @@ def resume_import(*, principal: Principal, dataset_id: UUID) -> Dataset:
     """Queue a cancelled import once more.
 
     Raises:
-        DatasetNotFound, Forbidden, ImportOver: see there.
+        DatasetNotFound, Forbidden, ImportOver, TooManyImports: see there.
     """
     dataset = _own(principal, dataset_id)
+    _refuse_flood(principal)
     if not jobs.resume(dataset):
         raise ImportOver(f"{dataset.name!r} is {dataset.state}; only a cancelled import can be resumed.")
-    _ring(dataset.pk)
+    tasks.ring_import(dataset.pk)
     return _changed(dataset)
 
 
@@ -448,21 +458,13 @@ def rescue_imports(*, now: datetime) -> int:
     storage.remove_abandoned(now)
     silent = imports.requeue_silent(now)
     for dataset_id in silent:
-        _ring(dataset_id)
+        tasks.ring_import(dataset_id)
     return len(silent)
 
 
 def as_document(dataset: Dataset) -> dict[str, object]:
     """The dataset as REST and sockets show it."""
     return imports.frame(dataset)
-
-
-def _ring(dataset_id: UUID) -> None:
-    """Wake a tool worker; a ring that is lost is repeated by the sweep."""
-    try:
-        tasks.import_dataset.apply_async(kwargs={"dataset": str(dataset_id)}, retry=False)
-    except OperationalError as error:
-        log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
 
 def _first_file(principal: Principal, dataset_id: UUID) -> Dataset:
@@ -497,6 +499,7 @@ def _queue_once(principal: Principal, dataset: Dataset) -> Dataset:
 
 
 def _saved(principal: Principal, dataset: Dataset) -> Dataset:
+    _refuse_flood(principal)
     plan = Plan.objects.get(code=principal.plan)
     # A stopped import keeps its upload, and may go on.
     everything = Dataset.objects.for_organization(principal).exclude(state=Dataset.State.FAILED)
@@ -510,13 +513,23 @@ def _saved(principal: Principal, dataset: Dataset) -> Dataset:
     try:
         with transaction.atomic():
             dataset.save(force_insert=True)
-            transaction.on_commit(lambda: _ring(dataset.pk))
+            transaction.on_commit(lambda: tasks.ring_import(dataset.pk))
     except IntegrityError:
         # Another request brought the same file at the same moment, and its dataset is the one.
         if found := _same_file(principal, dataset):
             return found
         raise
     return dataset
+
+
+def _refuse_flood(principal: Principal) -> None:
+    under_way = Dataset.objects.for_organization(principal).filter(
+        created_by=principal.user_id, state__in=[Dataset.State.QUEUED, Dataset.State.IMPORTING]
+    )
+    if under_way.count() >= MOST_UNDER_WAY:
+        raise TooManyImports(
+            f"{MOST_UNDER_WAY} imports of yours are under way. Wait for them, or cancel some.", retry_after=2.0
+        )
 
 
 def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:

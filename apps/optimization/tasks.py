@@ -1,4 +1,4 @@
-"""Work for the tool workers. A message carries a dataset's id; the row decides what is to be done."""
+"""Work for tool workers and import workers. A message carries a row's id; the row decides what is to be done."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -10,6 +10,7 @@ from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from apps.optimization import analyses, imports
+from apps.optimization.limits import TookTooLong
 from apps.optimization.models import Dataset, StoredAnalysis
 
 LIVE_ANALYSED_EVERY = timedelta(hours=1)
@@ -21,6 +22,15 @@ log = structlog.get_logger(__name__)
 def import_dataset(*, dataset: str) -> None:
     """Import one file and have its dataset analysed; does nothing if it is not queued."""
     imports.run_import(UUID(dataset), have_analysed)
+
+
+@shared_task(name="optimization.import_small")
+def import_small(*, dataset: str) -> None:
+    """Import one file that should not take long; one that does is left to the tool workers."""
+    try:
+        imports.run_import(UUID(dataset), have_analysed, seconds=imports.SMALL_SECONDS)
+    except TookTooLong:
+        ring_import(UUID(dataset))
 
 
 @shared_task(name="optimization.run_analysis")
@@ -41,6 +51,18 @@ def have_analysed(ready: Dataset) -> None:
 def _analysed_lately(ready: Dataset) -> bool:
     since = timezone.now() - LIVE_ANALYSED_EVERY
     return StoredAnalysis.objects.filter(dataset=ready.continues or ready, created_at__gt=since).exists()
+
+
+def ring_import(dataset_id: UUID) -> None:
+    """Wake a worker, for a small file one that does no long work; a ring that is lost is repeated by the sweep."""
+    dataset = Dataset.objects.filter(pk=dataset_id).first()
+    if dataset is None:
+        return
+    task = import_small if imports.is_small(dataset) else import_dataset
+    try:
+        task.apply_async(kwargs={"dataset": str(dataset_id)}, retry=False)
+    except OperationalError as error:
+        log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
 
 def ring_analysis(analysis_id: UUID) -> None:

@@ -34,7 +34,7 @@ CALLS = """timestamp,model,prompt_tokens,completion_tokens,feature
 @pytest.fixture(autouse=True)
 def _no_worker(monkeypatch, settings, tmp_path):
     monkeypatch.setattr("apps.execution.doorbell._ring", lambda run: None)
-    monkeypatch.setattr("apps.optimization.tasks.import_dataset.apply_async", lambda *_, **__: None)
+    monkeypatch.setattr("apps.optimization.tasks.ring_import", lambda dataset_id: None)
     # An analysis is computed where it is asked for, as a tool worker would.
     monkeypatch.setattr("apps.optimization.advice.ring", analyses.run_analysis)
     settings.NETRA_HOME, settings.MEDIA_ROOT = tmp_path, tmp_path / "files"
@@ -154,16 +154,18 @@ ANSWERS = (
     ("Show me cost against latency", "pareto", "nothing to choose between"),
     ("Is my data complete?", "sufficiency", "Your data is **insufficient**"),
     ("Does it match my bill?", "reconciliation", "focus.csv bills **$6.15**, and your calls come to **$5.15**"),
+    ("Does it match my bill?", "reconciliation", "focus.csv is the newest of 2 bills"),
 )
 
 
 def test_each_question_is_answered_by_its_tool_on_a_stored_analysis(ask, dataset, as_principal, alice, tmp_path):
-    file = tmp_path / "focus.csv"
-    file.write_text(BILL)
-    bill = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(file))
-    imports.run_import(bill.pk)
-    bill.refresh_from_db()
-    assert (bill.state, bill.kind) == ("ready", "bill"), bill.error_detail
+    for name, content in {"old.csv": BILL.replace("6.15", "7.15"), "focus.csv": BILL}.items():
+        file = tmp_path / name
+        file.write_text(content)
+        bill = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(file))
+        imports.run_import(bill.pk)
+        bill.refresh_from_db()
+        assert (bill.state, bill.kind) == ("ready", "bill"), bill.error_detail
 
     for question, tool, said in ANSWERS:
         run = ask(question, dataset=dataset.pk)

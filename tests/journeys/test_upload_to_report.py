@@ -1,5 +1,7 @@
 """The main job, as a client of the REST interface does it: bring calls, ask, get a sourced report."""
 
+import os
+import signal
 import socket
 from urllib.parse import urlsplit
 
@@ -46,6 +48,17 @@ def test_progress_of_an_import_reaches_the_uploaders_socket(alice_there):
     tab.close()
 
     assert {f["id"] for f in tab.frames if f["type"] == "dataset_progress"} == {dataset["id"]}
+
+
+def test_a_small_file_is_imported_while_no_tool_worker_has_time(house, alice_there):
+    busy = house.pid_of("tools@%h")
+    os.kill(busy, signal.SIGSTOP)
+    try:
+        dataset = alice_there.upload("calls.csv", CALLS.replace(b"search", b"haste"))
+    finally:
+        os.kill(busy, signal.SIGCONT)
+
+    assert (dataset["state"], dataset["rows"]) == ("ready", 3)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from django.core.management import call_command
 from apps.operations import checks
 from apps.operations.address import Address
 from apps.operations.configuration import what_leaves_the_machine
+from apps.operations.dependencies import WORKERS
 from apps.operations.startup import background_commands, web_command
 from tests.operations.houses import ROOT
 
@@ -103,11 +104,17 @@ def _services() -> dict:
 def test_the_containers_run_the_processes_of_the_house():
     address = Address(host="0.0.0.0", port=8000)
     house = [web_command(address), *background_commands().values()]
-    containers = [_services()[name] for name in ("web", "agent-worker", "tool-worker", "scheduler")]
+    containers = [_services()[name] for name in ("web", "agent-worker", "tool-worker", "import-worker", "scheduler")]
 
     for command, container in zip(house, containers, strict=True):
         words = [str(word).replace(f"{ROOT}/", "") for word in command]
         assert ["python", *words[1:]] == container["command"]
+
+
+def test_every_queue_has_a_worker_and_the_health_check_asks_for_it(settings):
+    taken = {str(words[words.index("-Q") + 1]) for words in background_commands().values() if "-Q" in words}
+
+    assert taken == {queue.name for queue in settings.CELERY_TASK_QUEUES} == WORKERS
 
 
 def test_the_containers_are_given_every_variable_that_has_a_place_there(settings):

@@ -12,7 +12,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from apps.llm.catalogue import Catalogue
-from apps.optimization import analyses, imports, services
+from apps.optimization import analyses, imports, services, tasks
 from apps.optimization.calls import reading
 from apps.optimization.conversion import Order, convert
 from apps.optimization.models import StoredAnalysis
@@ -118,7 +118,7 @@ def uploaded(content, name="calls.csv"):
 @pytest.fixture
 def import_dataset(as_principal, django_capture_on_commit_callbacks, monkeypatch):
     """Upload as a user and run the import at once, as a worker would."""
-    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+    monkeypatch.setattr(tasks, "ring_import", lambda dataset_id: None)
 
     def import_dataset(user, content, name="calls.csv", **more):
         dataset = services.create_dataset(principal=as_principal(user), upload=uploaded(content, name), **more)

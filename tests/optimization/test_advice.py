@@ -8,7 +8,7 @@ import pytest
 from django.utils import timezone
 
 from apps.agents.tools import joint_saving
-from apps.optimization import advice, analyses, imports, jobs, recommendations, services
+from apps.optimization import advice, analyses, imports, jobs, recommendations, services, tasks
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from tests.optimization.conftest import call, uploaded
 
@@ -226,7 +226,7 @@ def test_only_the_first_file_is_continued_and_only_ones_own(import_dataset, clie
 
 def test_files_that_come_at_once_are_imported_one_after_the_other(client_for, as_principal, alice, monkeypatch):
     """Otherwise a call that two of them hold would count twice, and one could come before there is a first."""
-    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+    monkeypatch.setattr(tasks, "ring_import", lambda dataset_id: None)
 
     def post(**more):
         body = {"file": uploaded([call(call_id="a"), call(call_id=str(more))]), **more}
@@ -275,7 +275,7 @@ def test_with_the_dataset_its_later_files_go(
 
 
 def test_an_import_can_be_stopped_and_taken_up_again(client_for, alice, vera, monkeypatch):
-    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+    monkeypatch.setattr(tasks, "ring_import", lambda dataset_id: None)
     client = client_for(alice)
     made = client.post(DATASETS, {"file": uploaded([call()])}, format="multipart").json()["id"]
 

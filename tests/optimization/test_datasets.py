@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from celery import current_app
 from django.db import IntegrityError, connection
 from django.db.models.signals import pre_delete
 from django.utils import timezone
@@ -30,11 +31,14 @@ DATASETS = "/api/datasets/"
 ROWS = [call(feature="chat"), call(feature="search")]
 
 
+ring_import = tasks.ring_import
+
+
 @pytest.fixture(autouse=True)
 def rung(monkeypatch):
     """The datasets that a worker was rung for."""
     rung = []
-    monkeypatch.setattr(services, "_ring", rung.append)
+    monkeypatch.setattr(tasks, "ring_import", rung.append)
     return rung
 
 
@@ -183,6 +187,22 @@ def test_a_plan_keeps_only_so_many_bytes_later_files_included(post, alice, acme,
     assert len(files(settings.MEDIA_ROOT)) == 1
 
 
+def test_one_person_cannot_fill_the_queue(post, client_for, alice, bob, settings, monkeypatch):
+    monkeypatch.setattr(services, "MOST_UNDER_WAY", 2)
+    kept = [post(alice, [call(input_tokens=n)]).json()["id"] for n in (1, 2)]
+
+    refused = post(alice, [call(input_tokens=3)])
+    assert (refused.status_code, refused.json()["code"]) == (429, "quota.exceeded")
+    assert refused["Retry-After"]
+    assert len(files(settings.MEDIA_ROOT)) == 2
+    assert post(alice, [call(input_tokens=1)]).json()["id"] == kept[0]
+    assert post(bob, [call(input_tokens=3)]).status_code == 202
+
+    assert client_for(alice).post(f"{DATASETS}{kept[0]}/cancel/").status_code == 200
+    assert post(alice, [call(input_tokens=4)]).status_code == 202
+    assert client_for(alice).post(f"{DATASETS}{kept[0]}/resume/").status_code == 429
+
+
 def test_a_file_name_is_only_ever_a_name(post, alice, settings):
     post(alice, name="../../../etc/passwd")
 
@@ -268,7 +288,7 @@ def test_an_import_may_stage_a_multiple_of_what_an_upload_may_have(post, alice, 
     settings.MAX_UPLOAD_BYTES = 10 * 1024**3
     post(alice)
 
-    assert imports._order(Dataset.objects.get()).staged_bytes == 40 * 1024**3
+    assert imports._order(Dataset.objects.get(), 60).staged_bytes == 40 * 1024**3
 
 
 # --- Once, and by one ------------------------------------------------------------------------------------------------
@@ -282,6 +302,39 @@ def test_an_import_that_is_rung_for_twice_happens_once(import_dataset, alice):
 
     dataset.refresh_from_db()
     assert (dataset.state, dataset.attempt) == ("ready", 1)
+
+
+@pytest.fixture
+def lanes(monkeypatch):
+    """The queues into which imports were rung."""
+    lanes = []
+    for task in (tasks.import_small, tasks.import_dataset):
+        lane = current_app.amqp.router.route({}, task.name)["queue"].name
+        monkeypatch.setattr(task, "apply_async", lambda *_, lane=lane, **__: lanes.append(lane))
+    monkeypatch.setattr(tasks, "ring_import", ring_import)
+    return lanes
+
+
+def test_a_small_file_does_not_wait_behind_long_work(post, alice, lanes, django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks(execute=True):
+        post(alice)
+    ring_import(uuid4())
+    Dataset.objects.update(file_bytes=imports.SMALL_BYTES + 1)
+    ring_import(Dataset.objects.get().pk)
+
+    assert lanes == ["imports", "tools"]
+
+
+def test_a_small_file_that_takes_long_is_left_to_the_tool_workers(post, alice, lanes, monkeypatch):
+    made = post(alice).json()["id"]
+    monkeypatch.setattr(imports, "SMALL_SECONDS", 0.0)
+
+    tasks.import_small(dataset=made)
+    assert lanes == ["tools"]
+    assert Dataset.objects.get().state == "queued"
+
+    tasks.import_dataset(dataset=made)
+    assert (Dataset.objects.get().state, Dataset.objects.get().attempt) == ("ready", 2)
 
 
 def test_an_imported_dataset_is_never_seen_without_its_analysis(

@@ -648,8 +648,32 @@ def test_a_row_that_repeats_id_and_time_is_one_call(write, converted):
 
     found = converted(write("calls.csv", rows))
 
-    assert (found.rows, found.repeated) == (3, 1)
+    assert (found.rows, found.repeated, found.reused) == (3, 1, 1)
     assert any("1 rows repeat" in note for note in found.notes)
+
+
+def test_calls_with_the_id_of_an_earlier_one_count_and_are_told(write, converted, tmp_path):
+    def at(day, request_id="a", **more):
+        return call(timestamp=f"2026-10-{day:02}T12:00:00Z", request_id=request_id, **more)
+
+    odd = {"model": "gpt-4o", "input_tokens": 1_000_000, "output_tokens": 0}
+    september = [at(1), at(2, **odd), at(3, model="nobody-s"), at(4, "b"), at(4, "c"), at(4, ""), at(5, "")]
+    found = converted(write("first.csv", september))
+    known = tmp_path / "known.parquet"
+    shutil.copy(tmp_path / "converted" / "calls.parquet", known)
+
+    later = converted(
+        write("later.csv", [at(1), at(6, **odd), at(7, "b", **odd), at(7, "d"), at(4, "c")]), known=[known]
+    )
+
+    assert (found.rows, found.reused) == (7, 2)
+    assert (
+        "2 calls have the id of an earlier one at another time. Each counts, together $2.50, 1 of them at an unknown"
+        in (found.notes[-1])
+    )
+    assert (later.rows, later.known, later.reused) == (3, 2, 2)
+    assert "together $5.00: if they tell" in later.notes[-1]
+    assert not converted(write("plain.csv", [at(1, "x"), at(2, "y")])).reused
 
 
 def span(number, parent="", **more):

@@ -3,12 +3,14 @@
 from decimal import Decimal
 from random import Random
 
+import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost_pico
+from apps.optimization.calls import reading
 from apps.optimization.coalitions import saved, subsets
 from apps.optimization.joint import joint, shapley, with_interval
 from apps.optimization.options import Options
@@ -136,6 +138,22 @@ def test_each_of_the_64_coalitions_costs_what_its_calls_cost_one_by_one(dozen, u
         assert found.total(stages) == one_by_one
     assert found.spent == sum(cost_pico(usage, MODELS["dear"]) for usage in usages)
     assert found.by_cluster.sum(axis=0) == pytest.approx(found.totals)
+
+
+def test_a_saving_that_changes_every_call_is_summed_in_little_memory(tmp_path):
+    """As a table, the changed calls would take more than is allowed here."""
+    duckdb.execute(
+        f"""COPY (SELECT 'gpt-4o' AS model, 'openai' AS provider, 1000 AS input_tokens, 100 AS output_tokens,
+                         0 AS cached_read_tokens, 0 AS cached_write_tokens, 0 AS cached_write_1h_tokens,
+                         0 AS reasoning_tokens, 0 AS input_audio_tokens, 0 AS output_audio_tokens,
+                         true AS billed, 3500000000 AS cost_pico, TIMESTAMP '2026-09-01' AS price_moment,
+                         's' || range // 10 AS session FROM range(300000))
+            TO '{tmp_path / "calls.parquet"}' (FORMAT parquet)"""
+    )
+    with reading(files=[tmp_path / "calls.parquet"], catalogue=Catalogue(), memory_mib=32) as calls:
+        calls.connection.execute('CREATE TEMP TABLE waits AS SELECT "call" FROM calls')
+
+        assert saved(calls, {"batch": "waits"}).totals == (0, 300_000 * 1_750_000_000)
 
 
 @QUICK

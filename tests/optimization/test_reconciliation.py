@@ -98,6 +98,38 @@ def test_equal_tokens_at_another_constant_price_are_other_rates():
     assert "0.50 times" in found.differences[0].sentence
 
 
+@pytest.mark.parametrize(("factor", "candidate"), [("0.9", "negotiated discount"), ("1.03", "surcharge")])
+def test_the_same_factor_on_every_day_of_a_bill_without_tokens_is_told_with_its_evidence(factor, candidate):
+    costs = [Decimal(10 + number) for number in range(5)]
+    logged = [taken(day, usd, model) for day, usd in zip(DAYS, costs, strict=True) for model in ("gpt-4o", "o3")]
+    bill = [charged(each.day, each.usd * Decimal(factor), each.model) for each in logged]
+
+    found = compared(logged, bill)
+
+    assert causes(found) == {"rates": 120 * (Decimal(factor) - 1)}
+    ratio = f"{Decimal(factor):.3f}"
+    assert f"{ratio} times what the calls cost ({ratio} to {ratio} over 5 days" in found.differences[0].sentence
+    assert "alike for 2 models" in found.differences[0].sentence
+    assert candidate in found.differences[0].sentence
+
+
+def test_a_discount_on_one_model_is_told_of_that_model_only():
+    logged = [taken(day, usd, model) for day in DAYS for model, usd in (("gpt-4o", "10"), ("o3", "20"))]
+    bill = [charged(each.day, "8" if each.model == "gpt-4o" else "20", each.model) for each in logged]
+
+    (difference,) = compared(logged, bill).differences
+
+    assert (difference.cause, difference.amount) == ("rates", -10)
+    assert difference.sentence.startswith("gpt-4o: every day was billed at 0.800")
+
+
+def test_a_ratio_that_changes_from_day_to_day_is_no_discount():
+    bill = [charged(day, amount) for day, amount in zip(DAYS, ["9", "9", "8.5", "9", "9"], strict=True)]
+
+    assert causes(compared([taken(day) for day in DAYS], bill)) == {"unexplained": Decimal("-5.5")}
+    assert causes(compared([taken(day) for day in DAYS[:2]], bill[:2])) == {"unexplained": -2}
+
+
 def test_days_that_shift_while_their_sum_agrees_are_a_time_zone():
     found = compared(
         [taken(day, usd) for day, usd in zip(DAYS, ["10", "20", "30", "20", "10"], strict=True)],

@@ -60,7 +60,7 @@ def in_protobuf(*numbers):
 
 @pytest.fixture(autouse=True)
 def _no_worker(monkeypatch):
-    monkeypatch.setattr(services, "_ring", lambda dataset_id: None)
+    monkeypatch.setattr(tasks, "ring_import", lambda dataset_id: None)
 
 
 @pytest.fixture

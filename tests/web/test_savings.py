@@ -9,7 +9,7 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import call_command
 
-from apps.optimization import advice, analyses, jobs, recommendations, services
+from apps.optimization import advice, analyses, jobs, recommendations, services, tasks
 from apps.optimization.models import Dataset, Outcome, PriceAlert, Recommendation, StoredAnalysis
 from apps.optimization.results import Joint
 from apps.optimization.sample import write_sample, write_sample_files
@@ -35,7 +35,7 @@ def rung(monkeypatch, settings, tmp_path):
     settings.MEDIA_ROOT = tmp_path / "files"
     rung = []
     monkeypatch.setattr(advice, "ring", rung.append)
-    monkeypatch.setattr(services, "_ring", rung.append)
+    monkeypatch.setattr(tasks, "ring_import", rung.append)
     return rung
 
 

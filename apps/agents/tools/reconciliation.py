@@ -1,23 +1,23 @@
 """The calls beside the bill: what of it they explain, and why the rest differs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, OnDataset, computed, missing, newest_bill, percent
+from apps.agents.measuring import ANALYSIS_DEADLINE, OnDataset, bills, computed, missing, percent, which_bill
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.operations.database import in_database
-from apps.optimization.models import StoredAnalysis
+from apps.optimization.models import Dataset, StoredAnalysis
 from apps.optimization.reconciliation import Compared, Reconciliation, spelled
 
 SHOWN = 31  # days of a table
 
 
-def measure(stored: StoredAnalysis, bill_name: str) -> Measurement:
+def measure(stored: StoredAnalysis, brought: Sequence[Dataset]) -> Measurement:
     found = Reconciliation.model_validate(stored.result)
     return Measurement(
-        headline=" ".join(_sentences(found, bill_name)),
+        headline=" ".join([*_sentences(found, brought[0].name), *which_bill(brought)]),
         tables=list(_tables(found)),
         notes=list(found.assumptions),
         analysis=stored.pk,
@@ -47,11 +47,11 @@ def _row(found: Reconciliation, each: Compared) -> list[str]:
 
 
 async def run(context: UserExecutionContext, arguments: OnDataset) -> Measurement:
-    bill = await in_database(newest_bill, context.principal)
-    if bill is None:
+    brought = await in_database(bills, context.principal)
+    if not brought:
         return Measurement(headline="No bill has been brought to lay beside the calls.", missing=missing("bill"))
-    stored = await computed(context, arguments.dataset, "reconciliation", {"bill": str(bill.pk)})
-    return measure(stored, bill.name)
+    stored = await computed(context, arguments.dataset, "reconciliation", {"bill": str(brought[0].pk)})
+    return measure(stored, brought)
 
 
 TOOL = tools.register(

@@ -1,7 +1,7 @@
 """How complete the data is for each analysis, and what each missing field would bring."""
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, OnDataset, computed, lacking, newest_bill, percent
+from apps.agents.measuring import ANALYSIS_DEADLINE, OnDataset, bills, computed, lacking, percent, which_bill
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.operations.database import in_database
@@ -49,9 +49,10 @@ def _rows(found: dict[str, Sufficiency]) -> list[list[str]]:
 
 
 async def run(context: UserExecutionContext, arguments: OnDataset) -> Measurement:
-    bill = await in_database(newest_bill, context.principal)
-    beside = {"bill": str(bill.pk)} if bill else {}
-    return measure(await computed(context, arguments.dataset, "sufficiency", beside))
+    brought = await in_database(bills, context.principal)
+    beside = {"bill": str(brought[0].pk)} if brought else {}
+    found = measure(await computed(context, arguments.dataset, "sufficiency", beside))
+    return found.model_copy(update={"notes": [*found.notes, *which_bill(brought)]})
 
 
 TOOL = tools.register(
