@@ -254,8 +254,8 @@ class Forecast(Result):
     level: float | None = None  # of the interval, as promised, 0-1
     why: str | None = None  # why there is none, or how far the interval carries
     model: str | None = None  # the one used
-    baseline_error_usd: Dollars | None = None  # mean absolute error of a day, over days not seen: seasonal naive
-    better_error_usd: Dollars | None = None  # the same of the model that must beat it
+    baseline_error_usd: Dollars | None = None  # mean absolute error of totals not seen, per day: seasonal naive
+    better_error_usd: Dollars | None = None  # the same of the better model of those that must beat it
     windows: int = 0  # rolling origins behind both
     by_day: tuple[ForecastDay, ...] = ()
 
