@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from apps.optimization.calls import Calls
+from apps.optimization.coalitions import NEIGHBOURS
 from apps.optimization.overview import FIELDS, share, spend
 from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollars
 
@@ -105,12 +106,12 @@ def _groups(calls: Calls, weight: str) -> tuple[tuple[frozenset[str], int, int],
 def _volume(calls: Calls, weight: str) -> float:
     """How many clusters of equal size would say as much (Kish 1965: (sum w)^2 / sum w^2), against ENOUGH_CLUSTERS.
 
-    A session is a cluster; without sessions a user's hour is, since neighbouring calls resemble each other.
+    A cluster is what intervals take for one (NEIGHBOURS): a session, else a user's hour, else a day.
     """
     effective = calls.row(
         f"""SELECT sum(w)::DOUBLE ** 2 / nullif(sum(w::DOUBLE ** 2), 0) FROM (
               SELECT sum({weight}) AS w FROM calls WHERE billed
-              GROUP BY coalesce(session, concat_ws(' ', "user", date_trunc('hour', started_at))))"""  # noqa: S608
+              GROUP BY {NEIGHBOURS})"""  # noqa: S608
     )[0]
     return min(1.0, (effective or 0.0) / ENOUGH_CLUSTERS)
 

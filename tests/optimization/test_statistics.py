@@ -14,7 +14,6 @@ from apps.optimization.statistics.bootstrap import (
     Difference,
     Interval,
     Ratio,
-    block_interval,
     cluster_interval,
     conformal,
     widened,
@@ -83,16 +82,6 @@ def test_many_clusters_are_folded_without_a_change_of_width():
     error = np.sqrt(((sums[:, 0] - share * sums[:, 1]) ** 2).sum()) / spent
 
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
-
-
-def test_blocks_of_time_see_that_neighbours_resemble_each_other():
-    walk, sums = random(), np.ones((1200, 2))
-    for row in range(1, len(sums)):
-        sums[row, 0] = 1 + 0.9 * (sums[row - 1, 0] - 1) + walk.normal(0, 0.1)
-
-    alone, together = (block_interval(sums, Ratio(0, 1), length=length) for length in (1, 30))
-
-    assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
 def test_drift_widens_an_interval_where_the_backtest_has_windows_enough_and_is_named_where_not():
