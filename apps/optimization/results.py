@@ -144,7 +144,8 @@ class PricesInUse(Result):
 class Sufficiency(Result):
     """How far the data carries one analysis."""
 
-    score: int  # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs
+    # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs, or it needs more days.
+    score: int
     state: State
     missing: tuple[str, ...]  # fields that over 5 % of spend lacks, the worst first
     coverage: dict[str, float]  # needed field -> share of spend that carries it, 0-1
