@@ -192,22 +192,58 @@ def _samples(bench: Bench) -> Iterator[Finding]:
 
 
 def _forecasts(bench: Bench) -> Iterator[Finding]:
-    """The week after eight made-up weeks; errors are scaled as in Hyndman and Koehler (2006), MASE."""
-    random, week = np.random.default_rng(SEED), np.array([10, 11, 12, 11, 10, 3, 2], dtype=np.float64)
-    errors = []
+    """The week after eight made-up weeks, with errors scaled as in Hyndman and Koehler (2006), MASE; and four weeks."""
+    random, errors = np.random.default_rng(SEED), []
     for _ in range(20 if bench.quick else 200):
-        level = np.exp(np.cumsum(random.normal(0, 0.02, 63)))
-        spend = np.tile(week, 9) * level * random.lognormal(0, 0.2, 63)
+        spend = _made_up_spend(random, "wandering", 63)
         seen, came = spend[:56], spend[56:]
         made = _there(forecasted(seen, horizon=7))
         scale = np.abs(seen[7:] - seen[:-7]).mean()
         errors.append([np.abs(said - came).mean() / scale for said in (made.values, seen[-7:])])
     ours, naive = np.mean(errors, axis=0)
     yield _at_most("MASE of a week's forecast, beside the seasonal naive's", float(ours), float(naive))
+    for kind in KINDS_OF_SPEND:
+        yield from _four_weeks(bench, kind)
     with bench.calls_of(bench.month[0]) as calls:
         told = forecast(calls)
     error = float(_there(told.better_error_usd) / _there(told.baseline_error_usd))
-    yield _at_most("error of a day in the made-up month, by the seasonal naive's", error, 1.0)
+    yield _at_most("error of totals in the made-up month, by the seasonal naive's", error, 1.0)
+
+
+def _four_weeks(bench: Bench, kind: str) -> Iterator[Finding]:
+    """How far off the total of four weeks after eight is, how often its interval holds, and how high it reaches."""
+    random, trials, rows = np.random.default_rng(SEED), 20 if bench.quick else 200, []
+    for _ in range(trials):
+        spend = _made_up_spend(random, kind, 84)
+        seen, came = spend[:56], spend[56:].sum()
+        made = _there(forecasted(seen, horizon=28))
+        low, high = _there(made.low), _there(made.high)
+        rows.append([abs(made.total - came), abs(4 * seen[-7:].sum() - came), low <= came <= high, high / came])
+    ours, naive, held, _ = np.mean(rows, axis=0)
+    level = 0.8
+    luck = WITHIN * float(np.sqrt(level * (1 - level) / trials))
+    about = f"of four weeks of {kind} spend"
+    yield _at_most(f"error of the forecast {about}, by the seasonal naive's", float(ours / naive), 1.0)
+    yield _at_least(f"intervals at {level:.0%} {about}", float(held), level - luck)
+    yield _at_most(f"highest upper end {about}, by what came", float(np.max(rows, axis=0)[3]), 3.0)
+
+
+KINDS_OF_SPEND = ("calm", "wandering", "growing", "once wild")
+
+
+def _made_up_spend(random: np.random.Generator, kind: str, days: int) -> Any:
+    """Daily spend with weekdays: with little noise; with a level that wanders; that grows by 2 % a day; with one of the
+    first 56 days a thousand times as dear."""
+    spend = np.resize([10.0, 11.0, 12.0, 11.0, 10.0, 3.0, 2.0], days)
+    if kind == "wandering":
+        level = np.exp(np.cumsum(random.normal(0, 0.02, days)))
+        return spend * level * random.lognormal(0, 0.2, days)
+    spend *= random.lognormal(0, 0.1, days)
+    if kind == "growing":
+        spend *= 1.02 ** np.arange(days)
+    if kind == "once wild":
+        spend[random.integers(56)] *= 1000
+    return spend
 
 
 def _anomalies(bench: Bench) -> Iterator[Finding]:

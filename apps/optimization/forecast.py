@@ -40,7 +40,7 @@ def forecast(calls: Calls, *, days: int = DAYS) -> Forecast:
         low=None if made.low is None else _usd(made.low),
         high=None if made.high is None else _usd(made.high),
         level=made.level,
-        why=_why(made),
+        why=_why(made, days, [first + timedelta(days=n) for n in made.left_out]),
         model=made.model,
         baseline_error_usd=_usd(made.baseline_error),
         better_error_usd=_usd(made.better_error),
@@ -51,11 +51,18 @@ def forecast(calls: Calls, *, days: int = DAYS) -> Forecast:
     )
 
 
-def _why(made: Forecasted) -> str:
+def _why(made: Forecasted, days: int, left_out: list[date]) -> str:
     if made.low is None:
-        return f"No interval: {made.windows} windows of this log are too few to say how far forecasts miss."
-    few = "; that few windows are a first guess" if made.windows < FEW_WINDOWS else ""
-    return f"The interval is how far totals of up to a week missed in {made.windows} windows of this log{few}."
+        said = f"No interval: {made.windows} windows of this log are too few to say how far forecasts miss."
+    else:
+        longer = f", wider by the square root of {days} / {made.ahead}" if days > made.ahead else ""
+        few = "; that few windows are a first guess" if made.windows < FEW_WINDOWS else ""
+        missed = f"totals of {made.ahead} days missed in {made.windows} windows of this log"
+        said = f"The interval is how far {missed}{longer}{few}."
+    if left_out:
+        listed = ", ".join(map(str, left_out))
+        said += f" Unlike all days around and left out: {listed}. What another such day brings comes on top."
+    return said
 
 
 def _whole_days(rows: list[tuple[Any, ...]]) -> dict[date, int]:

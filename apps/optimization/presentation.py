@@ -226,9 +226,9 @@ def beaten(coming: Forecast, local: Local) -> str:
     """The forecast beside its baseline, in a sentence; empty where neither was tried on days it had not seen."""
     if coming.baseline_error_usd is None or not coming.windows:
         return ""
-    said = f"The same day of the week before missed a day by {local.money(coming.baseline_error_usd)} on average"
+    said = f"Repeating the week before missed totals by {local.money(coming.baseline_error_usd)} a day on average"
     if coming.better_error_usd is not None:
-        said += f", the model that has to beat it by {local.money(coming.better_error_usd)}"
+        said += f", the better model of those that have to beat it by {local.money(coming.better_error_usd)}"
     return f"{said}, over {coming.windows} windows of days not seen; used is {coming.model}."
 
 

@@ -144,7 +144,8 @@ class PricesInUse(Result):
 class Sufficiency(Result):
     """How far the data carries one analysis."""
 
-    score: int  # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs
+    # 0-100: of `parts`; 0 where less than 40 % of the spend carries what the analysis needs, or it needs more days.
+    score: int
     state: State
     missing: tuple[str, ...]  # fields that over 5 % of spend lacks, the worst first
     coverage: dict[str, float]  # needed field -> share of spend that carries it, 0-1
@@ -263,8 +264,8 @@ class Forecast(Result):
     level: float | None = None  # of the interval, as promised, 0-1
     why: str | None = None  # why there is none, or how far the interval carries
     model: str | None = None  # the one used
-    baseline_error_usd: Dollars | None = None  # mean absolute error of a day, over days not seen: seasonal naive
-    better_error_usd: Dollars | None = None  # the same of the model that must beat it
+    baseline_error_usd: Dollars | None = None  # mean absolute error of totals not seen, per day: seasonal naive
+    better_error_usd: Dollars | None = None  # the same of the better model of those that must beat it
     windows: int = 0  # rolling origins behind both
     by_day: tuple[ForecastDay, ...] = ()
 

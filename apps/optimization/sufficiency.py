@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from apps.optimization.anomalies import ENOUGH_DAYS
 from apps.optimization.calls import Calls
+from apps.optimization.coalitions import NEIGHBOURS
 from apps.optimization.overview import FIELDS, share, spend
 from apps.optimization.results import Lack, Parts, State, Sufficiency, in_dollars
+from apps.optimization.statistics.forecast import ENOUGH
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "spend_breakdown": ("started_at", "model", "tokens"),
@@ -25,7 +28,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "retry_waste": ("started_at", "status", "trace_id"),
     "context_trimming": ("started_at", "model", "tokens", "history"),
     "output_capping": ("model", "tokens", "feature"),
+    "latency": ("started_at", "ended_at"),
+    "anomalies": ("started_at", "model", "tokens"),
+    "forecast": ("started_at", "model", "tokens"),
+    "changes": ("started_at", "model", "tokens", "feature"),
 }
+# Days of calls below which an analysis answers nothing.
+NEED_DAYS = {"anomalies": ENOUGH_DAYS, "forecast": ENOUGH}
 # What only the whole stream of calls shows: a cache's hits in a sample of rows say little about those in all rows.
 NEED_EVERY_CALL = (
     "exact_cache",
@@ -54,6 +63,7 @@ class _Facts:
     groups: tuple[tuple[frozenset[str], int, int], ...]  # calls with the same fields: those, their weight, their cost
     total: int | None
     history: float
+    days: int  # from that of the first call to that of the last
     volume: float
     reconciliation: float | None
     sampled: str | None  # why the log is taken for a sample
@@ -81,6 +91,7 @@ def _facts(calls: Calls, capture_rate: float | None) -> _Facts:
         groups=groups,
         total=total,
         history=min(1.0, (last - first) / ENOUGH_HISTORY) if first else 0.0,
+        days=(last.date() - first.date()).days + 1 if first else 0,
         volume=_volume(calls, weight),
         reconciliation=_agreement(_recorded_rate(calls) if capture_rate is None else capture_rate),
         sampled=_sampled(calls, capture_rate),
@@ -105,12 +116,12 @@ def _groups(calls: Calls, weight: str) -> tuple[tuple[frozenset[str], int, int],
 def _volume(calls: Calls, weight: str) -> float:
     """How many clusters of equal size would say as much (Kish 1965: (sum w)^2 / sum w^2), against ENOUGH_CLUSTERS.
 
-    A session is a cluster; without sessions a user's hour is, since neighbouring calls resemble each other.
+    A cluster is what intervals take for one (NEIGHBOURS): a session, else a user's hour, else a day.
     """
     effective = calls.row(
         f"""SELECT sum(w)::DOUBLE ** 2 / nullif(sum(w::DOUBLE ** 2), 0) FROM (
               SELECT sum({weight}) AS w FROM calls WHERE billed
-              GROUP BY coalesce(session, concat_ws(' ', "user", date_trunc('hour', started_at))))"""  # noqa: S608
+              GROUP BY {NEIGHBOURS})"""  # noqa: S608
     )[0]
     return min(1.0, (effective or 0.0) / ENOUGH_CLUSTERS)
 
@@ -166,7 +177,7 @@ def _assess(analysis: str, needs: tuple[str, ...], facts: _Facts) -> Sufficiency
 
 
 def _score(analysis: str, parts: Parts, facts: _Facts) -> int:
-    if parts.coverage < GATE:
+    if parts.coverage < GATE or facts.days < NEED_DAYS.get(analysis, 0):
         return 0
     every: dict[str, float | None] = parts.model_dump()
     known = {name: value for name, value in every.items() if value is not None}

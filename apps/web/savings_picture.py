@@ -18,7 +18,14 @@ from apps.web.questions import bars
 from apps.web.templatetags.web import dated, spell_seconds
 
 OVERALL = "overall"
-TITLES = {OVERALL: "All analyses together", "spend_breakdown": "Where the money goes"}
+TITLES = {
+    OVERALL: "All analyses together",
+    "spend_breakdown": "Where the money goes",
+    "latency": "How long answers take",
+    "anomalies": "What stood out",
+    "forecast": "What comes",
+    "changes": "What changed",
+}
 PARTS = {
     "coverage": "fields, of those needed",
     "history": "history, of 4 weeks",

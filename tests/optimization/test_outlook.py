@@ -131,4 +131,6 @@ def test_the_whole_analysis_carries_both_and_reads_back_what_it_wrote(write, cal
 
     assert [each["from"] for each in document["anomalies"]] == ["2026-10-20T00:00:00Z"]
     assert {"days", "usd", "low", "high"} <= set(document["forecast"])
+    assert float(found.forecast.usd) == pytest.approx(28 * 24 * float(COST))
+    assert "left out: 2026-10-20." in found.forecast.why
     assert Analysis.model_validate(document) == found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.optimization.statistics.anomalies import unusual
@@ -14,13 +14,12 @@ from apps.optimization.statistics.bootstrap import (
     Difference,
     Interval,
     Ratio,
-    block_interval,
     cluster_interval,
     conformal,
     widened,
 )
 from apps.optimization.statistics.decomposition import FACTORS, Cell, Use, contributors, decompose, totals
-from apps.optimization.statistics.forecast import BASELINE, BETTER, forecasted
+from apps.optimization.statistics.forecast import BASELINE, LEVEL, TRENDING, forecasted
 from apps.optimization.statistics.stationarity import stationarity
 
 MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
@@ -83,16 +82,6 @@ def test_many_clusters_are_folded_without_a_change_of_width():
     error = np.sqrt(((sums[:, 0] - share * sums[:, 1]) ** 2).sum()) / spent
 
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.15)
-
-
-def test_blocks_of_time_see_that_neighbours_resemble_each_other():
-    walk, sums = random(), np.ones((1200, 2))
-    for row in range(1, len(sums)):
-        sums[row, 0] = 1 + 0.9 * (sums[row - 1, 0] - 1) + walk.normal(0, 0.1)
-
-    alone, together = (block_interval(sums, Ratio(0, 1), length=length) for length in (1, 30))
-
-    assert together.high - together.low > 2.5 * (alone.high - alone.low)
 
 
 def test_drift_widens_an_interval_where_the_backtest_has_windows_enough_and_is_named_where_not():
@@ -225,7 +214,7 @@ def test_a_noisy_week_is_forecast_better_than_by_its_last_one():
 
     found = forecasted(spend, horizon=28)
 
-    assert (found.model, found.better_error < found.baseline_error) == (BETTER, True)
+    assert (found.model, found.better_error < found.baseline_error) == (LEVEL, True)
     assert found.low < 4 * WEEK.sum() < found.high
     assert found.total == pytest.approx(4 * WEEK.sum(), rel=0.15)
 
@@ -235,6 +224,68 @@ def test_the_baseline_is_used_where_nothing_beats_it():
 
     assert found.model == BASELINE
     assert found.values == pytest.approx(WEEK)
+
+
+@settings(deadline=None, max_examples=20)
+@given(day=st.integers(0, 59), times=st.integers(1000, 10**6))
+def test_one_wild_day_in_sixty_moves_neither_the_forecast_nor_its_interval(day, times):
+    calm = np.tile(1e6 * WEEK, 9)[:60] * random().lognormal(0, 0.05, 60)
+    spend = calm.copy()
+    spend[day] *= times
+
+    quiet, found = forecasted(calm, horizon=28), forecasted(spend, horizon=28)
+
+    assert (quiet.left_out, found.left_out) == ((), (day,))
+    assert (found.total, found.high, found.low) == pytest.approx((quiet.total, quiet.high, quiet.low), rel=0.1)
+    assert found.low <= found.total <= found.high
+
+
+def test_growth_of_two_per_cent_a_day_is_followed_and_fades():
+    spend = np.resize(1e6 * WEEK, 88) * 1.02 ** np.arange(88) * random().lognormal(0, 0.05, 88)
+
+    found = forecasted(spend[:60], horizon=28)
+
+    assert (found.model, found.left_out) == (TRENDING, ())
+    assert found.better_error < found.baseline_error / 2
+    assert found.total == pytest.approx(spend[60:].sum(), rel=0.12)
+    assert found.total < spend[60:].sum() < found.high
+
+
+def test_growth_that_ended_eight_weeks_ago_is_not_carried_on():
+    spend = 1e6 * 1.02 ** np.minimum(np.arange(140), 80) * random().lognormal(0, 0.05, 140)
+
+    assert forecasted(spend, horizon=28).total == pytest.approx(28e6 * 1.02**80, rel=0.05)
+
+
+def test_days_without_spend_are_days():
+    nothing, resting = forecasted(np.zeros(30), horizon=7), np.tile(np.append(np.full(5, 1e6), [0, 0]), 6)
+    now_and_then = 1e6 * (random().random(60) < 0.5)
+    weekends, scattered = forecasted(resting, horizon=14), forecasted(now_and_then, horizon=7)
+
+    assert (nothing.total, nothing.low, nothing.high) == (0, 0, 0)
+    assert (weekends.total, weekends.left_out) == (pytest.approx(10e6), ())
+    assert scattered.left_out == ()
+    assert scattered.low <= now_and_then[-7:].sum() <= scattered.high
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    spend=st.lists(st.one_of(st.just(0.0), st.floats(1, 1e12)), min_size=14, max_size=35),
+    horizon=st.integers(1, 28),
+)
+def test_any_series_has_a_forecast_within_its_interval(spend, horizon):
+    found = forecasted(np.array(spend), horizon=horizon)
+
+    assert np.isfinite(found.values).all()
+    assert (found.values >= 0).all()
+    assert found.low is None or found.low <= found.total <= found.high
+    assert len(found.values) == horizon
+
+
+def test_a_constant_is_forecast_as_it_is():
+    found = forecasted(np.full(60, 5e6), horizon=28)
+
+    assert (found.total, found.low, found.high, found.model) == (*[140e6] * 3, BASELINE)
 
 
 def test_thirteen_days_are_no_forecast():

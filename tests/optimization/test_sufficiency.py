@@ -78,6 +78,18 @@ def test_coverage_counts_spend_and_not_rows(assessed):
     assert (found.score, found.state) == (0, "insufficient")  # below the gate
 
 
+def test_what_comes_stood_out_changed_and_took_how_long_have_scores_too(assessed):
+    whole, short = assessed(month(), capture_rate=1.0), assessed(month(days=12), capture_rate=1.0)
+
+    assert [(short[name].score, whole[name].score) for name in ("forecast", "anomalies")] == [(0, 100)] * 2
+    assert short["spend_breakdown"].score > 0
+    assert [lack.field for lack in whole["latency"].lacks] == ["ended_at"]
+    assert (whole["latency"].score, whole["latency"].lacks[0].at_most_usd) == (0, 120 * COST)
+    assert whole["changes"].missing == ("feature",)
+    told = assessed(month(duration_ms=900, feature="chat"), capture_rate=1.0)
+    assert (told["latency"].score, told["changes"].score) == (100, 100)
+
+
 def test_a_missing_field_says_what_it_is_worth(assessed):
     rows = [row | ({} if n % 2 else {"prompt": ""}) for n, row in enumerate(month())]
 

@@ -29,8 +29,8 @@ def _headline(found: Forecast) -> str:
     errors = ""
     if found.better_error_usd is not None and found.baseline_error_usd is not None:
         errors = (
-            f" On days it had not seen, a better model missed by {spell_dollars(found.better_error_usd)} a day, and "
-            f"repeating the week before by {spell_dollars(found.baseline_error_usd)}; {found.model} was used."
+            f" On days it had not seen, a better model missed totals by {spell_dollars(found.better_error_usd)} a day, "
+            f"and repeating the week before by {spell_dollars(found.baseline_error_usd)}; {found.model} was used."
         )
     return (
         f"If use goes on as it did, the next {found.days} days cost **{spell_dollars(found.usd)}**{between}. "

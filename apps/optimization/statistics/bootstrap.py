@@ -1,4 +1,4 @@
-"""Bootstrap intervals over clusters of calls, and over blocks of time.
+"""Bootstrap intervals over clusters of calls.
 
 A matrix of sums has a row per cluster and a column per quantity (say: dollars saved, dollars spent). A statistic is a
 function of the summed columns, so that a resample is a weight per cluster and all resamples are one matrix product.
@@ -9,7 +9,7 @@ that changes are no part of it; see `widened` for the last.
 Sources: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 12-14 (studentized, percentile, BCa,
 jackknife acceleration); Davison and Hinkley, Bootstrap Methods and their Application (1997), 2.4 and 3.8 (ratios,
 clusters); Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69 (2015), 5.2 (few
-clusters); Politis and Romano, "A Circular Block-Resampling Procedure for Stationary Data" (1992).
+clusters).
 """
 
 import math
@@ -124,27 +124,6 @@ def cluster_intervals(
         low, high = _ends(groups, weights, statistic, values, level, method)
         found.append(Interval(value=value, low=low, high=high, level=level, clusters=len(rows)))
     return tuple(found)
-
-
-def block_interval(
-    sums: Floats, statistic: Statistic, *, length: int, level: float = 0.95, seed: int = SEED
-) -> Interval:
-    """The interval when runs of `length` neighbouring rows, in time order, are resampled (circular blocks, percentile).
-
-    Rows are equal spans of time, empty ones included. Counted as clusters are the runs that fit into the log.
-    """
-    rows = np.asarray(sums, dtype=np.float64)
-    runs = len(rows) // length if length > 0 else 0
-    value = float(statistic(rows.sum(axis=0)))
-    if runs < ENOUGH_CLUSTERS:
-        return _none(value, level, runs, _too_few(runs))
-    turned = np.vstack((np.zeros((1, rows.shape[1])), np.cumsum(np.vstack((rows, rows[: length - 1])), axis=0)))
-    windows = turned[length:] - turned[: len(rows)]
-    weights = np.random.default_rng(seed).multinomial(runs, np.full(len(rows), 1 / len(rows)), size=RESAMPLES)
-    # `runs` windows of `length` rows are a little less than the log: totals, unlike ratios, need the missing part.
-    values = statistic(weights @ windows * (len(rows) / (runs * length)))
-    low, high = _quantiles(values, *_tails(level, runs))
-    return Interval(value=value, low=low, high=high, level=level, clusters=runs)
 
 
 def folded(sums: Floats, *, seed: int = SEED) -> Floats:
