@@ -338,7 +338,8 @@ def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tall
 def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str) -> None:
     """Show the rows of `source` as `texts`: `line`, `is_call`, the text of each field, the prompt's hash."""
     order = work.order
-    columns = [f"said(({work.importer.sql[name]})::VARCHAR) AS {named(f'raw_{name}')}" for name in work.fields]
+    raw = [named(f"raw_{name}") for name in work.fields]
+    columns = [f"({work.importer.sql[name]})::VARCHAR AS {text}" for name, text in zip(work.fields, raw, strict=True)]
     prompt = work.importer.sql.get("prompt", "NULL")
     kept = "NULL" if order.metadata_only else f"replace({prompt}, chr(0), '')"
     columns += [
@@ -351,8 +352,10 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
         f"({work.importer.is_call}) AS is_call",
     ]
     columns = [f"{named(LINE)} AS line", *columns]
+    said = ", ".join(f"said({text}) AS {text}" for text in raw)
     connection.execute(
-        f"CREATE OR REPLACE VIEW texts AS SELECT {', '.join(columns)} FROM {work.texts.relation(source)}"  # noqa: S608
+        f"""CREATE OR REPLACE VIEW texts AS SELECT * REPLACE ({said})
+            FROM (SELECT {", ".join(columns)} FROM {work.texts.relation(source)})"""  # noqa: S608
     )
 
 

@@ -4,7 +4,7 @@ A place is written `column/key/key`; a column is any name that the reader gives,
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class Texts:
     needed: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # column -> paths into its JSON
     _derived: dict[str, str] = field(default_factory=dict)  # name -> expression over the columns
     _inside: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # derived name -> paths into its JSON
+    _said: dict[str, str] = field(default_factory=dict)  # a text -> its name where it counts only if it says something
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,17 +53,20 @@ class Texts:
 
     def first(self, *names: str) -> str:
         """The first of several places that says something; empty objects and lists say nothing."""
-        found = [f"said_something({at})" for at in map(self.at, names) if at != NOTHING]
-        return f"coalesce({', '.join(found)})" if len(found) > 1 else "".join(found) or NOTHING
+        # Under a name: a macro writes its argument out wherever it is used, and statements would grow without end.
+        texts = [at for at in map(self.at, names) if at != NOTHING]
+        said = [self._said.setdefault(at, f"netra said {len(self._said)}") for at in texts]
+        return _first([f'"text".{named(name)}' for name in said])
 
     def derive(self, name: str, *names: str) -> None:
         """Give the first of several places a name of its own, so that many texts inside of it are found at once."""
-        if (found := self.first(*names)) != NOTHING:
-            self._derived[name] = found
+        texts = [at for at in map(self.at, names) if at != NOTHING]
+        if texts:
+            self._derived[name] = _first([f"said_something({at})" for at in texts])
 
     def forget(self) -> None:
         """Forget what was asked for."""
-        for asked in (self.needed, self._derived, self._inside):
+        for asked in (self.needed, self._derived, self._inside, self._said):
             asked.clear()
 
     def relation(self, source: str) -> str:
@@ -72,6 +76,9 @@ class Texts:
         if self._derived:
             named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())
             rows = _apart(f'(SELECT *, {named_ones} FROM {rows}) "text"', self._inside)  # noqa: S608
+        if self._said:
+            said = ", ".join(f"said_something({at}) AS {named(name)}" for at, name in self._said.items())
+            rows = f'(SELECT *, {said} FROM {rows}) "text"'  # noqa: S608
         return rows
 
     def _place(self, name: str) -> Place | None:
@@ -93,6 +100,10 @@ MACRO = f"""CREATE TEMP MACRO said_something(t) AS
     CASE WHEN t >= '!' AND t <= '~' AND NOT ends_with(t, ' ')
     THEN CASE WHEN strlen(t) > {max(map(len, _EMPTY))} THEN t ELSE CASE t {_SAYS_NOTHING} ELSE t END END
     ELSE CASE trim(t) {_SAYS_NOTHING} ELSE t END END"""
+
+
+def _first(texts: Sequence[str]) -> str:
+    return f"coalesce({', '.join(texts)})" if len(texts) > 1 else "".join(texts) or NOTHING
 
 
 def _apart(rows: str, paths: Mapping[str, list[tuple[str, ...]]]) -> str:
