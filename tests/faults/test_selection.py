@@ -1,4 +1,4 @@
-"""A few faults out of the catalogue, so that every run of the suite kills something. `make faults` runs all of them."""
+"""Two faults out of the catalogue by themselves; the suite's journeys kill each process too, and `make faults` runs all."""
 
 import shutil
 import tempfile
@@ -30,6 +30,7 @@ def scene() -> Iterator[Scene]:
     assert leaked + left == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", ["F1", "F8"])
 def test_a_fault_costs_time_and_nothing_else(scene, number):
     seed = SystemRandom().randrange(10**6)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.houses import ROOT, House, becomes
 
-pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("extensions")]
+pytestmark = [pytest.mark.long, pytest.mark.processes, pytest.mark.xdist_group("extensions")]
 
 PAGE = (ROOT / "docs" / "extensions.md").read_text()
 

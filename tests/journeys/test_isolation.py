@@ -67,7 +67,7 @@ def left_over(house):
 
 
 def test_of_two_people_who_try_everything_neither_sees_anything_of_the_other(house, verify):
-    done = verify("--seconds", "4", "--json")
+    done = verify("--seconds", "2", "--json")
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
@@ -94,6 +94,7 @@ def test_what_does_cross_is_seen_at_each_door_and_said(house, verify):
     assert left_over(house) == (0, 0, 0)
 
 
+@pytest.mark.long
 def test_a_person_at_the_terminal_is_told_what_was_tried(verify):
     done = verify("--seconds", "0.1")
 

@@ -89,6 +89,7 @@ def test_nothing_survives_the_death_of_the_parent_and_the_next_start_works(direc
 
 
 @as_root
+@pytest.mark.long
 def test_root_keeps_its_files_closed_and_runs_postgresql_as_the_service_user(closed):
     home = closed / "home"
 
