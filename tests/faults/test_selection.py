@@ -1,4 +1,4 @@
-"""Two faults out of the catalogue by themselves; the suite's journeys kill each process too, and `make faults` runs all."""
+"""The catalogue of faults is whole, and two of it by themselves; `make faults` runs all."""
 
 import shutil
 import tempfile
