@@ -40,7 +40,8 @@ FIELDS = {
     "trace_id": "trace_id IS NOT NULL",
     "history": "history_tokens IS NOT NULL OR session IS NOT NULL",
 }
-TOKENS = "sum(input_tokens), sum(output_tokens), sum(cached_read_tokens), sum(cached_write_tokens)"
+TOKEN_COLUMNS = ("input_tokens", "output_tokens", "cached_read_tokens", "cached_write_tokens")
+TOKENS = ", ".join(f"sum({column})" for column in TOKEN_COLUMNS)
 
 
 def overview(calls: Calls) -> Overview:
