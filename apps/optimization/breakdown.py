@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from apps.errors import Invalid
-from apps.optimization.calls import Calls
+from apps.optimization.calls import QUARTER_BEGAN, Calls
 from apps.optimization.duck import quoted
 from apps.optimization.local import EPOCH_YEAR
 from apps.optimization.overview import TOKEN_COLUMNS, TOKENS, part_of, tokens
@@ -16,7 +16,7 @@ _KEYS: dict[Dimension, tuple[str, str]] = {
     "feature": ("feature", "{}"),
     "user": ('"user"', "{}"),
     "day": ("({local})::DATE", "strftime({}, '%Y-%m-%d')"),
-    "hour": ("hour({local})", "printf('%02d:00', {})"),
+    "hour": ("hour({local})::UTINYINT", "printf('%02d:00', {})"),
 }
 _IN_THEIR_ORDER = ("day", "hour")
 MAX_ROWS = 500
@@ -90,11 +90,11 @@ def _breakdown(by: Dimension, found: tuple[Any, ...], time_zone: str) -> Breakdo
 
 
 def _local(zone: str) -> str:
-    """The SQL of a call's time on the clocks of a zone; times that count from the start of a trace know none."""
+    """The SQL of a call's quarter of an hour on the clocks of a zone; those of a trace know no zone."""
     if zone == "UTC":
-        return "started_at"
-    there = f"timezone({quoted(zone)}, timezone('UTC', started_at))"
-    return f"CASE WHEN year(started_at) <= {EPOCH_YEAR} THEN started_at ELSE {there} END"
+        return QUARTER_BEGAN
+    there = f"timezone({quoted(zone)}, timezone('UTC', {QUARTER_BEGAN}))"
+    return f"CASE WHEN year({QUARTER_BEGAN}) <= {EPOCH_YEAR} THEN {QUARTER_BEGAN} ELSE {there} END"
 
 
 def _row(group: Mapping[str, Any], total: int | None) -> BreakdownRow:

@@ -64,7 +64,12 @@ COLUMNS: Mapping[str, str] = {
     "price_moment": "TIMESTAMP",  # the moment whose list price holds for this call
     "cost_pico": "BIGINT",  # 10**-12 dollars; 0 where not billed, NULL where the price is unknown
     "price_source": "VARCHAR",
+    "quarter": "INTEGER",  # quarters of an hour from 1970 to `started_at`
 }
+# The clocks of all zones are whole quarters apart, so days and hours are told from `quarter`, which is read faster than
+# microseconds that are never the same.
+QUARTER = "epoch_us(time_bucket(INTERVAL 15 minutes, {started_at})) // 900_000_000"
+QUARTER_BEGAN = "make_timestamp(quarter * 900_000_000::BIGINT)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +118,13 @@ def reading(
 def _part(connection: duckdb.DuckDBPyConnection, number: int, file: Path) -> str:
     """One file of a dataset; the upper bits of `call` are its number, the lower ones the row.
 
-    A file that was written before a column existed does not say what it holds.
+    A file that was written before a column existed does not say what it holds, but for what follows from others.
     """
     rows = f"read_parquet({quoted(str(file.resolve()))}, file_row_number = true)"
     held = {name for name, *_ in connection.execute(f"DESCRIBE FROM {rows}").fetchall()}
+    follows = {"quarter": QUARTER.format(started_at="started_at")}
     columns = ", ".join(
-        named(name) if name in held else f"NULL::{kind} AS {named(name)}" for name, kind in COLUMNS.items()
+        named(name) if name in held else f"({follows.get(name, 'NULL')})::{kind} AS {named(name)}"
+        for name, kind in COLUMNS.items()
     )
     return f"SELECT ({number}::BIGINT << {ROW_BITS}) | file_row_number AS call, {columns} FROM {rows}"  # noqa: S608

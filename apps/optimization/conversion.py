@@ -21,7 +21,7 @@ from apps.errors import Invalid
 from apps.llm.catalogue import Catalogue
 from apps.llm.pricing import band_sql, cost_sql
 from apps.optimization import checks
-from apps.optimization.calls import COLUMNS
+from apps.optimization.calls import COLUMNS, QUARTER
 from apps.optimization.containers import UNPACKED, unpacked
 from apps.optimization.conventions import Verdict, decide
 from apps.optimization.duck import confined, named, quoted
@@ -714,6 +714,7 @@ def _priced_sql(*, ordered: bool) -> str:
         "billed": _BILLED,
         "cost_pico": f"CASE WHEN {_BILLED} THEN {cost_sql('c', 't')} ELSE 0 END",
         "price_source": "t.source",
+        "quarter": QUARTER.format(started_at="c.started_at"),
     }
     selected = ", ".join(
         f"({derived.get(name, f'c.{named(name)}')})::{kind} AS {named(name)}" for name, kind in COLUMNS.items()

@@ -1,11 +1,14 @@
 """Numbers that are computed from the calls, and None where they cannot be."""
 
 import json
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import get_args
+from zoneinfo import ZoneInfo
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from apps.llm.pricing import Usage, price
 from apps.optimization import simulators
 from apps.optimization.analysis import analyse
 from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown, spend_breakdowns
+from apps.optimization.calls import reading
 from apps.optimization.options import DEFAULTS, Options
 from apps.optimization.overview import overview
 from apps.optimization.repeats import served_by
@@ -93,6 +97,29 @@ def test_days_come_in_their_order_and_hours_are_hours_of_the_day(write, calls_of
 
     assert [(row.key, row.calls) for row in days.rows] == [("2026-10-01", 2), ("2026-10-02", 1)]
     assert [(row.key, row.calls) for row in hours.rows] == [("01:00", 1), ("03:00", 2)]
+
+
+ZONES = ("UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Chatham", "America/St_Johns")
+
+
+@pytest.mark.parametrize("written", ["today", "before the column of quarters existed"])
+def test_days_and_hours_are_those_of_the_clocks_of_any_zone(write, converted, tmp_path, written):
+    # Around the nights in which clocks change, every 7 minutes and some seconds.
+    began = [datetime(2025, month, day, tzinfo=UTC) for month, day in ((3, 29), (4, 5), (10, 25), (11, 1), (12, 31))]
+    moments = [day + timedelta(seconds=433.5 * step) for day in began for step in range(250)]
+    converted(write("calls.csv", [call(timestamp=moment.isoformat()) for moment in moments]))
+    file = tmp_path / "converted" / "calls.parquet"
+    if written != "today":
+        duckdb.execute(f"COPY (SELECT * EXCLUDE quarter FROM '{file}') TO '{tmp_path}/calls.parquet'")
+        file = tmp_path / "calls.parquet"
+
+    for zone in ZONES:
+        with reading(files=[file], catalogue=Catalogue(), memory_mib=128, time_zone=zone) as calls:
+            found = spend_breakdowns(calls, ("day", "hour"), limit=100)
+        there = [moment.astimezone(ZoneInfo(zone)) for moment in moments]
+        counted = {by: {row.key: row.calls for row in found[by].rows} for by in found}
+        assert counted["day"] == Counter(f"{moment:%Y-%m-%d}" for moment in there), zone
+        assert counted["hour"] == Counter(f"{moment:%H}:00" for moment in there), zone
 
 
 def test_groups_beyond_the_limit_are_counted(write, calls_of):
