@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.test_journeys import CONTRASTS, status
 from tests.houses import House, becomes
 
-pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.xdist_group("asking")]
+pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.processes, pytest.mark.xdist_group("asking")]
 
 
 @pytest.fixture(scope="module")

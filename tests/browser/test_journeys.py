@@ -145,6 +145,7 @@ def test_a_second_tab_sees_the_same_conversation_live(open_page, dataset):
     assert other.locator(".turn:last-child .prose").inner_text() == page.locator(".turn:last-child .prose").inner_text()
 
 
+@pytest.mark.long
 def test_killed_web_and_worker_processes_cost_time_and_nothing_else(open_page, house, dataset):
     page = open_page()
     ask(page, "Where can I save?")
@@ -341,6 +342,7 @@ def test_somebody_who_scrolled_up_is_not_torn_away(open_page, dataset):
     expect(page.get_by_text(ask_elsewhere).last).to_be_in_viewport()
 
 
+@pytest.mark.long
 def test_a_page_left_open_by_somebody_signed_out_says_so(open_page, house, person, dataset):
     page = open_page()
     expect(status(page)).to_contain_text("Ready")

@@ -41,7 +41,7 @@ from apps.execution.services import RunFinished
 from apps.execution.sweep import sweep
 from tests.execution.conftest import LONG_AGO, Note, assert_well_told, beat
 
-EXAMPLES, LENGTH = 25, 40
+LENGTH = 40  # steps of an example
 CAP = 2  # running runs of one user
 THOUGHT = Fact("agent_thinking", {"thought": "hm", "progress": 10})
 ITEM = {"field": "f", "why": "", "unlocks": "", "worth_usd": None, "how_to_export": ""}
@@ -668,7 +668,10 @@ def threads_and_events() -> list[tuple]:
 
 @pytest.mark.timeout(600)  # a failure is told in its shortest form, which takes a while to find
 @pytest.mark.django_db(transaction=True)
-def test_whatever_happens_runs_are_what_they_ought_to_be(script, rings, silence_is_heard, settings, alice, bob):
+@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+def test_whatever_happens_runs_are_what_they_ought_to_be(
+    examples, script, rings, silence_is_heard, settings, alice, bob
+):
     Plan.objects.update(max_running_runs=CAP)
     for name, steps in WORKFLOWS.items():
         workflows.register(Workflow(name=name, lead="first", steps=steps))
@@ -677,7 +680,7 @@ def test_whatever_happens_runs_are_what_they_ought_to_be(script, rings, silence_
     run_state_machine_as_test(
         lambda: Machine([alice, bob], rings, settings),
         settings=hypothesis_settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=LENGTH,
             deadline=None,
             print_blob=True,

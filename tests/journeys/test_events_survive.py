@@ -214,6 +214,7 @@ def test_an_agent_worker_that_is_told_to_stop_hands_every_one_of_its_runs_over(h
     assert_some_were_in_the_middle(asked, killed_at)
 
 
+@pytest.mark.long
 def test_a_wiped_redis_costs_time_and_no_event(house, ask_at_once):
     store = redis.Redis.from_url(_redis_url(house))
 
@@ -227,6 +228,7 @@ def test_a_wiped_redis_costs_time_and_no_event(house, ask_at_once):
     assert_some_were_in_the_middle(asked, wiped_at)
 
 
+@pytest.mark.long
 def test_a_redis_killed_and_restarted_costs_time_and_no_event(house, ask_at_once):
     asked = ask_at_once(people=2, threads=4)
     asked[-1].tab.follow(asked[-1].run, until={"agent_started"})
@@ -361,6 +363,7 @@ def test_a_flood_of_messages_is_closed(tab):
     assert closed.value.rcvd.code == 4029
 
 
+@pytest.mark.long
 def test_a_postgresql_killed_in_the_middle_costs_time_and_no_run(house):
     people = [house.sign_up(f"q{number}") for number in range(4)]
     tabs = [person.tab() for person in people]

@@ -26,6 +26,7 @@ def directory():
         yield path
 
 
+@pytest.mark.long
 def test_a_house_opens_heals_itself_and_closes(directory):
     with open_house(directory / "home") as house:
         assert house.ready == {

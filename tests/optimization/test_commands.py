@@ -254,6 +254,7 @@ finally:
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_hundreds_of_thousands_of_rows_are_imported_and_analysed_in_little_memory(tmp_path):
     path = tmp_path / "calls.csv"
