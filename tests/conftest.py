@@ -53,7 +53,12 @@ def _empty_what_is_filled(test: TransactionTestCase) -> None:
     asked = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in tables)
     with connection.cursor() as cursor:
         cursor.execute(asked)
-        if filled := [name for (name,) in cursor.fetchall()]:
+        filled = [name for (name,) in cursor.fetchall()]
+        if filled and cursor.connection.info.parameter_status("is_superuser") == "on":
+            # A few rows are deleted in a twentieth of the time; as a replica, nothing asks whether they may be.
+            deletes = "; ".join(f"DELETE FROM {name}" for name in filled)
+            cursor.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes}; COMMIT")
+        elif filled:
             cursor.execute(f"TRUNCATE {', '.join(filled)} CASCADE")
 
 
