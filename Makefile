@@ -27,7 +27,7 @@ run: .venv/installed ## Start everything on this machine (HOST=127.0.0.1 PORT=80
 	@exec $(BIN)/python manage.py start --host '$(HOST)' --port '$(PORT)'
 
 test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis (JOBS=3 ARGS=)
-	@command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
+	@command -v chromium-headless-shell >/dev/null 2>&1 || command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (twenty minutes; NIGHTLY=1 is longer)
@@ -52,8 +52,9 @@ WITHOUT_STORES := env -u DATABASE_URL -u REDIS_URL NETRA_HOME=$(CURDIR)/.netra/n
 browser:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		echo "Installing Chromium for the browser tests ..."; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-	else false; fi || echo "No Chromium: the browser tests are skipped. Install it (Debian: sudo apt-get install chromium)."
+		apt-get update -qq && for name in chromium-headless-shell chromium; do \
+			apt-get install -y -qq --no-install-recommends $$name >/dev/null && break; done; \
+	else false; fi || echo "No Chromium: the browser tests are skipped. Install it (Debian: sudo apt-get install chromium-headless-shell)."
 
 .venv/bin/python:
 	@if [ -z "$(PYTHON)" ]; then \

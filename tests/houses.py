@@ -18,6 +18,7 @@ from tests.socket_client import Recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery"
+SETTINGS = "tests.house_settings"
 OPENS_WITHIN = 60.0  # seconds
 CLOSES_WITHIN = 10.0  # seconds
 
@@ -47,7 +48,7 @@ class House:
         inherited = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         self._process = subprocess.Popen(
             [sys.executable, ROOT / "manage.py", "start", "--json", "--port", str(free_port())],
-            env=inherited | {"NETRA_HOME": str(home / "home")} | environment,
+            env=inherited | {"NETRA_HOME": str(home / "home"), "DJANGO_SETTINGS_MODULE": SETTINGS} | environment,
             stdout=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,

@@ -11,6 +11,8 @@ from tests.houses import Person
 
 STATIC = Path(__file__).resolve().parents[2] / "apps" / "web" / "static"
 MODULES = "http://modules.test"
+# The shell draws pages just as the others do, and starts and ends with a fraction of their work.
+CHROMIUMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -28,9 +30,9 @@ expect.set_options(timeout=20_000)  # milliseconds; the machine may be busy with
 # Not for the whole session: while Playwright runs, its event loop keeps Django's ORM from working in this thread.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("no Chromium on this machine: apt-get install chromium-headless-shell")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield browser
@@ -49,9 +51,9 @@ def watched(context: BrowserContext) -> Page:
     return page
 
 
-@pytest.fixture
-def modules(browser) -> Iterator[Page]:
-    """An empty page that can import our modules, straight from the working tree."""
+@pytest.fixture(scope="module")
+def workbench(browser) -> Iterator[Page]:
+    """A page that can import our modules, straight from the working tree."""
 
     def serve(route: Route) -> None:
         path = STATIC / route.request.url.removeprefix(MODULES + "/")
@@ -62,11 +64,19 @@ def modules(browser) -> Iterator[Page]:
 
     context = browser.new_context()
     context.route(f"{MODULES}/**", serve)
-    page = watched(context)
-    page.goto(f"{MODULES}/")
-    yield page
+    yield watched(context)
     context.close()
-    assert page.complaints == []
+
+
+@pytest.fixture
+def modules(workbench) -> Iterator[Page]:
+    """The page, empty: what a test before did in it, stored or left running there is gone."""
+    workbench.goto("about:blank")
+    workbench.goto(f"{MODULES}/")
+    workbench.evaluate("localStorage.clear(); sessionStorage.clear()")
+    workbench.complaints.clear()
+    yield workbench
+    assert workbench.complaints == []
 
 
 @pytest.fixture
