@@ -18,7 +18,7 @@ from tests.browser.test_reducer import (
     leave_for,
 )
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("house")]
 
 FAILED = [
     *STARTED,

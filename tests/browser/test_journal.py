@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("house")]
 
 # A scripted server: `sockets` are those that the journal opened; `said(n)` is what it said on the n-th.
 BENCH = """

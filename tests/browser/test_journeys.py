@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from apps.optimization.sample import write_sample_files
 from tests.houses import PASSWORD
 
-pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.browser, pytest.mark.processes, pytest.mark.xdist_group("house")]
 
 MODELS = ["gpt-4o", "gpt-4o-mini"]
 FEATURES = ["search", "support", "nightly"]
