@@ -1,6 +1,5 @@
 """The cast: Alice owns Acme, Bob is a member of it, Vera may only look, Charlie is a stranger."""
 
-import gc
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,16 +68,6 @@ def pytest_collection_modifyitems(config, items) -> None:
     torn = [item.nodeid for item in items if item.get_closest_marker("xdist_group") and "@" not in item.nodeid]
     if config.getoption("loadgroup", False) and torn:
         raise pytest.UsageError(f"This pytest and this xdist do not group tests: {torn[0]} is on its own.")
-
-
-def pytest_collection_finish() -> None:
-    """What was collected lives as long as the run: looking for garbage in it, again and again, finds none."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # else libraries complain at the end that nobody freed what is theirs
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
