@@ -26,7 +26,7 @@ install: .venv/installed ## Make .venv and install what Netra runs on
 run: .venv/installed ## Start everything on this machine (HOST=127.0.0.1 PORT=8000)
 	@exec $(BIN)/python manage.py start --host '$(HOST)' --port '$(PORT)'
 
-test: .venv/installed-dev ## Run all tests, with their own PostgreSQL and Redis (JOBS=3 ARGS=)
+test: .venv/installed-dev ## Run the tests, with their own PostgreSQL and Redis (JOBS=3 ARGS=)
 	@command -v chromium-headless-shell >/dev/null 2>&1 || command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 

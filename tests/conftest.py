@@ -55,7 +55,7 @@ def _empty_what_is_filled(test: TransactionTestCase) -> None:
         cursor.execute(asked)
         filled = [name for (name,) in cursor.fetchall()]
         if filled and cursor.connection.info.parameter_status("is_superuser") == "on":
-            # A few rows are deleted in a twentieth of the time; as a replica, nothing asks whether they may be.
+            # Few rows are deleted faster than files are made anew; as a replica, nothing asks whether they may be.
             deletes = "; ".join(f"DELETE FROM {name}" for name in filled)
             cursor.execute(f"BEGIN; SET LOCAL session_replication_role = replica; {deletes}; COMMIT")
         elif filled:

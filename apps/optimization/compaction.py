@@ -13,6 +13,7 @@ from django.db import transaction
 from uuid6 import uuid7
 
 from apps.optimization import storage
+from apps.optimization.calls import QUARTER
 from apps.optimization.conversion import FORMAT, KEPT_REJECTS, SCRATCH
 from apps.optimization.duck import confined, quoted
 from apps.optimization.models import Dataset
@@ -89,8 +90,11 @@ def _write(together: Dataset, small: Sequence[Dataset]) -> None:
             memory_mib=settings.ANALYSIS_MEMORY_MIB,
         ) as connection:
             files = ", ".join(quoted(str(source.resolve())) for source in sources)
+            # Of files older than the column, the union would say nothing where `reading` says what follows.
             connection.execute(
-                f"""COPY (FROM read_parquet([{files}], union_by_name = true))
-                    TO {quoted(str(made.resolve()))} {FORMAT}"""
+                f"""COPY (SELECT COLUMNS(lambda name: name <> 'quarter'),
+                                 ({QUARTER.format(started_at="started_at")})::INTEGER AS quarter
+                          FROM read_parquet([{files}], union_by_name = true))
+                    TO {quoted(str(made.resolve()))} {FORMAT}"""  # noqa: S608
             )
         made.replace(target / storage.CALLS)

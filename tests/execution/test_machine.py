@@ -668,7 +668,7 @@ def threads_and_events() -> list[tuple]:
 
 @pytest.mark.timeout(600)  # a failure is told in its shortest form, which takes a while to find
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=pytest.mark.long)])
 def test_whatever_happens_runs_are_what_they_ought_to_be(
     examples, script, rings, silence_is_heard, settings, alice, bob
 ):

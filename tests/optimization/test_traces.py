@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import duckdb
 import pytest
 from django.utils import timezone
 from google.rpc.status_pb2 import Status
@@ -310,6 +311,24 @@ def test_files_are_not_put_together_while_somebody_reads_them(send, swept, alice
         assert compaction.compact(dataset) == 0
         assert calls.row("SELECT count(*) FROM calls") == (3,)
     assert compaction.compact(dataset) == 2
+
+
+def test_files_from_before_a_column_keep_their_days_when_they_are_put_together(
+    send, swept, alice, as_principal, monkeypatch, settings
+):
+    for number in range(1, 4):
+        send(alice, document(span(number)))
+        dataset = swept()[0]
+    for place, file in enumerate(Path(settings.MEDIA_ROOT).rglob("calls.parquet")):
+        if place < 2:
+            duckdb.execute(f"COPY (SELECT * EXCLUDE quarter FROM '{file}') TO '{file}.old' (FORMAT parquet)")
+            Path(f"{file}.old").replace(file)
+    monkeypatch.setattr(compaction, "SMALL_FILES", 2)
+
+    assert compaction.compact(dataset) == 2
+
+    with services.open_calls(principal=as_principal(alice), dataset_id=dataset.pk) as calls:
+        assert calls.row("SELECT count(*), count(started_at), count(quarter) FROM calls") == (3, 3, 3)
 
 
 def test_a_live_dataset_is_analysed_once_an_hour(send, swept, alice):
