@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from rest_framework.test import APIClient
 
 from apps.accounts.models import ApiKey
-from apps.optimization import compaction, imports, live, services, tasks, traces
+from apps.optimization import compaction, imports, live, services, storage, tasks, traces
 from apps.optimization.models import Dataset, StoredAnalysis
 
 pytestmark = pytest.mark.django_db
@@ -314,15 +314,14 @@ def test_files_are_not_put_together_while_somebody_reads_them(send, swept, alice
 
 
 def test_files_from_before_a_column_keep_their_days_when_they_are_put_together(
-    send, swept, alice, as_principal, monkeypatch, settings
+    send, swept, alice, as_principal, monkeypatch
 ):
     for number in range(1, 4):
         send(alice, document(span(number)))
         dataset = swept()[0]
-    for place, file in enumerate(Path(settings.MEDIA_ROOT).rglob("calls.parquet")):
-        if place < 2:
-            duckdb.execute(f"COPY (SELECT * EXCLUDE quarter FROM '{file}') TO '{file}.old' (FORMAT parquet)")
-            Path(f"{file}.old").replace(file)
+    file = storage.folder_of(dataset.later_files.first()) / storage.CALLS
+    duckdb.execute(f"COPY (SELECT * EXCLUDE quarter FROM '{file}') TO '{file}.old' (FORMAT parquet)")
+    Path(f"{file}.old").replace(file)
     monkeypatch.setattr(compaction, "SMALL_FILES", 2)
 
     assert compaction.compact(dataset) == 2
