@@ -1,6 +1,6 @@
 """What the agents hand to each other. Typed, so that a hand-over is checked before the next agent starts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,6 +63,10 @@ class Triage(Artifact):
     limits: list[FeatureLimit] = []
     growth_percent: float | None = Field(None, ge=-100, le=10_000, description="Of use, if said: 50 for half as much.")
     moves: list[ModelMove] = Field([], max_length=20)
+    answers_shared: bool = Field(False, description="Whether a cache may give one user's answer to others.")
+    answers_kept: Annotated[float, Field(ge=0, le=1e9)] | Literal["for good"] | None = Field(
+        None, description="For how many seconds a cache may keep an answer, if said."
+    )
 
 
 class Missing(Artifact):

@@ -31,6 +31,11 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "spend over time, repeats and forecasts",
         "Export the start time of each call (LiteLLM: startTime).",
     ),
+    "ended_at": (
+        "How long an answer took is its end less its start.",
+        "whether answers keep to a time, and what savings do to it",
+        "Export the end time of each call (LiteLLM: endTime).",
+    ),
     "model": (
         "Without a model, a call has no price.",
         "cost of any kind",

@@ -116,7 +116,7 @@ def _groups(calls: Calls, weight: str) -> tuple[tuple[frozenset[str], int, int],
 def _volume(calls: Calls, weight: str) -> float:
     """How many clusters of equal size would say as much (Kish 1965: (sum w)^2 / sum w^2), against ENOUGH_CLUSTERS.
 
-    A cluster is what intervals take for one (NEIGHBOURS): a session, else a user's hour, else a day.
+    A cluster is what intervals take for one (NEIGHBOURS): a session, else a user's day, else a day.
     """
     effective = calls.row(
         f"""SELECT sum(w)::DOUBLE ** 2 / nullif(sum(w::DOUBLE ** 2), 0) FROM (

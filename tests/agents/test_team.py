@@ -112,6 +112,27 @@ def test_a_wait_is_said_to_be_understood_and_what_follows_from_it(ask, dataset):
     assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
 
 
+def test_what_caches_are_allowed_is_asked_of_the_analysis_and_said_back(ask, dataset):
+    run = ask("Where can I save? Answers may be given to everybody and kept for good.", dataset=dataset.pk)
+
+    assert "It is taken as allowed that answers may be given to everybody and kept for good." in answer_of(run)
+    [asked] = StoredAnalysis.objects.filter(kind="savings")
+    assert asked.parameters == {"answers_shared": True, "answers_kept": None}
+
+
+def test_a_question_about_caches_that_allows_more_is_told_what_all_ways_save_together(ask, dataset):
+    run = ask("What would caching save if answers may be shared?", dataset=dataset.pk)
+
+    assert "joint_saving" in ToolCall.objects.filter(run=run).values_list("tool", flat=True)
+    assert StoredAnalysis.objects.filter(kind="savings", parameters={"answers_shared": True}).exists()
+
+
+def test_times_to_keep_that_no_log_holds_are_asked_for(ask, dataset):
+    run = ask("Where can I save? search must stay within 200 ms", dataset=dataset.pk)
+
+    assert "**ended_at** unlocks whether answers keep to a time" in answer_of(run)
+
+
 def test_a_report_to_keep_lists_the_ways_to_save(ask, dataset):
     run = ask("Where can I save?", dataset=dataset.pk)
 

@@ -136,3 +136,32 @@ def test_who_may_wait_and_who_must_stay_are_told_apart():
 
 def test_nobody_who_waits_is_taken_for_a_feature():
     assert read_request("I cannot wait. We can wait 5 s. Quality must stay").delays == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shared", "kept"),
+    [
+        ("Answers may be given to everybody.", True, None),
+        ("answers may be given to everybody and kept for a day", True, 86400.0),
+        ("cut my bill by 20 %, responses can be shared", True, None),
+        ("you can share the answers among users", True, None),
+        ("Answers may be kept for good.", False, "for good"),
+        ("cache answers for up to 10 minutes", False, 600.0),
+        ("keep answers for 10 million days", False, None),
+        ("keep answers for 99999999 days", False, 1e9),
+        ("answers must not be shared", False, None),
+        ("never share answers, and do not keep answers for a day", False, None),
+        ("answers can't be given to other users", False, None),
+        ("answers must stay within 500 ms", False, None),
+        ("prompts are cached for an hour", False, None),
+        ("we have users everywhere. everybody answers slowly", False, None),
+    ],
+)
+def test_what_caches_are_allowed_is_read(text, shared, kept):
+    read = read_request(text)
+
+    assert (read.answers_shared, read.answers_kept) == (shared, kept)
+
+
+def test_a_permission_alone_is_a_question_for_savings():
+    assert read_request("answers may be given to everybody").intent == "savings"

@@ -86,11 +86,14 @@ async def run(scope: StepScope) -> Completed:
 
 
 def tools_for(triage: Triage) -> tuple[str, ...]:
-    """The tools that answer a request; a goal takes the joint saving, and times to keep are looked up in the log."""
+    """The tools that answer a request; a goal takes the joint saving, which also counts what caches are allowed, and
+    times to keep are looked up in the log."""
     named = TOOLS[triage.intent]
     if triage.intent == "savings" and (triage.delays or triage.limits):
         return (*named, "what_if")
-    return (*named, "joint_saving") if triage.intent == "what_if" and triage.goal_percent is not None else named
+    together = triage.intent == "what_if" and triage.goal_percent is not None
+    together |= triage.intent in ("caching", "duplicates") and bool(_allowed(triage))
+    return (*named, "joint_saving") if together else named
 
 
 def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
@@ -99,13 +102,21 @@ def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
     limits = {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
     given: dict[str, Any] = {}
     if tool in ("joint_saving", "what_if", "pareto"):
-        given = {"waits": delays | limits}
+        given = {"waits": delays | limits} | _allowed(triage)
         if triage.quality_percent is not None:
             given["quality_floor"] = triage.quality_percent / 100
     if tool == "what_if":
         moves = [move.model_dump(exclude_none=True) for move in triage.moves]
         given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}
-    return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value}
+    return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value or name == "answers_kept"}
+
+
+def _allowed(triage: Triage) -> dict[str, Any]:
+    """What caches are allowed, as an analysis takes it: answers for everybody, and kept for seconds or (None) for good."""
+    allowed: dict[str, Any] = {"answers_shared": True} if triage.answers_shared else {}
+    if triage.answers_kept is not None:
+        allowed["answers_kept"] = None if triage.answers_kept == "for good" else triage.answers_kept
+    return allowed
 
 
 async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:

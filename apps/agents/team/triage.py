@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 from apps.agents.artifacts import FeatureDelay, FeatureLimit, Intent, ModelMove, Triage
 from apps.execution.registry import Agent, Completed, agents
@@ -10,7 +11,8 @@ from apps.execution.scope import StepScope
 INSTRUCTIONS = """You triage requests about the cost of LLM usage. Say what the person wants: the intent; a saving goal
 in percent if they name one; whether quality must be kept, and how many percent of it; `delays`, the features that may
 answer later, and by how many milliseconds (0 for one that cannot wait); `limits`, the features whose answers must stay
-within a time; `growth_percent` if use grows or falls; `moves`, if calls shall go to another model. Use only what they
+within a time; `growth_percent` if use grows or falls; `moves`, if calls shall go to another model; `answers_shared` and
+`answers_kept`, whether a cache may give answers to everybody and for how long it may keep them. Use only what they
 wrote; leave out the rest.
 
 Intents: `savings` how to spend less; `spend` what is spent, on what; `batch`, `duplicates`, `models`, `caching`,
@@ -59,6 +61,7 @@ _WORDS: tuple[tuple[Intent, str], ...] = (
     ("savings", r"\bsav(e|ing)|\bcut\b|\breduc|\bcheap|\blower\b|\bless\b|\boptimi[sz]|\banaly[sz]"),
     ("spend", r"\bspen[dt]|\bcost|\bbill|\bbreakdown|\bexpensive|\bpric|\bpay|\bpaid\b|\bmoney|\btokens?\b|\busage"),
 )
+MOST_SECONDS = 1e9
 _PERCENT = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:%|percent)", re.IGNORECASE)
 _QUALITY = re.compile(
     rf"{_NUMBER}{_PER_CENT}\s+(?:of\s+)?(?:(?:the|its|our|my|today's|current)\s+)?(?:quality|accuracy)\b"
@@ -80,6 +83,17 @@ _LIMIT = re.compile(
     rf"(?:at|to|under|below|within|in|inside)?\s*(?:of\s+)?{_TIME}",
     re.IGNORECASE,
 )
+_ANSWERS = r"(?:answers?|responses?|replies|(?:answer|response|semantic|exact)\s+caches?)\b"
+_EVERYBODY = r"(?:everyone|everybody|anyone|anybody|(?:all|any|other)\s+(?:users?|people|customers?))\b"
+_SHARED = re.compile(
+    rf"\b{_ANSWERS}[^.;!?]{{0,60}}\b(?:shared\b|{_EVERYBODY})|\bshar(?:e|ing)\s[^.;!?]{{0,20}}\b{_ANSWERS}", re.IGNORECASE
+)
+_KEPT = re.compile(
+    rf"\b(?:{_ANSWERS}[^.;!?]{{0,60}}\b(?:kept|keep|cached|stored)|(?:keep|cache|store)\s[^.;!?]{{0,20}}\b{_ANSWERS})"
+    rf"[^.;!?]{{0,40}}?\b(?:(?P<good>for\s?ever|for good|indefinitely)\b|for\s+(?:up to\s+)?{_TIME})",
+    re.IGNORECASE,
+)
+_NOT = re.compile(r"\b(?:not|never|cannot|nobody|no one)\b|n't\b", re.IGNORECASE)
 _UNITS = (("ms", 1), ("mil", 1), ("min", 60_000), ("s", 1000), ("h", 3_600_000), ("d", 86_400_000))  # milliseconds
 _NOBODY = frozenset({"i", "we", "you", "they", "it", "that", "this", "which", "who", "quality", "cost", "bill"})
 
@@ -113,10 +127,11 @@ def read_request(text: str) -> Triage:
     past = re.search(r"\bwhy\b", text, re.IGNORECASE)  # what happened is neither wished nor supposed
     growth, moves, goal = (None, [], None) if past else (_growth(text), _moves(text), _goal(_bare(text)))
     delays, limits = _delays(text), _limits(text)
+    shared, kept = _answers_shared(text), _answers_kept(text)
     intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
     if growth is not None or moves:
         intent = "what_if"
-    elif intent == "unclear" and (goal is not None or delays or limits):
+    elif intent == "unclear" and (goal is not None or delays or limits or shared or kept is not None):
         intent = "savings"
     return Triage(
         intent=intent,
@@ -128,6 +143,8 @@ def read_request(text: str) -> Triage:
         limits=limits,
         growth_percent=growth,
         moves=moves,
+        answers_shared=shared,
+        answers_kept=kept,
     )
 
 
@@ -203,6 +220,23 @@ def _waits(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int]]:
     for match in pattern.finditer(text):
         if match["feature"].lower() not in _NOBODY:
             yield match["feature"], _milliseconds(match["number"], match["unit"].lower())
+
+
+def _answers_shared(text: str) -> bool:
+    return any(not _denied(text, found) for found in _SHARED.finditer(text))
+
+
+def _answers_kept(text: str) -> float | Literal["for good"] | None:
+    """Seconds, or for good; None where nothing is said of it, or that they must not."""
+    found = _KEPT.search(text)
+    if found is None or _denied(text, found):
+        return None
+    return "for good" if found["good"] else min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
+
+
+def _denied(text: str, found: re.Match[str]) -> bool:
+    """Whether a permission is refused: "not" stands in it, or just before it."""
+    return bool(_NOT.search(text, max(0, found.start() - 20), found.end()))
 
 
 def _milliseconds(number: str, unit: str) -> int:

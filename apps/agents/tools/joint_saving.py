@@ -20,7 +20,7 @@ from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.operations.database import in_database
 from apps.optimization import recommendations
-from apps.optimization.allowances import allowed_first
+from apps.optimization.allowances import allowed_first, needed
 from apps.optimization.models import Recommendation, StoredAnalysis
 from apps.optimization.presentation import if_allowed_line
 from apps.optimization.results import Analysis, IfAllowed, Joint, Strategy
@@ -35,6 +35,7 @@ STAGES = {
     "prefix": "The provider's cache of prompts",
     "batch": "Batches",
 }
+ALLOWED = ("answers_shared", "answers_kept")
 NOTHING = "No way to save is proven on these calls."
 
 
@@ -93,6 +94,8 @@ def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
         yield f"At least {percent(wishes.quality_floor)} of the quality must be kept where another model answers."
     if wishes.keep:
         yield f"Nothing touches {', '.join(f'**{feature}**' for feature in wishes.keep)}."
+    if allowed := {name: value for name, value in wishes.parameters().items() if name in ALLOWED}:
+        yield f"It is taken as allowed that {needed(allowed)}."
     if wishes.candidates is not None:
         yield f"Only {', '.join(wishes.candidates) or 'no model'} may be asked instead."
 

@@ -1,7 +1,7 @@
 """What may be had for what: cost, latency and quality of every choice of ways to save."""
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, Wishes, computed, percent, spelled_time
+from apps.agents.measuring import ANALYSIS_DEADLINE, Wishes, computed, missing, percent, spelled_time
 from apps.agents.tools.joint_saving import STAGES
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
@@ -19,6 +19,7 @@ def measure(stored: StoredAnalysis) -> Measurement:
         headline=_headline(found, best),
         tables=[Table(title="Choices that no other beats", columns=COLUMNS, rows=[_row(point) for point in best])],
         notes=list(found.assumptions),
+        missing=missing(*{"ended_at" for point in found.points if point.p95_seconds is None}),
         analysis=stored.pk,
     )
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, computed, count, money, spelled_time, spelled_wait, table, text
+from apps.agents.measuring import ANALYSIS_DEADLINE, computed, count, missing, money, spelled_time, spelled_wait, table, text
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
@@ -38,6 +38,7 @@ def measure(stored: StoredAnalysis) -> Measurement:
         headline=" ".join(_sentences(found, asked)),
         tables=[*([table("Moves", COLUMNS, moves)] if moves else []), *_promises(found)],
         notes=list(found.assumptions) if asked.growth or moves else [],
+        missing=missing(*{"ended_at" for promise in found.promises if promise.keeps is None}),
         analysis=stored.pk,
     )
 
