@@ -26,7 +26,7 @@ Replay = Callable[[Calls, str, str], None]
 MOST_CLUSTERS = 4096  # more are thrown together by their hash: still a random sample of whole clusters, in less memory
 # Calls that resemble each other and must be drawn together: a session, else what one user (or nobody who is named) did
 # on a day, since neighbouring hours resemble each other too.
-NEIGHBOURS = """coalesce(session, concat_ws(' ', "user", started_at::DATE))"""
+NEIGHBOURS = """coalesce(session, concat_ws(' ', "user", date_trunc('day', started_at)))"""
 CLUSTER = f"hash({NEIGHBOURS}) % {MOST_CLUSTERS}"
 _BEFORE_PREFIX: tuple[Stage, ...] = ("drop", "answer", "route")  # what changes the calls that a prefix cache meets
 _NEEDED = """call, model, provider, price_moment, batch, service_tier, billed, cost_pico, input_tokens, output_tokens,

@@ -676,8 +676,9 @@ def test_a_breaker_that_opens_after_the_hand_over_puts_the_step_off_and_frees_it
 
 
 def test_a_call_that_was_put_off_is_made_when_its_run_goes_on_and_not_before(
-    break_down, process, outcomes, start, work_on, thread
+    break_down, process, outcomes, start, work_on, worker, thread
 ):
+    beat(worker)
     run = start()
     work_on(run)
     breakers().reset("tool:far")
@@ -693,11 +694,13 @@ def test_a_call_that_was_put_off_is_made_when_its_run_goes_on_and_not_before(
     working.start()
     wait_until(lambda: state_of(run) == Run.State.RUNNING)
 
-    def over_at_last():
+    def made():
         sweep()  # again and again, as in a house: the step may not have come to its call when the first one looks
-        return not working.is_alive()
+        process.join()
+        return process.seen
 
-    wait_until(over_at_last)
+    wait_until(made)
+    working.join(20)  # no sweep beside it: nobody would hear the ring for a step that one had locked
 
     assert (state_of(run), outcomes[0].result) == (Run.State.COMPLETED, {"text": "HEY"})
     assert len(process.seen) == 1

@@ -317,16 +317,23 @@ def test_below_thirty_clusters_there_is_no_interval_and_it_says_why(write, calls
     assert "29 clusters are too few" in found.interval_note
 
 
-def test_hours_of_a_log_that_names_nobody_resemble_each_other_and_count_as_days(write, calls_of):
-    hours = [row | {"session": ""} for row in overlapping(90)]  # of 28 days
+@pytest.mark.parametrize("user", ["", "ann"])
+def test_hours_of_one_user_or_of_nobody_resemble_each_other_and_count_as_days(write, calls_of, user):
+    hours = [row | {"session": "", "user": user} for row in overlapping(90)]  # of 28 days
 
-    with calls_of(write("nobody.csv", hours)) as calls:
-        nobody = joint(calls, [simulate(calls, "batch_eligible")])
-    with calls_of(write("somebody.csv", [row | {"user": "ann"} for row in hours])) as calls:
-        somebody = joint(calls, [simulate(calls, "batch_eligible")])
+    with calls_of(write("calls.csv", hours)) as calls:
+        found = joint(calls, [simulate(calls, "batch_eligible")])
 
-    assert "28 clusters are too few" in nobody.interval_note
-    assert somebody.low <= somebody.saving_usd <= somebody.high
+    assert "28 clusters are too few" in found.interval_note
+
+
+def test_days_of_several_users_are_clusters_of_their_own(write, calls_of):
+    rows = [row | {"session": "", "user": f"user-{place % 3}"} for place, row in enumerate(overlapping(90))]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = joint(calls, [simulate(calls, "batch_eligible")])
+
+    assert found.low <= found.saving_usd <= found.high
 
 
 def test_each_strategy_has_an_interval_of_its_own(write, calls_of):
