@@ -322,12 +322,12 @@ def _spend_table(breakdown: Breakdown, local: Local) -> Table:
 
 
 def _savings_table(analysis: Analysis, local: Local) -> Table:
+    """The widest column holds both texts of a row, so that a narrow terminal shows them as well."""
     table = Table(title="Where it could be less", title_justify="left")
-    table.add_column("strategy")
-    table.add_column("saving", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table.add_column("saving", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", max_width=16)
     table.add_column("evidence")
-    table.add_column("what to know")
+    table.add_column("way to save, and what to know")
     rows = [(each, each.title, _remark(each)) for each in analysis.strategies]
     rows += [
         (
@@ -340,7 +340,8 @@ def _savings_table(analysis: Analysis, local: Local) -> Table:
     for strategy, title, remark in sorted(rows, key=lambda row: (row[0].up_to, -(row[0].saving_usd or 0))):
         evidence = NOTHING if strategy.saving_usd is None else strategy.evidence
         ends = interval(strategy.low, strategy.high, local)
-        table.add_row(title, _saving(strategy, local), ends, evidence, _plain(remark))
+        told = Text.assemble((title, "bold"), "\n", _plain(remark))
+        table.add_row(_saving(strategy, local), ends, evidence, told)
     return table
 
 
