@@ -123,7 +123,7 @@ def _converted(dataset: Dataset, tell: Progress, seconds: float) -> Conversion |
 
 def _read(dataset: Dataset, tell: Progress, seconds: float) -> Conversion | BillConversion:
     order, place = _order(dataset, seconds), storage.folder_of(dataset)
-    bill = convert_bill(order.source, place / storage.BILL, most=order.staged_bytes)
+    bill = convert_bill(order.source, place / storage.BILL, most=order.staged_bytes, seconds=seconds, progress=tell)
     if bill and dataset.continues_id:
         raise ContinuesNothing("The file is a bill, and a bill continues no calls. Upload it by itself.")
     return bill or convert(order, tell)

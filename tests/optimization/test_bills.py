@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from apps.optimization.bills import NoCharges, convert_bill, sums_of
+from apps.optimization.limits import TookTooLong
 from apps.optimization.readers import MalformedFile
 from tests.optimization.conftest import call
 
@@ -290,3 +291,29 @@ def test_calls_are_no_bill(billed):
 
     assert billed([call()], "calls.csv")[0] is None
     assert billed([asks], "calls.jsonl")[0] is None
+
+
+def test_a_bill_that_takes_too_long_leaves_nothing(write, tmp_path):
+    path, target = write("bill.json", json.dumps(openai_page(openai_cost()))), tmp_path / "kept" / "bill.parquet"
+    target.parent.mkdir()
+
+    with pytest.raises(TookTooLong):
+        convert_bill(path, target, most=10**8, seconds=0)
+
+    assert list(target.parent.iterdir()) == []
+
+
+def test_whoever_watches_a_bill_may_stop_it(write, tmp_path):
+    path, target = write("bill.json", json.dumps(openai_page(*[openai_cost()] * 3))), tmp_path / "kept" / "bill.parquet"
+    target.parent.mkdir()
+    told = []
+
+    def cancel(percent):
+        told.append(percent)
+        if len(told) == 2:
+            raise KeyError("cancelled")
+
+    with pytest.raises(KeyError):
+        convert_bill(path, target, most=10**8, progress=cancel)
+
+    assert list(target.parent.iterdir()) == []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
+from apps.optimization.joint import joint
 from apps.optimization.prefix.replay import FOREVER, Stream, replay
 from apps.optimization.simulators import replay_of, simulate
 from tests.optimization.conftest import call
@@ -240,10 +241,16 @@ def test_a_model_that_would_pay_more_takes_nothing_from_what_another_saves(write
     dearer = [reader(n, model="claude-sonnet-4-5", text=BOOK if n < 10 else f"{n:04}" + BOOK[4:]) for n in range(20)]
     cheaper = [reader(n) for n in range(11)]
 
-    with calls_of(write("calls.csv", [*dearer, *cheaper]), both) as calls:
+    again = [reader(n, text="Once more?", user="ann", temperature=0) for n in (99, 100)]
+
+    with calls_of(write("calls.csv", [*dearer, *cheaper, *again]), both) as calls:
         found = simulate(calls, "prefix_cache")
+        kept = simulate(calls, "exact_cache")
+        together = joint(calls, [found, kept], ceilings=True)
 
     assert found.saving_usd == 10 * 2048 * Decimal(9) / 10**6
+    assert kept.saving_usd > 0
+    assert together.shares == {"prefix_cache": found.saving_usd, "exact_cache": kept.saving_usd}
 
 
 def test_what_is_never_read_again_is_not_written(write, calls_of):

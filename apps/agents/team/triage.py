@@ -86,7 +86,8 @@ _LIMIT = re.compile(
 _ANSWERS = r"(?:answers?|responses?|replies|(?:answer|response|semantic|exact)\s+caches?)\b"
 _EVERYBODY = r"(?:everyone|everybody|anyone|anybody|(?:all|any|other)\s+(?:users?|people|customers?))\b"
 _SHARED = re.compile(
-    rf"\b{_ANSWERS}[^.;!?]{{0,60}}\b(?:shared\b|{_EVERYBODY})|\bshar(?:e|ing)\s[^.;!?]{{0,20}}\b{_ANSWERS}", re.IGNORECASE
+    rf"\b{_ANSWERS}[^.;!?]{{0,60}}\b(?:shared\b|{_EVERYBODY})|\bshar(?:e|ing)\s[^.;!?]{{0,20}}\b{_ANSWERS}",
+    re.IGNORECASE,
 )
 _KEPT = re.compile(
     rf"\b(?:{_ANSWERS}[^.;!?]{{0,60}}\b(?:kept|keep|cached|stored)|(?:keep|cache|store)\s[^.;!?]{{0,20}}\b{_ANSWERS})"
@@ -231,7 +232,9 @@ def _answers_kept(text: str) -> float | Literal["for good"] | None:
     found = _KEPT.search(text)
     if found is None or _denied(text, found):
         return None
-    return "for good" if found["good"] else min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
+    return (
+        "for good" if found["good"] else min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
+    )
 
 
 def _denied(text: str, found: re.Match[str]) -> bool:

@@ -6,7 +6,17 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.agents.artifacts import Measurement, Table
-from apps.agents.measuring import ANALYSIS_DEADLINE, computed, count, missing, money, spelled_time, spelled_wait, table, text
+from apps.agents.measuring import (
+    ANALYSIS_DEADLINE,
+    computed,
+    count,
+    missing,
+    money,
+    spelled_time,
+    spelled_wait,
+    table,
+    text,
+)
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars

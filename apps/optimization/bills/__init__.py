@@ -20,7 +20,9 @@ import duckdb
 
 from apps.optimization.containers import unpacked
 from apps.optimization.duck import confined, quoted
+from apps.optimization.limits import MAX_SECONDS, Deadline
 from apps.optimization.readers import Reject, UnusableFile, look
+from apps.optimization.watching import Progress
 
 # What was charged for. "tokens": tokens of a kind that is not said.
 Charge = Literal[
@@ -141,16 +143,27 @@ def open_bill(path: Path) -> Source | None:
     return next((source for opener in _openers if (source := opener(path)) is not None), None)
 
 
-def convert_bill(source: Path, target: Path, *, most: int) -> BillConversion | None:
+def convert_bill(
+    source: Path,
+    target: Path,
+    *,
+    most: int,
+    seconds: float = MAX_SECONDS,
+    progress: Progress = lambda percent: None,
+) -> BillConversion | None:
     """Write the bill in `source`, packed or not, as `target`; None if it is no bill, and nothing is written.
 
+    How far it is, nobody knows: `progress` hears 0 again and again, and may stop the work by an error.
+
     Raises:
-        UnusableFile: nothing can be read from it, or it unpacks to more than `most` bytes; nothing is written.
+        UnusableFile: nothing can be read from it, it unpacks to more than `most` bytes, or it takes more than
+            `seconds`; nothing is written.
     """
+    deadline = Deadline(seconds)
     with TemporaryDirectory(prefix=SCRATCH, dir=target.parent) as folder:
         scratch = Path(folder)
         bill = open_bill(unpacked(source, scratch, most=most))
-        return None if bill is None else _written(bill, scratch, target)
+        return None if bill is None else _written(bill, scratch, target, deadline, progress)
 
 
 @dataclass
@@ -172,17 +185,20 @@ class _Tally:
                 self.rejects.append(row)
 
 
-def _written(bill: Source, scratch: Path, target: Path) -> BillConversion:
+def _written(bill: Source, scratch: Path, target: Path, deadline: Deadline, progress: Progress) -> BillConversion:
     tally, staged = _Tally(), scratch / "bill.csv"
     with staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-        for row in tally.good(bill.rows()):
+        for row in tally.good(_watched(bill.rows(), deadline, progress)):
             writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
     if not tally.rows:
         raise _no_charges(tally)
     shape = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in COLUMNS.items())
     unfinished = scratch / "bill.parquet"
-    with confined(folders=(scratch,), scratch=scratch, memory_mib=MEMORY_MIB) as connection:
+    with (
+        confined(folders=(scratch,), scratch=scratch, memory_mib=MEMORY_MIB) as connection,
+        deadline.stopping(connection),
+    ):
         connection.execute(
             f"""COPY (SELECT * FROM read_csv({quoted(str(staged.resolve()))}, columns = {{{shape}}},
                 auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
@@ -199,6 +215,13 @@ def _written(bill: Source, scratch: Path, target: Path) -> BillConversion:
         first_day=min(tally.days),
         last_day=max(tally.days),
     )
+
+
+def _watched(rows: Iterator[Row | Reject], deadline: Deadline, progress: Progress) -> Iterator[Row | Reject]:
+    for row in rows:
+        deadline.check()
+        progress(0.0)
+        yield row
 
 
 def _cell(value: Any) -> str:

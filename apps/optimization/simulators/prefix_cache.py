@@ -97,7 +97,8 @@ def _replayed(calls: Calls, remaining: str, table: str) -> None:
     stayed = "r.model = m.model AND coalesce(r.provider, '') = m.provider"
     query = f"""SELECT m.* REPLACE (r.model AS model, coalesce(r.provider, '') AS provider,
                                     CASE WHEN {stayed} THEN m.cached_read_tokens ELSE 0 END AS cached_read_tokens)
-                FROM met m JOIN ({remaining}) r ON r.call = m.call"""  # noqa: S608
+                FROM met m JOIN ({remaining}) r ON r.call = m.call
+                WHERE {_MODEL.format(of="r.")} NOT IN (SELECT model FROM dearer)"""  # noqa: S608
     _simulate(calls, query, table)
 
 
@@ -164,15 +165,22 @@ def _unknown(calls: Calls) -> dict[str, Any]:
     return {"missing": missing, "why": why}
 
 
-_MODEL = "hash(model, coalesce(provider, ''))"
+_MODEL = "hash({of}model, coalesce({of}provider, ''))"
 
 
 def _leave_dearer(calls: Calls) -> None:
-    """Leave as they are the calls of models whose replay costs more than what was paid: nobody would do that there."""
-    saved(calls, {"prefix": "treatment_prefix_cache"}, cluster=_MODEL)
+    """Leave as they are the calls of models whose replay costs more than what was paid: nobody would do that there.
+
+    They stay `dearer` in what is replayed of other calls.
+    """
+    model = _MODEL.format(of="")
+    saved(calls, {"prefix": "treatment_prefix_cache"}, cluster=model)
     calls.connection.execute(
-        f"""DELETE FROM treatment_prefix_cache WHERE call IN (SELECT call FROM calls WHERE {_MODEL} IN (
-              SELECT cluster FROM cluster_saved WHERE coalition = 1 GROUP BY 1 HAVING sum(pico) < 0))"""  # noqa: S608
+        """CREATE OR REPLACE TEMP TABLE dearer AS SELECT cluster AS model FROM cluster_saved WHERE coalition = 1
+           GROUP BY 1 HAVING sum(pico) < 0"""
+    )
+    calls.connection.execute(
+        f"""DELETE FROM treatment_prefix_cache WHERE call IN (SELECT call FROM calls WHERE {model} IN (FROM dearer))"""  # noqa: S608
     )
 
 
