@@ -1,9 +1,11 @@
 """What the agents hand to each other. Typed, so that a hand-over is checked before the next agent starts."""
 
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from apps.optimization.scenarios import Seconds
 
 Intent = Literal[
     "savings",
@@ -63,8 +65,10 @@ class Triage(Artifact):
     limits: list[FeatureLimit] = []
     growth_percent: float | None = Field(None, ge=-100, le=10_000, description="Of use, if said: 50 for half as much.")
     moves: list[ModelMove] = Field([], max_length=20)
-    answers_shared: bool = Field(False, description="Whether a cache may give one user's answer to others.")
-    answers_kept: Annotated[float, Field(ge=0, le=1e9)] | Literal["for good"] | None = Field(
+    answers_shared: bool | None = Field(
+        None, description="Whether a cache may give one user's answer to others; null where nothing is said of it."
+    )
+    answers_kept: Seconds | Literal["for good"] | None = Field(
         None, description="For how many seconds a cache may keep an answer, if said."
     )
 

@@ -4,13 +4,14 @@ Such a saving is replayed on the owner's calls like any other. What is open is o
 stands beside the joint saving and never in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from apps.optimization.calls import Calls
 from apps.optimization.joint import with_interval
 from apps.optimization.options import Options
+from apps.optimization.playbook import ALLOWANCES
 from apps.optimization.results import Analysis, IfAllowed, Strategy
 from apps.optimization.simulators import simulate, wider_of
 from apps.optimization.simulators.exact_cache import life
@@ -52,6 +53,22 @@ def needed(changed: dict[str, Any]) -> str:
     words = ["given to everybody"] if changed.get("answers_shared") else []
     words += [f"kept {life(changed['answers_kept'])}"] if "answers_kept" in changed else []
     return f"answers may be {' and '.join(words)}"
+
+
+def allowed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the parameters of an analysis allow of ALLOWANCES.
+
+    >>> allowed({"answers_kept": None, "keep": ["chat"]}), allowed({"answers_shared": False})
+    ({'answers_kept': None}, {})
+    """
+    return {name: asked[name] for name in ALLOWANCES if name in asked and asked[name] is not False}
+
+
+def taken_as_allowed(asked: Mapping[str, Any]) -> str | None:
+    """What an answer says of the rules that it was asked under."""
+    if asked.get("answers_shared") is False:
+        return "Nobody gets an answer that another user was given, as was asked."
+    return f"It is taken as allowed that {needed(found)}." if (found := allowed(asked)) else None
 
 
 def allowed_first(found: Analysis) -> IfAllowed | None:

@@ -27,7 +27,8 @@ MOST_CLUSTERS = 4096  # more are thrown together by their hash: still a random s
 # Calls that resemble each other and must be drawn together: a session, else what one user (or nobody who is named) did
 # on a day, since neighbouring hours resemble each other too.
 NEIGHBOURS = """coalesce(session, concat_ws(' ', "user", date_trunc('day', started_at)))"""
-CLUSTER = f"hash({NEIGHBOURS}) % {MOST_CLUSTERS}"
+CLUSTER = f"hash({NEIGHBOURS}) % getvariable('clusters')"
+_FEW = 2**32  # so that few clusters are hardly ever thrown together
 _BEFORE_PREFIX: tuple[Stage, ...] = ("drop", "answer", "route")  # what changes the calls that a prefix cache meets
 _NEEDED = """call, model, provider, price_moment, batch, service_tier, billed, cost_pico, input_tokens, output_tokens,
     cached_read_tokens, cached_write_tokens, cached_write_1h_tokens, reasoning_tokens, input_audio_tokens,
@@ -88,6 +89,7 @@ def saved(
     row per changed call; `cluster` is the number of a call's cluster, as SQL. Calls without a known price are left out;
     where only the changed call has none, it stays as it was and saves nothing.
     """
+    _count_clusters(calls)
     stages = tuple(stage for stage in STAGES if stage in treatments)
     with_prefix = [stages_ for stages_ in subsets(stages) if "prefix" in stages_]
     calls.connection.execute(
@@ -100,6 +102,16 @@ def saved(
         if these:
             _add(calls, _replayed(calls, treatments, before, replay), these, coalitions, cluster)
     return _collected(calls, coalitions, cluster)
+
+
+def _count_clusters(calls: Calls) -> None:
+    """Set what CLUSTER divides by, once for the dataset."""
+    if calls.row("SELECT getvariable('clusters')")[0] is None:
+        calls.connection.execute(
+            f"""SET VARIABLE clusters = (
+                  SELECT CASE WHEN count(*) > {MOST_CLUSTERS} THEN {MOST_CLUSTERS} ELSE {_FEW} END::UBIGINT
+                  FROM (SELECT DISTINCT hash({NEIGHBOURS}) FROM calls LIMIT {MOST_CLUSTERS + 1}))"""  # noqa: S608
+        )
 
 
 def _replayed(

@@ -25,11 +25,11 @@ log = structlog.get_logger(__name__)
 
 
 def compact(first: Dataset) -> int:
-    """Put the small later files of a dataset together, if there are many; how many became one.
+    """Put the small live files of a dataset together, if there are many; how many became one.
 
     A crash leaves the files as they were, or as they become, and a folder that the sweep finds abandoned.
     """
-    files = first.later_files.filter(state=Dataset.State.READY, rows__lt=LARGE).order_by("created_at", "id")
+    files = first.later_files.filter(live=True, state=Dataset.State.READY, rows__lt=LARGE).order_by("created_at", "id")
     if files.count() < SMALL_FILES:
         return 0
     with storage.rewriting(first) as nobody_reads:
@@ -39,7 +39,8 @@ def compact(first: Dataset) -> int:
         together = _together(small)
         _write(together, small)
         with transaction.atomic():
-            Dataset.objects.select_for_update().get(pk=first.pk)  # before its files, as a deletion does
+            # Before its files, as a deletion does; if that was first, they are gone too.
+            Dataset.objects.select_for_update(no_key=True).filter(pk=first.pk).first()
             _, gone = Dataset.objects.filter(pk__in=[file.pk for file in small]).delete()
             if gone.get(Dataset._meta.label) == len(small):
                 together.save(force_insert=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
+import duckdb
 import structlog
 from django.conf import settings
 
@@ -131,7 +132,7 @@ def _import_next(folder: Path, now: datetime) -> int:
     if first is not None and _is_busy(first):
         return 0  # a file must know what the one before it brought
     if first is not None:
-        compact(first)
+        _put_together(first)
     try:
         with _locked(path):
             if path.stat().st_size:
@@ -143,6 +144,14 @@ def _import_next(folder: Path, now: datetime) -> int:
         log.warning("Live calls wait", organization=str(principal.organization_id), reason=error.detail)
         return 0
     return 1
+
+
+def _put_together(first: Dataset) -> None:
+    """Many small files slow analyses down, which is no reason to keep new calls out."""
+    try:
+        compact(first)
+    except (duckdb.Error, OSError, NetraError) as error:
+        log.error("Files not put together", dataset=str(first.pk), reason=str(error), exc_info=error)
 
 
 def _hand_over(principal: Principal, folder: Path, path: Path, first: Dataset | None) -> None:

@@ -68,7 +68,7 @@ def local_from(*, time_zone: str = "UTC", currency: str = "USD") -> Local:
     >>> local_from(time_zone="Europe/Berlin", currency="EUR=0.92").money(10)
     '9.20 EUR'
     """
-    if time_zone not in available_timezones():
+    if not is_time_zone(time_zone):
         raise ImpossibleOption(f"There is no time zone {time_zone!r}; write it as Europe/Berlin or UTC.")
     name, _, rate = currency.partition("=")
     if name == "USD" and not rate:
@@ -78,6 +78,11 @@ def local_from(*, time_zone: str = "UTC", currency: str = "USD") -> Local:
             f"{currency!r} is no currency with its rate for one dollar. Write it as EUR=0.92; nothing is fetched."
         )
     return Local(time_zone=time_zone, currency=name, rate=Decimal(rate))
+
+
+def is_time_zone(name: str) -> bool:
+    """Whether it names a zone, to Python and to DuckDB; "localtime" is whatever this machine has."""
+    return name != "localtime" and name in available_timezones()
 
 
 def _is_rate(text: str) -> bool:

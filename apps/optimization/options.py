@@ -33,7 +33,7 @@ class Options:
     output_percentile: float = 0.95  # of a feature's outputs that a cap leaves whole, 0-1
     answers_kept: float | None = 3600.0  # seconds that a cache may keep an answer; None: for good
     false_hits: float = 0.05  # share of a semantic cache's hits that may be answered otherwise than they were, 0-1
-    answers_shared: bool = False  # one user may get the answer that another one was given
+    answers_shared: bool | None = None  # one user may get the answer that another one was given; None: nobody has said
     learn_before: datetime | None = (
         None  # what is learnt, is learnt on the first half of the calls before; None: of all
     )

@@ -7,10 +7,12 @@ from typing import Any, cast
 
 from django.db.models import QuerySet
 
+from apps.optimization.allowances import allowed
 from apps.optimization.confidence import calibrated, prior
 from apps.optimization.models import Outcome, Recommendation, StoredAnalysis
 from apps.optimization.playbook import PLAYS, play
 from apps.optimization.results import State
+from apps.optimization.simulators import has_rules
 
 MONTH = timedelta(days=30)
 SHORTEST = timedelta(days=7)  # a log that is shorter says too little about a month
@@ -84,7 +86,8 @@ def _known(strategy: Mapping[str, Any]) -> bool:
 
 
 def _written(analysis: StoredAnalysis, strategy: Mapping[str, Any], record: list[tuple[float, bool]]) -> Recommendation:
-    row = _row(analysis, strategy, Decimal(strategy["saving_usd"]))
+    rules = allowed(analysis.parameters) if has_rules(strategy["name"]) else {}
+    row = _row(analysis, strategy, Decimal(strategy["saving_usd"]), rules)
     if not strategy["up_to"]:  # how complete data is says nothing about whether a ceiling can be reached
         stated = prior(row.sufficiency, cast(State, row.sufficiency_state))
         learnt = calibrated(stated, record)
@@ -105,7 +108,7 @@ def _if_allowed(analysis: StoredAnalysis, found: Mapping[str, Any]) -> Recommend
 def _row(
     analysis: StoredAnalysis, strategy: Mapping[str, Any], saving: Decimal, options: Mapping[str, Any] | None = None
 ) -> Recommendation:
-    """A recommendation, not stored; `options` are those that its owner has to allow."""
+    """A recommendation, not stored; `options` are those that its owner has to allow, or has allowed."""
     result = analysis.result or {}
     assessed = result["sufficiency"].get(strategy["name"], {"score": 0, "state": "insufficient"})
     return Recommendation(

@@ -41,7 +41,8 @@ def _storable(name: str) -> str:
 
 
 Name = Annotated[str, Field(max_length=1000), AfterValidator(_storable)]  # as long as one of a call may be
-Seconds = Annotated[float, Field(ge=0, le=1e9)]
+MOST_SECONDS = 1e9
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
 # Nobody compares other centuries, and at the ends of the calendar a moment has no date in every zone.
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1969, 12, 30, tzinfo=UTC), le=datetime(2200, 1, 1, tzinfo=UTC))]
 
@@ -62,7 +63,9 @@ class Asked(Result):
     trimmed: float = Field(0.1, ge=0, le=1)
     output_percentile: float = Field(0.95, ge=0, le=1)
     answers_kept: Seconds | None = Field(3600, description="Seconds that a cache may keep an answer; null: for good.")
-    answers_shared: bool = Field(False, description="One user may get the answer that another one was given.")
+    answers_shared: bool | None = Field(
+        None, description="One user may get the answer that another one was given; null: nobody has said."
+    )
     false_hits: float = Field(0.05, ge=0, le=1, description="Share of a semantic cache's hits that may be wrong.")
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
     bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
@@ -137,6 +140,7 @@ class Promise(Result):
     p50: float | None
     p95: float | None
     keeps: bool | None  # whether 95 % of its answers do; None where the log has no times
+    calls: int | None = None  # of the feature; None in an answer from before they were counted
 
 
 class WhatIf(Result):
@@ -309,14 +313,14 @@ def _aware(moment: datetime) -> datetime:
 
 
 def _promise(calls: Calls, feature: str, limit: float) -> Promise:
-    p50, p95 = calls.row(
-        """SELECT quantile_cont(epoch(ended_at) - epoch(started_at), 0.5),
+    count, p50, p95 = calls.row(
+        """SELECT count(*), quantile_cont(epoch(ended_at) - epoch(started_at), 0.5),
                   quantile_cont(epoch(ended_at) - epoch(started_at), 0.95)
            FROM calls WHERE feature = ? AND status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE""",
         [feature],
     )
     keeps = None if p95 is None else bool(p95 <= limit)
-    return Promise(feature=feature, limit_seconds=limit, p50=p50, p95=p95, keeps=keeps)
+    return Promise(feature=feature, calls=count, limit_seconds=limit, p50=p50, p95=p95, keeps=keeps)
 
 
 # --- Cost, latency and quality at once -------------------------------------------------------------------------------

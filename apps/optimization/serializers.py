@@ -2,11 +2,11 @@
 
 from decimal import Decimal
 from typing import Any, get_args
-from zoneinfo import available_timezones
 
 from rest_framework import serializers
 
 from apps.optimization import analyses
+from apps.optimization.local import is_time_zone
 from apps.optimization.models import Dataset, Outcome, PriceAlert, Recommendation, StoredAnalysis
 from apps.optimization.readers import is_storable
 from apps.optimization.recommendations import per_day
@@ -169,7 +169,7 @@ class ChangesSerializer(serializers.Serializer[Any]):
     )
 
     def validate_time_zone(self, value: str) -> str:
-        if value not in available_timezones() - {"localtime"}:  # which is this machine's, and nothing to DuckDB
+        if not is_time_zone(value):
             raise serializers.ValidationError(f"There is no time zone {value!r}; write it as Europe/Berlin or UTC.")
         return value
 

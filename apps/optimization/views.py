@@ -253,7 +253,7 @@ def _savings(analysis: StoredAnalysis) -> Response:
     """The savings that were found, and whether the dataset, the prices and the code are still the same."""
     if analysis.state != StoredAnalysis.State.READY:
         return _told(analysis)
-    parts = ("cost_usd", "unpriced_share", "strategies", "joint", "anomalies", "forecast")
+    parts = ("cost_usd", "unpriced_share", "strategies", "joint", "if_allowed", "anomalies", "forecast")
     result = analysis.result or {}
     about = {"analysis": str(analysis.pk), "current": analyses.is_current(analysis)}
     return Response(about | {name: result.get(name) for name in parts})

@@ -9,10 +9,11 @@ from uuid import uuid4
 import pytest
 
 from apps.agents.measuring import OnDataset, measured
+from apps.agents.tools import pareto
 from apps.agents.tools.changes import latest_periods
 from apps.optimization import services
 from apps.optimization.duck import confined
-from apps.optimization.models import Dataset
+from apps.optimization.models import Dataset, StoredAnalysis
 
 ENDLESS = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b"
 
@@ -41,6 +42,19 @@ async def test_a_query_past_its_time_is_interrupted(monkeypatch, tmp_path):
         assert time.monotonic() - began < 20
         await asyncio.sleep(0.05)
     assert "Interrupt" in ended[0].__name__
+
+
+@pytest.mark.parametrize(("first", "asked"), [(1.5, []), (None, ["ended_at"])])
+def test_end_times_are_asked_for_where_not_even_today_has_them(first, asked):
+    points = [
+        {"stages": stages, "cost_usd": "1", "p95_seconds": p95, "quality": 1, "best": True}
+        for stages, p95 in (([], first), (["route"], None))
+    ]
+    result = {"points": points, "strategies": {"route": ["routing"]}, "assumptions": []}
+
+    found = pareto.measure(StoredAnalysis(id=uuid4(), parameters={}, result=result))
+
+    assert [item.field for item in found.missing] == asked
 
 
 DAY = timedelta(days=1)

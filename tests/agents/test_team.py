@@ -44,11 +44,25 @@ def _no_worker(monkeypatch, settings, tmp_path):
 def dataset(as_principal, alice, tmp_path):
     file = tmp_path / "calls.csv"
     file.write_text(CALLS)
-    made = optimization.create_dataset(principal=as_principal(alice), upload=optimization.LocalFile(Path(file)))
+    return brought(as_principal(alice), file)
+
+
+def brought(principal, file):
+    made = optimization.create_dataset(principal=principal, upload=optimization.LocalFile(Path(file)))
     imports.run_import(made.pk)
     made.refresh_from_db()
     assert made.state == "ready", made.error_detail
     return made
+
+
+@pytest.fixture
+def repeats(as_principal, alice, tmp_path):
+    """What several users ask alike."""
+    file = tmp_path / "repeats.csv"
+    lines = ["timestamp,end_time,model,prompt_tokens,completion_tokens,user,prompt,temperature"]
+    lines += [f"2026-01-01T0{n}:00:00Z,2026-01-01T0{n}:00:09Z,gpt-4o,100000,0,user-{n},Why?,0" for n in range(9)]
+    file.write_text("\n".join(lines))
+    return brought(as_principal(alice), file)
 
 
 @pytest.fixture
@@ -125,6 +139,39 @@ def test_a_question_about_caches_that_allows_more_is_told_what_all_ways_save_tog
 
     assert "joint_saving" in ToolCall.objects.filter(run=run).values_list("tool", flat=True)
     assert StoredAnalysis.objects.filter(kind="savings", parameters={"answers_shared": True}).exists()
+
+
+def test_a_rule_that_was_allowed_keeps_its_risk_and_what_has_to_be_true_first(ask, repeats):
+    report = Report.objects.get(
+        run=ask("Where can I save? Answers may be shared and kept for good.", dataset=repeats.pk).pk
+    ).body
+
+    cache = next(found for found in report["findings"] if found["title"] == "Answer exact repeats from a cache")
+    assert cache["plan"]["risk"] == "high"
+    assert "No prompt and no answer holds what only one user may know." in cache["plan"]["prerequisites"]
+
+
+def test_a_rule_that_was_refused_is_not_offered(ask, repeats):
+    offered = answer_of(ask("Where can I save?", dataset=repeats.pk))
+    refused = answer_of(ask("Where can I save? Answers must not be shared.", dataset=repeats.pk))
+
+    assert "given to everybody" in offered
+    assert "given to everybody" not in refused
+    assert "Nobody gets an answer that another user was given, as was asked." in refused
+
+
+def test_what_is_allowed_is_said_beside_every_number_that_rests_on_it(ask, repeats):
+    for question in ("What if usage grows by 50 %?", "Show me cost against latency."):
+        said = answer_of(ask(f"{question} Answers may be shared.", dataset=repeats.pk))
+
+        assert "It is taken as allowed that answers may be given to everybody." in said
+
+
+def test_a_time_for_a_feature_that_no_call_is_of_asks_for_nothing(ask, repeats):
+    said = answer_of(ask("Where can I save? nosuch must stay within 200 ms", dataset=repeats.pk))
+
+    assert "No call is of feature nosuch" in said
+    assert "**ended_at**" not in said
 
 
 def test_times_to_keep_that_no_log_holds_are_asked_for(ask, dataset):

@@ -79,6 +79,8 @@ def test_savings_are_computed_by_a_worker_once_and_then_answered(
     assert answer.status_code == 200
     assert {strategy["name"] for strategy in answer.json()["strategies"]} >= {"batch_eligible"}
     assert answer.json()["current"]
+    [more] = answer.json()["if_allowed"]
+    assert more["needs"] == "answers may be given to everybody and kept for good"
     kept = client.get(asked.headers["Location"]).json()
     assert kept["state"] == "ready"
     assert kept["result"]["calls"] == 21

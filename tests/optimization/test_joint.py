@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost_pico
 from apps.optimization.calls import reading
-from apps.optimization.coalitions import saved, subsets
+from apps.optimization.coalitions import MOST_CLUSTERS, saved, subsets
 from apps.optimization.joint import joint, shapley, with_interval
 from apps.optimization.options import Options
 from apps.optimization.results import in_dollars
@@ -334,6 +334,28 @@ def test_days_of_several_users_are_clusters_of_their_own(write, calls_of):
         found = joint(calls, [simulate(calls, "batch_eligible")])
 
     assert found.low <= found.saving_usd <= found.high
+
+
+@pytest.mark.parametrize("sessions", [30, 1000])
+def test_few_clusters_are_counted_one_by_one(write, calls_of, sessions):
+    rows = [row | {"session": f"s{n}"} for n, row in enumerate(overlapping(sessions))]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        simulate(calls, "batch_eligible")
+        found = saved(calls, {"batch": "treatment_batch_eligible"})
+
+    assert len(found.paid) == sessions
+
+
+def test_many_clusters_are_thrown_together(write, calls_of):
+    rows = [row | {"session": f"s{n}"} for n, row in enumerate(overlapping(MOST_CLUSTERS + 200))]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        simulate(calls, "batch_eligible")
+        found = saved(calls, {"batch": "treatment_batch_eligible"})
+
+    assert len(found.paid) < MOST_CLUSTERS
+    assert found.paid.sum() == found.spent
 
 
 def test_each_strategy_has_an_interval_of_its_own(write, calls_of):

@@ -330,6 +330,40 @@ def test_files_from_before_a_column_keep_their_days_when_they_are_put_together(
         assert calls.row("SELECT count(*), count(started_at), count(quarter) FROM calls") == (3, 3, 3)
 
 
+def test_files_that_cannot_be_put_together_keep_no_new_calls_out(send, swept, alice, monkeypatch):
+    monkeypatch.setattr(compaction, "SMALL_FILES", 2)
+    for number in range(1, 4):
+        send(alice, document(span(number)))
+        dataset = swept()[0]
+
+    def full(*_):
+        raise duckdb.IOException("No space left on device")
+
+    monkeypatch.setattr(compaction, "_write", full)
+    send(alice, document(span(4)))
+    swept()
+
+    assert [file.rows for file in dataset.later_files.all()] == [1, 1, 1]
+
+
+def test_a_file_that_a_member_added_is_not_put_together_with_live_ones(
+    send, swept, alice, as_principal, monkeypatch, tmp_path
+):
+    send(alice, document(span(1)))
+    dataset = swept()[0]
+    file = tmp_path / "mine.csv"
+    file.write_text("timestamp,model,input_tokens,output_tokens\n2026-01-01T00:00:00Z,gpt-4o,1,1\n")
+    mine = services.create_dataset(principal=as_principal(alice), upload=services.LocalFile(file), continues=dataset.pk)
+    imports.run_import(mine.pk)
+    for number in (2, 3):
+        send(alice, document(span(number)))
+        swept()
+    monkeypatch.setattr(compaction, "SMALL_FILES", 2)
+
+    assert compaction.compact(dataset) == 2
+    assert dataset.later_files.filter(pk=mine.pk).exists()
+
+
 def test_a_live_dataset_is_analysed_once_an_hour(send, swept, alice):
     for number in range(1, 4):
         send(alice, document(span(number)))

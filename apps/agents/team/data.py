@@ -37,6 +37,7 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "reconciliation": ("dataset_overview", "reconciliation"),
     "unclear": ("dataset_overview",),
 }
+TAKES_WISHES = ("joint_saving", "what_if", "pareto")
 DEADLINE = ANALYSIS_DEADLINE + 60.0  # seconds: the longest wait for an analysis, and the thinking around it
 EVERY = tuple(dict.fromkeys(chain.from_iterable(TOOLS.values())))
 INSTRUCTIONS = """You measure LLM usage with tools. Call dataset_overview first, then every tool that helps with the
@@ -86,14 +87,14 @@ async def run(scope: StepScope) -> Completed:
 
 
 def tools_for(triage: Triage) -> tuple[str, ...]:
-    """The tools that answer a request; a goal takes the joint saving, which also counts what caches are allowed, and
-    times to keep are looked up in the log."""
+    """The tools that answer a request; a goal and the rules of a cache take the joint saving, and times to keep are
+    looked up in the log."""
     named = TOOLS[triage.intent]
     if triage.intent == "savings" and (triage.delays or triage.limits):
         return (*named, "what_if")
-    together = triage.intent == "what_if" and triage.goal_percent is not None
-    together |= triage.intent in ("caching", "duplicates") and bool(_allowed(triage))
-    return (*named, "joint_saving") if together else named
+    if triage.intent in ("caching", "duplicates") and _rules(triage):
+        return ("dataset_overview", "joint_saving")  # which alone takes the rules of a cache
+    return (*named, "joint_saving") if triage.intent == "what_if" and triage.goal_percent is not None else named
 
 
 def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
@@ -101,22 +102,23 @@ def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
     delays = {delay.feature: delay.may_wait_ms / 1000 for delay in triage.delays}
     limits = {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
     given: dict[str, Any] = {}
-    if tool in ("joint_saving", "what_if", "pareto"):
-        given = {"waits": delays | limits} | _allowed(triage)
+    if tool in TAKES_WISHES:
+        given = {"waits": delays | limits}
         if triage.quality_percent is not None:
             given["quality_floor"] = triage.quality_percent / 100
     if tool == "what_if":
         moves = [move.model_dump(exclude_none=True) for move in triage.moves]
         given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}
-    return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value or name == "answers_kept"}
+    rules = _rules(triage) if tool in TAKES_WISHES else {}
+    return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value} | rules
 
 
-def _allowed(triage: Triage) -> dict[str, Any]:
-    """What caches are allowed, as an analysis takes it: answers for everybody, and kept for seconds or (None) for good."""
-    allowed: dict[str, Any] = {"answers_shared": True} if triage.answers_shared else {}
+def _rules(triage: Triage) -> dict[str, Any]:
+    """What caches may do, as an analysis takes it: whether answers are for everybody, and how long they are kept."""
+    rules: dict[str, Any] = {} if triage.answers_shared is None else {"answers_shared": triage.answers_shared}
     if triage.answers_kept is not None:
-        allowed["answers_kept"] = None if triage.answers_kept == "for good" else triage.answers_kept
-    return allowed
+        rules["answers_kept"] = None if triage.answers_kept == "for good" else triage.answers_kept
+    return rules
 
 
 async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:

@@ -7,6 +7,7 @@ from typing import Literal
 from apps.agents.artifacts import FeatureDelay, FeatureLimit, Intent, ModelMove, Triage
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope
+from apps.optimization.scenarios import MOST_SECONDS
 
 INSTRUCTIONS = """You triage requests about the cost of LLM usage. Say what the person wants: the intent; a saving goal
 in percent if they name one; whether quality must be kept, and how many percent of it; `delays`, the features that may
@@ -61,7 +62,6 @@ _WORDS: tuple[tuple[Intent, str], ...] = (
     ("savings", r"\bsav(e|ing)|\bcut\b|\breduc|\bcheap|\blower\b|\bless\b|\boptimi[sz]|\banaly[sz]"),
     ("spend", r"\bspen[dt]|\bcost|\bbill|\bbreakdown|\bexpensive|\bpric|\bpay|\bpaid\b|\bmoney|\btokens?\b|\busage"),
 )
-MOST_SECONDS = 1e9
 _PERCENT = re.compile(r"(\d{1,3}(?:[.,]\d+)?)\s*(?:%|percent)", re.IGNORECASE)
 _QUALITY = re.compile(
     rf"{_NUMBER}{_PER_CENT}\s+(?:of\s+)?(?:(?:the|its|our|my|today's|current)\s+)?(?:quality|accuracy)\b"
@@ -83,19 +83,45 @@ _LIMIT = re.compile(
     rf"(?:at|to|under|below|within|in|inside)?\s*(?:of\s+)?{_TIME}",
     re.IGNORECASE,
 )
-_ANSWERS = r"(?:answers?|responses?|replies|(?:answer|response|semantic|exact)\s+caches?)\b"
+_ANSWERS = r"(?:answers?|responses?|replies)\b"
 _EVERYBODY = r"(?:everyone|everybody|anyone|anybody|(?:all|any|other)\s+(?:users?|people|customers?))\b"
+_OTHERS = rf"(?:shared\b|(?:given|served|shown|sent|returned|reused)\s+(?:to|by|for|across)\s+{_EVERYBODY})"
+_MAY = r"(?:may|might|can|could|(?:is|are)\s+allowed\s+to)"
+_SHARES = rf"shar(?:e|ing)\s+(?:the\s+|all\s+|our\s+|cached\s+)*{_ANSWERS}"
+# Giving somebody the answer of another is allowed in so many words, or not at all.
 _SHARED = re.compile(
-    rf"\b{_ANSWERS}[^.;!?]{{0,60}}\b(?:shared\b|{_EVERYBODY})|\bshar(?:e|ing)\s[^.;!?]{{0,20}}\b{_ANSWERS}",
+    rf"\b{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?{_OTHERS}|\bif\s+(?:the\s+|all\s+)?{_ANSWERS}\s+(?:are|were)\s+{_OTHERS}"
+    rf"|\b(?:you|we|caches?|it)\s+{_MAY}\s+{_SHARES}|\b(?:allow|let us|please)\s+{_SHARES}|^\s*{_SHARES}",
     re.IGNORECASE,
 )
+_SHARING = re.compile(
+    rf"\b{_ANSWERS}[^,]{{0,60}}\b{_OTHERS}|\bshar(?:e|es|ed|ing)\b[^,]{{0,30}}\b{_ANSWERS}|\b{_ANSWERS}[^,]{{0,40}}\bprivate\b",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"\b(?:not?|never|none|cannot|nobody|without|avoid\w*|stop|prevent\w*|forbid\w*|forbidden|prohibit\w*|dont|cant|mustnt"
+    r"|private|illegal|breach\w*|leak\w*|against|unsafe)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_AGE = _TIME.replace("an?)", "an?|one|two|three)").replace("d|days?)", "d|days?|w|weeks?)")
 _KEPT = re.compile(
-    rf"\b(?:{_ANSWERS}[^.;!?]{{0,60}}\b(?:kept|keep|cached|stored)|(?:keep|cache|store)\s[^.;!?]{{0,20}}\b{_ANSWERS})"
-    rf"[^.;!?]{{0,40}}?\b(?:(?P<good>for\s?ever|for good|indefinitely)\b|for\s+(?:up to\s+)?{_TIME})",
+    rf"\b(?:{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?(?:kept|cached|stored)"
+    rf"|(?:^\s*|\b(?:please|and|may|can|could|if\s+(?:we|you))\s+)(?:keep|cache|store)\s+(?:the\s+|all\s+)?{_ANSWERS}"
+    rf"|\bif\s+(?:the\s+|all\s+)?{_ANSWERS}\s+(?:are|were)\s+(?:kept|cached|stored))"
+    rf"[^,]{{0,40}}?\b(?:(?P<good>for\s?ever|for good|indefinitely)\b|(?:for\s+)?(?:up to\s+)?{_AGE})",
     re.IGNORECASE,
 )
-_NOT = re.compile(r"\b(?:not|never|cannot|nobody|no one)\b|n't\b", re.IGNORECASE)
-_UNITS = (("ms", 1), ("mil", 1), ("min", 60_000), ("s", 1000), ("h", 3_600_000), ("d", 86_400_000))  # milliseconds
+_SENTENCES = re.compile(r"[.;!?\n]+(?=\s|$)")
+_NUMBERS = {"a": 1.0, "an": 1.0, "one": 1.0, "two": 2.0, "three": 3.0}
+_UNITS = (
+    ("ms", 1),
+    ("mil", 1),
+    ("min", 60_000),
+    ("s", 1000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+    ("w", 604_800_000),
+)  # milliseconds
 _NOBODY = frozenset({"i", "we", "you", "they", "it", "that", "this", "which", "who", "quality", "cost", "bill"})
 
 _UP, _DOWN = r"(?:grow|grew|increas|ris|go up|goes up)\w*", r"(?:shrink|fall|drop|declin|decreas|go down|goes down)\w*"
@@ -132,7 +158,7 @@ def read_request(text: str) -> Triage:
     intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
     if growth is not None or moves:
         intent = "what_if"
-    elif intent == "unclear" and (goal is not None or delays or limits or shared or kept is not None):
+    elif intent == "unclear" and (goal is not None or delays or limits or shared is not None or kept is not None):
         intent = "savings"
     return Triage(
         intent=intent,
@@ -223,27 +249,26 @@ def _waits(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int]]:
             yield match["feature"], _milliseconds(match["number"], match["unit"].lower())
 
 
-def _answers_shared(text: str) -> bool:
-    return any(not _denied(text, found) for found in _SHARED.finditer(text))
+def _answers_shared(text: str) -> bool | None:
+    """Whether a cache may give one user's answer to others; a word against it counts more than one for it."""
+    about = [sentence for sentence in _SENTENCES.split(text) if _SHARING.search(sentence)]
+    if any(_REFUSED.search(sentence) for sentence in about):
+        return False
+    return any(_SHARED.search(sentence) for sentence in about) or None
 
 
 def _answers_kept(text: str) -> float | Literal["for good"] | None:
     """Seconds, or for good; None where nothing is said of it, or that they must not."""
-    found = _KEPT.search(text)
-    if found is None or _denied(text, found):
-        return None
-    return (
-        "for good" if found["good"] else min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
-    )
-
-
-def _denied(text: str, found: re.Match[str]) -> bool:
-    """Whether a permission is refused: "not" stands in it, or just before it."""
-    return bool(_NOT.search(text, max(0, found.start() - 20), found.end()))
+    for sentence in _SENTENCES.split(text):
+        if (found := _KEPT.search(sentence)) and not _REFUSED.search(sentence):
+            if found["good"]:
+                return "for good"
+            return min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
+    return None
 
 
 def _milliseconds(number: str, unit: str) -> int:
-    amount = 1.0 if number.lower().startswith("a") else _amount(number)
+    amount = _NUMBERS.get(number.lower()) or _amount(number)
     return round(amount * next(length for start, length in _UNITS if unit.startswith(start)))
 
 

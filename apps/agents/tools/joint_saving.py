@@ -20,7 +20,7 @@ from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.operations.database import in_database
 from apps.optimization import recommendations
-from apps.optimization.allowances import allowed_first, needed
+from apps.optimization.allowances import allowed_first, taken_as_allowed
 from apps.optimization.models import Recommendation, StoredAnalysis
 from apps.optimization.presentation import if_allowed_line
 from apps.optimization.results import Analysis, IfAllowed, Joint, Strategy
@@ -35,7 +35,6 @@ STAGES = {
     "prefix": "The provider's cache of prompts",
     "batch": "Batches",
 }
-ALLOWED = ("answers_shared", "answers_kept")
 NOTHING = "No way to save is proven on these calls."
 
 
@@ -94,8 +93,8 @@ def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
         yield f"At least {percent(wishes.quality_floor)} of the quality must be kept where another model answers."
     if wishes.keep:
         yield f"Nothing touches {', '.join(f'**{feature}**' for feature in wishes.keep)}."
-    if allowed := {name: value for name, value in wishes.parameters().items() if name in ALLOWED}:
-        yield f"It is taken as allowed that {needed(allowed)}."
+    if said := taken_as_allowed(wishes.parameters()):
+        yield said
     if wishes.candidates is not None:
         yield f"Only {', '.join(wishes.candidates) or 'no model'} may be asked instead."
 
@@ -180,7 +179,8 @@ TOOL = tools.register(
     Tool(
         name="joint_saving",
         description="What all ways to save bring together, with an interval, shares, and what is left out and why. "
-        "Takes what the person allows: seconds that a feature may wait, features to keep, models to ask instead.",
+        "Takes what the person allows: seconds that a feature may wait, features to keep, models to ask instead, and "
+        "whether a cache may give answers to everybody, and for how long it keeps them.",
         arguments=Wishes,
         run=run,
         deadline=ANALYSIS_DEADLINE,

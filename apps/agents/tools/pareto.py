@@ -6,6 +6,7 @@ from apps.agents.tools.joint_saving import STAGES
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
+from apps.optimization.allowances import taken_as_allowed
 from apps.optimization.models import StoredAnalysis
 from apps.optimization.scenarios import Pareto, Point
 
@@ -18,8 +19,8 @@ def measure(stored: StoredAnalysis) -> Measurement:
     return Measurement(
         headline=_headline(found, best),
         tables=[Table(title="Choices that no other beats", columns=COLUMNS, rows=[_row(point) for point in best])],
-        notes=list(found.assumptions),
-        missing=missing(*{"ended_at" for point in found.points if point.p95_seconds is None}),
+        notes=[*filter(None, [taken_as_allowed(stored.parameters)]), *found.assumptions],
+        missing=missing(*("ended_at" for point in found.points if not point.stages and point.p95_seconds is None)),
         analysis=stored.pk,
     )
 

@@ -20,6 +20,7 @@ from apps.agents.measuring import (
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
+from apps.optimization.allowances import taken_as_allowed
 from apps.optimization.models import StoredAnalysis
 from apps.optimization.scenarios import Move, Moved, Promise, Scenario, WhatIf
 
@@ -47,8 +48,11 @@ def measure(stored: StoredAnalysis) -> Measurement:
     return Measurement(
         headline=" ".join(_sentences(found, asked)),
         tables=[*([table("Moves", COLUMNS, moves)] if moves else []), *_promises(found)],
-        notes=list(found.assumptions) if asked.growth or moves else [],
-        missing=missing(*{"ended_at" for promise in found.promises if promise.keeps is None}),
+        notes=[
+            *filter(None, [taken_as_allowed(stored.parameters)]),
+            *(found.assumptions if asked.growth or moves else ()),
+        ],
+        missing=missing(*{"ended_at" for each in found.promises if each.keeps is None and each.calls != 0}),
         analysis=stored.pk,
     )
 
@@ -101,6 +105,8 @@ def _named(move: Move) -> str:
 
 def _kept(promise: Promise) -> str:
     limit = spelled_wait(round(1000 * promise.limit_seconds))
+    if promise.calls == 0:
+        return f"No call is of feature {promise.feature}, so nothing is known of its times."
     if promise.keeps is None:
         return f"No answer of {promise.feature} has a time in this log, so whether it keeps to {limit} is not known."
     keeps = "keeps" if promise.keeps else "does not keep"

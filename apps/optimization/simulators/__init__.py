@@ -82,6 +82,11 @@ def wider_of(found: Strategy, options: Options) -> Options | None:
     return asked and asked(found, options)
 
 
+def has_rules(name: str) -> bool:
+    """Whether the owner could allow the strategy `name` more, and so what was allowed is a part of what it found."""
+    return name in _wider
+
+
 def stage_of(name: str) -> Stage:
     """The stage at which the strategy `name` acts."""
     return _stages[name]

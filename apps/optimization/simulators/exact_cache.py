@@ -39,13 +39,14 @@ _ASKED = """
 
 def _wider(found: Strategy, options: Options) -> Options | None:
     """The choice that saves most; of several that do, the one that allows least."""
+    unshared = False if options.answers_shared else options.answers_shared
     amounts = [
         (
             Decimal(each["saving_usd"]),
-            replace(options, answers_shared=each["shared"], answers_kept=each["kept_seconds"]),
+            replace(options, answers_shared=each["shared"] or unshared, answers_kept=each["kept_seconds"]),
         )
         for each in found.detail.get("choices", ())
-        if each["saving_usd"] is not None
+        if each["saving_usd"] is not None and not (each["shared"] and options.answers_shared is False)
     ]
     most, wider = max(amounts, key=itemgetter(0), default=(Decimal(0), None))
     return wider if most > (found.saving_usd or 0) else None
@@ -77,7 +78,7 @@ def exact_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     )
     # One scope after the other, for each holds a row per repeated call.
     other = _choices(_Replay(calls, shared=not options.answers_shared))
-    mine = _Replay(calls, shared=options.answers_shared)
+    mine = _Replay(calls, shared=bool(options.answers_shared))
     choices = sorted([*other, *_choices(mine)], key=lambda each: bool(each["shared"]))
     if not owned and not options.answers_shared:
         return _strategy(

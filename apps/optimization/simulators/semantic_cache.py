@@ -72,8 +72,8 @@ class _Judged:
 
 
 def _wider(found: Strategy, options: Options) -> Options | None:
-    """A cache for everybody and for good, which has most to give; not where the calls lack what that needs too."""
-    free = replace(options, answers_shared=True, answers_kept=None)
+    """A cache for good, and for everybody where that is not refused; not where the calls lack what that needs too."""
+    free = replace(options, answers_shared=options.answers_shared is not False, answers_kept=None)
     return None if free == options or set(found.missing) - {"user"} else free
 
 

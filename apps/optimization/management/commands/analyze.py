@@ -122,7 +122,7 @@ def _asked(**written: Any) -> Scenario:
         "trimmed": _share(written, "trim"),
         "output_percentile": _share(written, "output_percentile"),
         "ceilings": written["ceilings"],
-        "answers_shared": written["share_answers"],
+        "answers_shared": written["share_answers"] or None,
         "growth": _share(written, "grow"),
         "moves": moves,
     }
