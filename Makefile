@@ -31,8 +31,8 @@ test: .venv/installed-dev ## Run the tests, with their own PostgreSQL and Redis 
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (twenty minutes; NIGHTLY=1 is longer)
-	$(BIN)/python -m pytest -m long
-	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS)
+	status=0; $(BIN)/python -m pytest -n $(JOBS) -m long || status=1; \
+	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS) || status=1; exit $$status
 
 bench: .venv/installed ## Measure a house of its own beside budgets and floors (nine minutes; ARGS=--quick takes two)
 	@$(BIN)/python manage.py benchmark $(ARGS)

@@ -66,8 +66,8 @@ COLUMNS: Mapping[str, str] = {
     "price_source": "VARCHAR",
     "quarter": "INTEGER",  # quarters of an hour from 1970 to `started_at`
 }
-# Since 1972 the clocks of all zones are whole quarters apart, so days and hours are told from `quarter`, which is read
-# faster than microseconds that are never the same.
+# The clocks of all zones are whole quarters apart since 1979, and change at whole quarters since 2012 (but for a polar
+# station's), so days and hours are told from `quarter`, which is read faster than microseconds that are never the same.
 QUARTER = "epoch_us(time_bucket(INTERVAL 15 minutes, {started_at})) // 900_000_000"
 QUARTER_BEGAN = "make_timestamp(quarter * 900_000_000::BIGINT)"
 

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import get_args
 from zoneinfo import ZoneInfo
 
@@ -20,6 +19,7 @@ from apps.optimization import simulators
 from apps.optimization.analysis import analyse
 from apps.optimization.breakdown import UnknownDimension, dimension, spend_breakdown, spend_breakdowns
 from apps.optimization.calls import reading
+from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.options import DEFAULTS, Options
 from apps.optimization.overview import overview
 from apps.optimization.repeats import served_by
@@ -28,9 +28,8 @@ from apps.optimization.sample import write_sample_files
 from apps.optimization.simulators import UnknownStrategy, simulate
 from tests.optimization.conftest import call
 
-TRACES = Path(__file__).resolve().parents[3] / "shared" / "data"
-AZURE = TRACES / "AzureLLMInferenceTrace_conv_2023.csv"
-MOONCAKE = TRACES / "mooncake_synthetic_trace.jsonl"
+AZURE = PUBLIC / "AzureLLMInferenceTrace_conv_2023.csv"
+MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
 COST = Decimal("0.0035")  # of one `call()`: 1000 * 2.5 + 100 * 10 dollars per million
 
 
@@ -392,7 +391,7 @@ def test_a_seed_makes_the_same_sample_every_time(tmp_path):
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
 
 
-@pytest.mark.skipif(not AZURE.exists(), reason="the public Azure trace is not at ../shared/data")
+@pytest.mark.skipif(not AZURE.exists(), reason=f"the public Azure trace is not in {PUBLIC}")
 def test_the_azure_trace_costs_what_it_costs_at_gpt_4os_list_price(calls_of):
     with calls_of(AZURE, price_as="gpt-4o") as calls:
         found = analyse(calls)
@@ -401,7 +400,7 @@ def test_the_azure_trace_costs_what_it_costs_at_gpt_4os_list_price(calls_of):
     assert found.cost_usd == Decimal("96.791325")
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the public Mooncake trace is not at ../shared/data")
+@pytest.mark.skipif(not MOONCAKE.exists(), reason=f"the public Mooncake trace is not in {PUBLIC}")
 def test_the_mooncake_trace_is_read_with_its_relative_times(calls_of):
     with calls_of(MOONCAKE, price_as="gpt-5") as calls:
         found = overview(calls)

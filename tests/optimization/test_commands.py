@@ -13,12 +13,13 @@ import pytest
 from django.core.management import call_command
 
 from apps.optimization import services
+from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.models import Dataset, StoredAnalysis
 from tests.optimization.conftest import call
 from tests.optimization.test_bills import openai_cost, openai_page
 
 ROOT = Path(__file__).resolve().parents[2]
-AZURE = ROOT.parent / "shared" / "data" / "AzureLLMInferenceTrace_conv_2023.csv"
+AZURE = PUBLIC / "AzureLLMInferenceTrace_conv_2023.csv"
 KEYS = {
     "calls",
     "tokens",
@@ -67,7 +68,7 @@ def test_a_file_is_analysed_without_any_service_and_nothing_is_left_behind(tmp_p
     assert not (tmp_path / "no-house").exists()
 
 
-@pytest.mark.skipif(not AZURE.exists(), reason="the public Azure trace is not at ../shared/data")
+@pytest.mark.skipif(not AZURE.exists(), reason=f"the public Azure trace is not in {PUBLIC}")
 def test_the_azure_trace_prints_its_known_figures():
     code, out, _ = run("analyze", AZURE, "--model", "gpt-4o")
 

@@ -1,11 +1,12 @@
 """Block traces, and the usage objects of providers as somebody writes them into a log of their own."""
 
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
-MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
+from apps.optimization.management.commands.evaluate import PUBLIC
+
+MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
 
 
 def logged(usage, **more):
@@ -79,7 +80,7 @@ def test_a_block_trace_with_an_impossible_length_names_line_and_column(write, co
     assert [(one.line, one.column) for one in found.rejects] == [(2, "input_length")]
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the public trace is not there")
+@pytest.mark.skipif(not MOONCAKE.exists(), reason=f"the public trace is not in {PUBLIC}")
 def test_the_public_trace_is_read_whole(tmp_path, converted):
     with MOONCAKE.open() as file:
         (tmp_path / "trace.jsonl").write_text("".join(islice(file, 500)))

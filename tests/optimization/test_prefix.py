@@ -4,7 +4,6 @@ import json
 from collections import OrderedDict
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +13,12 @@ from hypothesis import strategies as st
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import Rates
 from apps.optimization.joint import joint
+from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.prefix.replay import FOREVER, Stream, replay
 from apps.optimization.simulators import replay_of, simulate
 from tests.optimization.conftest import call
 
-MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
+MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
 
 
 def stream(calls, *, size=512):
@@ -39,7 +39,7 @@ def stream(calls, *, size=512):
 @pytest.fixture(scope="module")
 def mooncake():
     if not MOONCAKE.exists():
-        pytest.skip("the public Mooncake trace is not at ../shared/data")
+        pytest.skip(f"the public Mooncake trace is not in {PUBLIC}")
     rows = [json.loads(line) for line in MOONCAKE.read_text().splitlines()]
     calls = [(row["timestamp"] / 1000, 0.0, row["input_length"], row["hash_ids"]) for row in rows]
     return stream(calls), sum(row["input_length"] for row in rows)
@@ -269,7 +269,7 @@ def test_without_prompts_it_is_said_what_is_missing(write, calls_of):
     assert (found.saving_usd, found.missing) == (None, ("prompt",))
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the public Mooncake trace is not at ../shared/data")
+@pytest.mark.skipif(not MOONCAKE.exists(), reason=f"the public Mooncake trace is not in {PUBLIC}")
 def test_the_public_trace_would_cost_half_on_gpt_5(calls_of):
     with calls_of(MOONCAKE, price_as="gpt-5") as calls:
         found = simulate(calls, "prefix_cache")

@@ -1,7 +1,6 @@
 """A cheaper model may answer only where pairs of judged answers show that it is good enough."""
 
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.optimization.evaluation import gsm8k
+from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.options import ImpossibleOption, Options
 from apps.optimization.quality.bounds import non_inferior
 from apps.optimization.quality.policies import Pairs, choose, halves, scores_of, trial
@@ -16,7 +16,7 @@ from apps.optimization.quality.scoring import by_segment, by_text, folds_of, has
 from apps.optimization.simulators import simulate
 from tests.optimization.conftest import call
 
-GSM8K = Path(__file__).resolve().parents[3] / "shared" / "data" / "routellm_gsm8k_responses.csv"
+GSM8K = PUBLIC / "routellm_gsm8k_responses.csv"
 
 
 def pairs_of(old, new, clusters=None, ratio=0.1):
@@ -130,7 +130,7 @@ def test_a_session_is_in_one_half_only(clusters, seed):
     assert (first ^ second).all()
 
 
-@pytest.mark.skipif(not GSM8K.exists(), reason="the public GSM8K answers are not at ../shared/data")
+@pytest.mark.skipif(not GSM8K.exists(), reason=f"the public GSM8K answers are not in {PUBLIC}")
 def test_on_public_answers_the_kept_quality_holds_on_calls_that_were_not_seen():
     pairs, scores = gsm8k(GSM8K)
 

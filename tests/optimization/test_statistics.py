@@ -1,13 +1,13 @@
 """Intervals, tests, decompositions and forecasts, where the truth is known."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.statistics.anomalies import unusual
 from apps.optimization.statistics.backtest import backtest, coverage, workload
 from apps.optimization.statistics.bootstrap import (
@@ -22,7 +22,7 @@ from apps.optimization.statistics.decomposition import FACTORS, Cell, Use, contr
 from apps.optimization.statistics.forecast import BASELINE, LEVEL, TRENDING, forecasted
 from apps.optimization.statistics.stationarity import stationarity
 
-MOONCAKE = Path(__file__).resolve().parents[3] / "shared" / "data" / "mooncake_synthetic_trace.jsonl"
+MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
 
 
 def random(seed=3):
@@ -112,7 +112,7 @@ def test_a_short_log_is_not_judged():
     assert (found.verdict, found.p) == ("unknown", None)
 
 
-@pytest.mark.skipif(not MOONCAKE.exists(), reason="the public trace is not there")
+@pytest.mark.skipif(not MOONCAKE.exists(), reason=f"the public trace is not in {PUBLIC}")
 def test_a_ramping_workload_is_caught_where_its_interval_would_mislead():
     blocks = prefix_hits(MOONCAKE, seconds=5, kept=300)
     warm, half = 300 // 5, len(blocks) // 2
