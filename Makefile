@@ -34,7 +34,7 @@ faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see wha
 	status=0; $(BIN)/python -m pytest -n $(JOBS) -m long || status=1; \
 	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS) || status=1; exit $$status
 
-bench: .venv/installed ## Measure a house of its own beside budgets and floors (nine minutes; ARGS=--quick takes two)
+bench: .venv/installed ## Measure a house of its own beside budgets and floors (twenty minutes; ARGS=--quick takes less)
 	@$(BIN)/python manage.py benchmark $(ARGS)
 
 check: .venv/installed-dev ## Check format, style, types, floors, settings and migrations

@@ -6,6 +6,7 @@ stages leave and on the models they go to, so it is replayed for each subset of 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from fractions import Fraction
 from itertools import chain, combinations
 from typing import Any
@@ -45,6 +46,7 @@ class Saved:
     by_cluster: NDArray[np.float64]  # clusters x coalitions
     paid: NDArray[np.float64]  # by each cluster
     by_day: NDArray[np.float64]  # days (UTC, none left out) x (coalitions, and what was paid)
+    first_day: date | None  # of `by_day`; None if it has none
 
     def total(self, coalition: Coalition) -> int:
         """Saved by all calls under `coalition`."""
@@ -55,9 +57,10 @@ class Saved:
         column: NDArray[np.float64] = self.by_cluster[:, self.coalitions.index(coalition)]
         return column
 
-    def of_days(self, coalition: Coalition) -> NDArray[np.float64]:
-        """Saved by each day under `coalition`, and paid: days x 2."""
-        columns: NDArray[np.float64] = self.by_day[:, [self.coalitions.index(coalition), -1]]
+    def of_days(self, coalition: Coalition, *, after: date | None = None) -> NDArray[np.float64]:
+        """Saved by each day (or those after one) under `coalition`, and paid: days x 2."""
+        start = 0 if after is None or self.first_day is None else max(0, (after - self.first_day).days + 1)
+        columns: NDArray[np.float64] = self.by_day[start:, [self.coalitions.index(coalition), -1]]
         return columns
 
     def weighed(self, stage: Stage, weight: Fraction) -> "Saved":
@@ -230,18 +233,20 @@ def _collected(calls: Calls, coalitions: tuple[Coalition, ...], cluster: str) ->
     by_cluster[np.searchsorted(paid["cluster"], sums["cluster"]), sums["coalition"]] = sums["pico"]
     exact = dict(calls.rows("SELECT coalition, sum(pico) FROM cluster_saved GROUP BY 1"))
     spent = calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls WHERE billed")[0]
+    first_day, by_day = _by_day(calls, len(coalitions))
     return Saved(
         coalitions=coalitions,
         totals=tuple(int(exact.get(number, 0)) for number in range(len(coalitions))),
         spent=int(spent),
         by_cluster=by_cluster,
         paid=np.asarray(paid["pico"], dtype=np.float64),
-        by_day=_by_day(calls, len(coalitions)),
+        by_day=by_day,
+        first_day=first_day,
     )
 
 
-def _by_day(calls: Calls, coalitions: int) -> NDArray[np.float64]:
-    """What each day saved under each coalition, and what it paid; a day without calls is a row of zeros."""
+def _by_day(calls: Calls, coalitions: int) -> tuple[date | None, NDArray[np.float64]]:
+    """The first day, and what each one saved under each coalition, and paid; a day without calls is a row of zeros."""
     paid = calls.connection.execute(
         """WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
                          WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
@@ -254,4 +259,5 @@ def _by_day(calls: Calls, coalitions: int) -> NDArray[np.float64]:
     by_day = np.zeros((len(paid["day"]), coalitions + 1))
     by_day[np.searchsorted(paid["day"], sums["day"]), sums["coalition"]] = sums["pico"]
     by_day[:, -1] = paid["pico"]
-    return by_day
+    first: date | None = paid["day"][0].astype("datetime64[D]").item() if len(by_day) else None
+    return first, by_day

@@ -7,6 +7,7 @@ up to it exactly. Intervals come from resampling whole clusters of calls.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from itertools import combinations
@@ -18,9 +19,10 @@ from apps.llm.pricing import PICO, STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.coalitions import Coalition, Saved, saved
 from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
-from apps.optimization.simulators import replay_of, stage_of
+from apps.optimization.simulators import learnt_until, replay_of, stage_of
 from apps.optimization.statistics.backtest import backtest
 from apps.optimization.statistics.bootstrap import Interval, Ratio, cluster_interval, widened
+from apps.optimization.statistics.dependence import resembling
 from apps.optimization.statistics.stationarity import stationarity
 
 
@@ -130,7 +132,7 @@ def _told(
     whole = found.total(everything)
     values = shapley({each: found.total(each) for each in found.coalitions}, sorted(everything, key=STAGES.index))
     singles = sum(found.total(frozenset({stage})) for stage in everything)
-    interval, drift = _interval(found, everything)
+    interval, drift = _interval(found, everything, max(filter(None, map(learnt_until, taking)), default=None))
     return Joint(
         saving_usd=in_dollars(whole),
         low=_scaled(interval.low, found.spent),
@@ -166,7 +168,7 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
         return strategy  # a ceiling on calls of which nobody says that they may change
     if stage == "route":
         found = found.weighed(stage, Fraction(strategy.saving_usd) * PICO / found.total(coalition))
-    interval, _ = _interval(found, coalition)
+    interval, _ = _interval(found, coalition, learnt_until(strategy))
     return strategy.model_copy(
         update={"low": _scaled(interval.low, found.spent), "high": _scaled(interval.high, found.spent)}
     )
@@ -175,10 +177,11 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
 WEEK = 7  # days of one origin of the backtest
 
 
-def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
-    """The interval of the share of spend that is saved, never narrower than weeks missed by that were not seen."""
+def _interval(found: Saved, coalition: Coalition, learnt: date | None) -> tuple[Interval, Drift]:
+    """The interval of the share of spend that is saved: as wide as days resemble each other, and never narrower than
+    weeks missed by that were not seen. Days until `learnt` tell neither: what learned from them saved nothing there."""
     both = np.column_stack([found.of_clusters(coalition), found.paid])
-    days = found.of_days(coalition)
+    days = found.of_days(coalition, after=learnt)
     tested = backtest(days, first=WEEK, horizon=WEEK)
     moving = stationarity(days) if len(days) else None
     drift = Drift(
@@ -189,7 +192,9 @@ def _interval(found: Saved, coalition: Coalition) -> tuple[Interval, Drift]:
         bias=tested.bias,
         mape=tested.mape,
     )
-    interval = widened(cluster_interval(both[found.paid > 0], Ratio(0, 1)), tested.residuals)
+    clusters = both[found.paid > 0]
+    sampled = resembling(cluster_interval(clusters, Ratio(0, 1)), days, clusters, Ratio(0, 1))
+    interval = widened(sampled, tested.residuals)
     return _possible(interval, always_saves=bool((both[:, 0] >= 0).all())), drift
 
 

@@ -19,7 +19,7 @@ from apps.optimization.calls import Calls
 from apps.optimization.coalitions import CLUSTER, saved
 from apps.optimization.models import Dataset, Outcome, Recommendation
 from apps.optimization.results import in_dollars
-from apps.optimization.simulators import Options, known, simulate, stage_of
+from apps.optimization.simulators import Options, known, learnt_until, simulate, stage_of
 from apps.optimization.statistics.bootstrap import Floats, cluster_interval
 
 MOST_FEATURES = 8  # measured each by itself, the dearest first; the others together
@@ -88,9 +88,8 @@ def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     last = calls.row("SELECT max(started_at) FROM calls WHERE billed")[0]
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0
-    counted = strategy.detail.get("counted_since")
-    learnt = None if counted is None else datetime.fromisoformat(counted).date()
-    sums = _sums(calls, {stage_of(strategy.name): f"treatment_{strategy.name}"}, since, learnt)
+    stage = stage_of(strategy.name)
+    sums = _sums(calls, {stage: f"treatment_{strategy.name}"}, since, learnt_until(strategy))
     each = _by_feature(sums.sum(axis=0))
     if not each[:, _AFTER].sum() or not _could(each).any():
         return 0

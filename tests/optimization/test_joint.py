@@ -1,5 +1,6 @@
 """Several ways to save at once: what they save together, whose share is whose, and how sure that is."""
 
+from datetime import date
 from decimal import Decimal
 from random import Random
 
@@ -334,6 +335,17 @@ def test_days_of_several_users_are_clusters_of_their_own(write, calls_of):
         found = joint(calls, [simulate(calls, "batch_eligible")])
 
     assert found.low <= found.saving_usd <= found.high
+
+
+def test_days_that_something_learned_from_tell_nothing_of_how_days_resemble_each_other(write, calls_of):
+    with calls_of(write("calls.csv", overlapping(90))) as calls:
+        simulate(calls, "batch_eligible")
+        found = saved(calls, {"batch": "treatment_batch_eligible"})
+    batched = frozenset({"batch"})
+
+    assert (found.first_day, len(found.of_days(batched))) == (date(2026, 10, 1), 28)
+    assert found.of_days(batched, after=date(2026, 10, 20)).tolist() == found.of_days(batched)[20:].tolist()
+    assert found.of_days(batched, after=date(2026, 9, 1)).tolist() == found.of_days(batched).tolist()
 
 
 @pytest.mark.parametrize("sessions", [30, 1000])

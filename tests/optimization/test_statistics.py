@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.statistics.anomalies import unusual
-from apps.optimization.statistics.backtest import backtest, coverage, workload
+from apps.optimization.statistics.backtest import backtest, coverage, lasting, workload
 from apps.optimization.statistics.bootstrap import (
     Difference,
     Interval,
@@ -19,10 +19,12 @@ from apps.optimization.statistics.bootstrap import (
     widened,
 )
 from apps.optimization.statistics.decomposition import FACTORS, Cell, Use, contributors, decompose, totals
+from apps.optimization.statistics.dependence import resembling, widening
 from apps.optimization.statistics.forecast import BASELINE, LEVEL, TRENDING, forecasted
 from apps.optimization.statistics.stationarity import stationarity
 
 MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
+SHARE = Ratio(0, 1)
 
 
 def random(seed=3):
@@ -94,6 +96,56 @@ def test_drift_widens_an_interval_where_the_backtest_has_windows_enough_and_is_n
 
 
 # --- Stationarity ----------------------------------------------------------------------------------------------------
+
+
+def days_of(memory, days=60, seed=3):
+    sums, _ = lasting(random(seed), days=days, memory=memory)
+    return sums.reshape(-1, 24, 2).sum(axis=1)
+
+
+def test_an_interval_is_stretched_where_days_resemble_those_before_them_and_says_so():
+    days = days_of(0.98)
+    plain = cluster_interval(days, SHARE)
+
+    found = resembling(plain, days, days, SHARE)
+
+    factor = widening(days, days, SHARE)
+    assert factor > 1.5
+    assert found.high - found.low == pytest.approx(factor * (plain.high - plain.low))
+    assert found.value == plain.value
+    assert f"the interval is {factor:.1f} times as wide" in found.why
+
+
+def test_days_that_say_nothing_of_the_next_ones_rarely_stretch_it():
+    factors = [widening(days, days, SHARE) for days in (days_of(0.0, seed=seed) for seed in range(60))]
+
+    assert np.mean(np.array(factors) == 1) >= 0.85
+    assert max(factors) < 2
+
+
+def test_many_sessions_of_a_day_that_err_together_count_as_what_they_are():
+    """A day's share is that of all its sessions: a hundred of them tell no more than the day does."""
+    draw = random()
+    shares = np.repeat(draw.beta(3, 7, size=60), 100)
+    sessions = np.stack([shares, np.ones(6000)], axis=1)
+    days = sessions.reshape(60, 100, 2).sum(axis=1)
+
+    # The error of a mean of 6,000 by that of a mean of 60.
+    assert widening(days, sessions, SHARE) == pytest.approx(np.sqrt(100), rel=0.3)
+
+
+def test_weeks_that_are_all_alike_are_no_resemblance():
+    week = np.array([[3.0, 10], [3, 10], [3, 10], [3, 10], [3, 10], [9, 10], [9, 10]])
+    days = np.tile(week, (8, 1)) + np.array([1.0, 0]) * random().normal(0, 0.5, size=(56, 1))
+
+    assert widening(days, days, SHARE) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("days", "clusters"), [(days_of(0.98)[:13], days_of(0.98)), (np.zeros((30, 2)), np.zeros((40, 2)))]
+)
+def test_few_days_or_none_with_spend_stretch_nothing(days, clusters):
+    assert widening(days, clusters, SHARE) == 1
 
 
 def test_a_log_that_stays_the_same_is_rarely_called_drifting():

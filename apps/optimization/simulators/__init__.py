@@ -6,6 +6,7 @@ the joint saving can apply several at once: a row per changed call, with `call` 
 """
 
 from collections.abc import Callable
+from datetime import date, datetime
 from functools import wraps
 from importlib import import_module
 from inspect import signature
@@ -80,6 +81,12 @@ def wider_of(found: Strategy, options: Options) -> Options | None:
     nothing would help."""
     asked = _wider.get(found.name)
     return asked and asked(found, options)
+
+
+def learnt_until(found: Strategy) -> date | None:
+    """The last day (UTC) of the calls that a strategy only learned from; None where it learned nothing first."""
+    counted = found.detail.get("counted_since")
+    return None if counted is None else datetime.fromisoformat(counted).date()
 
 
 def has_rules(name: str) -> bool:

@@ -111,5 +111,20 @@ def workload(random: np.random.Generator, *, clusters: int) -> tuple[Floats, flo
     return sums, (dear * 2 / 7 + cheap * 3 / 6) / (dear + cheap)
 
 
+def lasting(random: np.random.Generator, *, days: int, memory: float) -> tuple[Floats, float]:
+    """Sums (saved, spent) of each hour of made-up days, and the true share that is saved.
+
+    The logarithm of the calls of an hour, about twenty, and the share of them that is saved follow a level each, which
+    is autoregressive of order one with `memory` from hour to hour.
+    """
+    levels = random.normal(size=(24 * days, 2))
+    for hour in range(1, len(levels)):
+        levels[hour] = memory * levels[hour - 1] + np.sqrt(1 - memory**2) * levels[hour]
+    calls = random.poisson(20 * np.exp(levels[:, 0] / 2))
+    share = 0.3
+    saved = random.binomial(calls, share * (1 + 0.8 * np.tanh(levels[:, 1])))  # as often above it as below
+    return np.stack((saved, calls), axis=1).astype(float), share
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None

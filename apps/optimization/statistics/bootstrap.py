@@ -14,7 +14,7 @@ clusters).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal, Protocol, assert_never
@@ -157,9 +157,9 @@ def widened(interval: Interval, residuals: Floats) -> Interval:
     if drift is None:
         needed = math.ceil(interval.level / (1 - interval.level) - 1e-9)
         why = f"Sampling error only: {len(residuals)} backtest windows, drift at {interval.level:.0%} needs {needed}."
-        return Interval(**{**vars(interval), "why": why})
+        return replace(interval, why=" ".join(filter(None, (interval.why, why))))
     low, high = min(interval.low, interval.value - drift), max(interval.high, interval.value + drift)
-    return Interval(**{**vars(interval), "low": low, "high": high})
+    return replace(interval, low=low, high=high)
 
 
 def _ends(
