@@ -30,7 +30,7 @@ test: .venv/installed-dev ## Run the tests, with their own PostgreSQL and Redis 
 	@command -v chromium-headless-shell >/dev/null 2>&1 || command -v chromium >/dev/null 2>&1 || $(MAKE) --no-print-directory browser
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
-faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (twenty minutes; NIGHTLY=1 is longer)
+faults: .venv/installed-dev ## Kill, freeze and starve whole houses, and see what survives (half an hour; NIGHTLY=1 is longer)
 	status=0; $(BIN)/python -m pytest -n $(JOBS) -m long || status=1; \
 	$(BIN)/python -m tests.faults $(if $(NIGHTLY),--nightly) $(ARGS) || status=1; exit $$status
 

@@ -83,10 +83,17 @@ class Calls:
     catalogue: Catalogue
     notes: tuple[str, ...] = field(default=())  # what the import assumed, in sentences
     time_zone: str = "UTC"  # of the days and hours by which spend is broken down; everything else is UTC
+    _known: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, query: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of `query`."""
         return self.connection.execute(query, parameters).fetchall()
+
+    def known(self, query: str) -> list[tuple[Any, ...]]:
+        """All rows of a `query` about the calls alone. They never change while they are open, so it is asked once."""
+        if query not in self._known:
+            self._known[query] = self.rows(query)
+        return self._known[query]
 
     def row(self, query: str, parameters: Sequence[Any] | None = None) -> tuple[Any, ...]:
         """The one row of an aggregate."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from fractions import Fraction
 from itertools import chain, combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,24 +221,25 @@ def _price(calls: Calls) -> None:
 
 
 def _collected(calls: Calls, coalitions: tuple[Coalition, ...], cluster: str) -> Saved:
-    paid: dict[str, Any] = calls.connection.execute(
-        f"""SELECT {cluster} AS cluster, sum(cost_pico)::DOUBLE AS pico FROM calls
+    paid = calls.known(
+        f"""SELECT {cluster} AS cluster, sum(cost_pico)::DOUBLE FROM calls
             WHERE billed AND cost_pico IS NOT NULL GROUP BY 1 ORDER BY 1"""  # noqa: S608
-    ).fetchnumpy()
+    )
+    clusters = np.array([number for number, _ in paid], dtype=np.uint64)
     sums = calls.connection.execute(
         "SELECT cluster, coalition, sum(pico)::DOUBLE AS pico FROM cluster_saved GROUP BY ALL"
     ).fetchnumpy()
-    by_cluster = np.zeros((len(paid["cluster"]), len(coalitions)))
-    by_cluster[np.searchsorted(paid["cluster"], sums["cluster"]), sums["coalition"]] = sums["pico"]
+    by_cluster = np.zeros((len(paid), len(coalitions)))
+    by_cluster[np.searchsorted(clusters, sums["cluster"]), sums["coalition"]] = sums["pico"]
     exact = dict(calls.rows("SELECT coalition, sum(pico) FROM cluster_saved GROUP BY 1"))
-    spent = calls.row("SELECT coalesce(sum(cost_pico), 0) FROM calls WHERE billed")[0]
+    spent = calls.known("SELECT coalesce(sum(cost_pico), 0) FROM calls WHERE billed")[0][0]
     first_day, by_day = _by_day(calls, len(coalitions))
     return Saved(
         coalitions=coalitions,
         totals=tuple(int(exact.get(number, 0)) for number in range(len(coalitions))),
         spent=int(spent),
         by_cluster=by_cluster,
-        paid=np.asarray(paid["pico"], dtype=np.float64),
+        paid=np.array([pico for _, pico in paid], dtype=np.float64),
         by_day=by_day,
         first_day=first_day,
     )
@@ -247,17 +247,17 @@ def _collected(calls: Calls, coalitions: tuple[Coalition, ...], cluster: str) ->
 
 def _by_day(calls: Calls, coalitions: int) -> tuple[date | None, NDArray[np.float64]]:
     """The first day, and what each one saved under each coalition, and paid; a day without calls is a row of zeros."""
-    paid = calls.connection.execute(
+    paid = calls.known(
         """WITH paid AS (SELECT started_at::DATE AS day, sum(cost_pico)::DOUBLE AS pico FROM calls
                          WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL GROUP BY 1),
                 days AS (SELECT unnest(generate_series(min(day), max(day), INTERVAL 1 DAY))::DATE AS day FROM paid)
-           SELECT day, coalesce(pico, 0) AS pico FROM days LEFT JOIN paid USING (day) ORDER BY day"""
-    ).fetchnumpy()
+           SELECT day, coalesce(pico, 0) FROM days LEFT JOIN paid USING (day) ORDER BY day"""
+    )
+    days = np.array([day for day, _ in paid], dtype="datetime64[D]")
     sums = calls.connection.execute(
         """SELECT day, coalition, sum(pico)::DOUBLE AS pico FROM cluster_saved WHERE day IS NOT NULL GROUP BY ALL"""
     ).fetchnumpy()
-    by_day = np.zeros((len(paid["day"]), coalitions + 1))
-    by_day[np.searchsorted(paid["day"], sums["day"]), sums["coalition"]] = sums["pico"]
-    by_day[:, -1] = paid["pico"]
-    first: date | None = paid["day"][0].astype("datetime64[D]").item() if len(by_day) else None
-    return first, by_day
+    by_day = np.zeros((len(paid), coalitions + 1))
+    by_day[np.searchsorted(days, sums["day"]), sums["coalition"]] = sums["pico"]
+    by_day[:, -1] = [pico for _, pico in paid]
+    return paid[0][0] if paid else None, by_day

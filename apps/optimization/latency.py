@@ -10,6 +10,8 @@ _FIRST = "epoch(c.first_token_at) - epoch(c.started_at)"
 # Who was answered: a failure takes its time too, but nobody would call it an answer.
 _ANSWERED = "c.status IS DISTINCT FROM 'failed' AND c.batch IS NOT TRUE AND c.started_at IS NOT NULL"
 
+_NOW = f"calls c WHERE {_ANSWERED}"
+
 
 def latency(calls: Calls, *, changed: str | None = None, seconds: str = "NULL", first: str = "NULL") -> Latency:
     """Seconds now, and with the calls of the query `changed` (a column "call") at other times.
@@ -18,7 +20,7 @@ def latency(calls: Calls, *, changed: str | None = None, seconds: str = "NULL", 
     knows it, which makes the whole `after` unknown. Without `changed`, every call keeps its time.
     """
     if changed is None:
-        before = _times(calls, f"calls c WHERE {_ANSWERED}", _SECONDS, _FIRST)
+        before = _times(calls, _NOW, _SECONDS, _FIRST)
         return Latency(before=before, after=before)
     # The same calls before and after: those whose times the log shows.
     rows = f"""calls c LEFT JOIN ({changed}) x USING ("call") WHERE {_ANSWERED}"""
@@ -30,7 +32,7 @@ def latency(calls: Calls, *, changed: str | None = None, seconds: str = "NULL", 
     new = f"CASE WHEN x.call IS NULL OR {_SECONDS} IS NULL THEN {_SECONDS} ELSE {seconds} END"
     new_first = f"CASE WHEN x.call IS NULL OR {_FIRST} IS NULL THEN {_FIRST} ELSE {first} END"
     return Latency(
-        before=_times(calls, f"calls c WHERE {_ANSWERED}", _SECONDS, _FIRST),
+        before=_times(calls, _NOW, _SECONDS, _FIRST),
         after=_times(calls, rows, None if unknown else new, None if first_unknown else new_first),
     )
 
@@ -39,7 +41,7 @@ def without(calls: Calls, gone: str) -> Latency:
     """Seconds now, and without the calls of the query `gone` (a column "call"), which nobody would make."""
     kept = f'{_ANSWERED} AND c."call" NOT IN ({gone})'
     return Latency(
-        before=_times(calls, f"calls c WHERE {_ANSWERED}", _SECONDS, _FIRST),
+        before=_times(calls, _NOW, _SECONDS, _FIRST),
         after=_times(calls, f"calls c WHERE {kept}", _SECONDS, _FIRST),
     )
 
@@ -58,13 +60,12 @@ def _quantiles(calls: Calls, rows: str, value: str, shares: Sequence[float]) -> 
         f"min(v) FILTER (upto > floor((every - 1) * {share})), min(v) FILTER (upto > ceil((every - 1) * {share}))"
         for share in shares
     )
-    every, *found = calls.row(
-        f"""WITH counted AS (SELECT v, count(*) AS n FROM (SELECT ({value})::DOUBLE AS v FROM {rows})
+    query = f"""WITH counted AS (SELECT v, count(*) AS n FROM (SELECT ({value})::DOUBLE AS v FROM {rows})
                              WHERE v IS NOT NULL GROUP BY v),
                  placed AS (SELECT v, sum(n) OVER (ORDER BY v)::BIGINT AS upto, sum(n) OVER ()::BIGINT AS every
                             FROM counted)
             SELECT max(every), {ends} FROM placed"""  # noqa: S608
-    )
+    every, *found = (calls.known(query) if rows == _NOW else calls.rows(query))[0]
     if not every:
         return [None] * len(shares)
     return [

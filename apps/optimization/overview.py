@@ -87,7 +87,7 @@ def _assumed(calls: Calls, part: float | None) -> tuple[str, ...]:
 
 def spend(calls: Calls) -> int | None:
     """Pico-dollars of all calls whose price is known; None where none is."""
-    return known_cost(*calls.row("SELECT count(*), sum(cost_pico) FROM calls WHERE billed"))
+    return known_cost(*calls.known("SELECT count(*), sum(cost_pico) FROM calls WHERE billed")[0])
 
 
 def known_cost(calls: int, cost: int | None) -> int | None:
