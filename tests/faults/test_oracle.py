@@ -84,6 +84,7 @@ def ended(status):
         ([made(kind="unsafe"), made(kind="unsafe")], "succeeded", ["retry"], {"c"}),
         ([made(kind="pure", effect=False), made(kind="pure", effect=False)], "failed", [], set()),
         ([made(effect=False)], "failed", [], set()),
+        ([made(at=4e9)], "unknown", [], set()),
     ],
 )
 def test_an_effect_that_happened_once_or_was_shown_as_unknown_is_right(calls, status, answers, unknown):
@@ -99,6 +100,8 @@ def test_an_effect_that_happened_once_or_was_shown_as_unknown_is_right(calls, st
         ([made(effect=False)], "succeeded", "had no effect"),
         ([made(kind="unsafe")], "failed", "told as failed"),
         ([made(), made(effect=False, at=4e9)], "succeeded", "after its result was journaled"),
+        ([made(at=4e9)], "succeeded", "after its result was journaled"),
+        ([made(), made(effect=False, at=4e9)], "unknown", "after its result was journaled"),
     ],
 )
 def test_an_effect_that_was_doubled_or_lied_about_is_told(calls, status, problem):
