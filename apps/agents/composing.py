@@ -15,8 +15,8 @@ from apps.agents.artifacts import (
     Source,
     Triage,
 )
-from apps.agents.measuring import spelled_wait
 from apps.llm.amounts import spell_dollars
+from apps.optimization.constraints import spelled_wait
 from apps.optimization.wishes import goal
 
 TITLES: dict[Intent, str] = {
@@ -232,12 +232,12 @@ def _savings(body: ReportBody) -> Iterator[str]:
         yield f"**{kind}:** {_amount(best)} (evidence {best.evidence}{_confidence(best)}): {best.title}."
     if ceiling:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
-    if first := next(iter(real), ceiling):
+    if first := next(iter(proven), ceiling):
         yield f"**Do first:** {first.how} Response time: {first.latency}{_conditions(first)}"
     elif any(finding.saving_usd is not None for finding in body.findings):
         yield "No saving was found on these calls."
-    if len(real) > 1:
-        yield f"**Then, by dollars per day of work:** {'; '.join(found.title for found in real[1:])}."
+    if rest := [found.title for found in real if found is not first]:
+        yield f"**Then, by dollars per day of work:** {'; '.join(rest)}."
 
 
 def _conditions(finding: Finding) -> str:

@@ -201,7 +201,7 @@ def bills(principal: Principal) -> list[Dataset]:
 
 def which_bill(brought: Sequence[Dataset]) -> Iterator[str]:
     """That the newest of several bills was taken; nothing where there is no other."""
-    if others := len(brought) - 1:
+    if (others := len(brought) - 1) > 0:
         yield (
             f"{brought[0].name} is the newest of {len(brought):,} bills; the Savings page lays "
             f"{'the other' if others == 1 else f'any of the other {others:,}'} beside the calls."
@@ -318,18 +318,6 @@ def spelled_time(seconds: float | None) -> str:
     if seconds is None:
         return UNKNOWN
     return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds:.3g} s"
-
-
-def spelled_wait(milliseconds: int) -> str:
-    """A wait for reading.
-
-    >>> spelled_wait(500), spelled_wait(2000), spelled_wait(1500), spelled_wait(172_800_000), spelled_wait(0)
-    ('500 ms', '2 s', '1500 ms', '48 hours', '0 ms')
-    """
-    for name, length in (("hours", 3_600_000), ("s", 1000)):
-        if milliseconds >= length and milliseconds % length == 0:
-            return f"{milliseconds // length} {name}"
-    return f"{milliseconds} ms"
 
 
 def percent(share: float | None) -> str:

@@ -66,9 +66,9 @@ def allowed(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def taken_as_allowed(asked: Mapping[str, Any]) -> str | None:
     """What an answer says of the rules that it was asked under."""
-    if asked.get("answers_shared") is False:
-        return "Nobody gets an answer that another user was given, as was asked."
-    return f"It is taken as allowed that {needed(found)}." if (found := allowed(asked)) else None
+    refused = "Nobody gets an answer that another user was given, as was asked."
+    rules = f"It is taken as allowed that {needed(found)}." if (found := allowed(asked)) else None
+    return " ".join(filter(None, (refused if asked.get("answers_shared") is False else None, rules))) or None
 
 
 def allowed_first(found: Analysis) -> IfAllowed | None:

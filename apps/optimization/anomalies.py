@@ -52,7 +52,7 @@ def anomalies(calls: Calls, *, minimum_usd: Decimal = MINIMUM_USD) -> tuple[Anom
     if len(spend) < 24 * ENOUGH_DAYS:
         return None
     spans = _spans(spend, midnight.weekday(), float(minimum_usd))
-    return _explained(calls, midnight, spans) if spans else ()
+    return _explained(calls, midnight, spans, spend > 0) if spans else ()
 
 
 def _spans(spend: Floats, weekday: int, minimum: float) -> list[_Span]:
@@ -77,10 +77,12 @@ def _spans(spend: Floats, weekday: int, minimum: float) -> list[_Span]:
     return [compared[number] for number in dearest if excess[number] > 0]
 
 
-def _explained(calls: Calls, midnight: datetime, spans: Sequence[_Span]) -> tuple[Anomaly, ...]:
+def _explained(
+    calls: Calls, midnight: datetime, spans: Sequence[_Span], spent: NDArray[np.bool_]
+) -> tuple[Anomaly, ...]:
     columns = "number INTEGER, hour TIMESTAMP, sign INTEGER, weight DOUBLE"
     calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE spans ({columns})")
-    calls.connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", _weights(midnight, spans))
+    calls.connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", _weights(midnight, spans, spent))
     joined = "calls JOIN spans ON date_trunc('hour', started_at) = hour WHERE billed AND cost_pico IS NOT NULL"
     rows = calls.rows(f"SELECT number, sign, {GROUP}, {sums('weight')} FROM {joined} GROUP BY ALL")  # noqa: S608
     users = calls.rows(
@@ -95,13 +97,16 @@ def _explained(calls: Calls, midnight: datetime, spans: Sequence[_Span]) -> tupl
     )
 
 
-def _weights(midnight: datetime, spans: Sequence[_Span]) -> list[tuple[int, datetime, int, float]]:
-    """Number, hour, sign and weight: the hours that stand out count once, those they are compared with on average."""
+def _weights(
+    midnight: datetime, spans: Sequence[_Span], spent: NDArray[np.bool_]
+) -> list[tuple[int, datetime, int, float]]:
+    """Number, hour, sign and weight: the hours that stand out count once, those they are compared with on average; of
+    hours in which nothing was `spent`, of which years may lie between two calls, there is nothing to count."""
     rows = []
     for number, span in enumerate(spans):
         for hour, usual in zip(span.hours, span.usual, strict=True):
             rows.append((number, midnight + int(hour) * HOUR, 1, 1.0))
-            rows += [(number, midnight + int(other) * HOUR, -1, 1 / len(usual)) for other in usual]
+            rows += [(number, midnight + int(other) * HOUR, -1, 1 / len(usual)) for other in usual if spent[other]]
     return rows
 
 

@@ -174,6 +174,8 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
     )
 
 
+ENOUGH_SAVERS = 10  # clusters that save something
+_NO_DAYS = "No call has a time."
 WEEK = 7  # days of one origin of the backtest
 
 
@@ -187,15 +189,25 @@ def _interval(found: Saved, coalition: Coalition, learnt: date | None) -> tuple[
     drift = Drift(
         verdict=moving.verdict if moving else "unknown",
         p=moving.p if moving else None,
-        why=moving.why if moving else "No call has a time.",
+        why=moving.why if moving else _NO_DAYS if learnt is None else "Every day taught what is counted.",
         weeks=len(tested.windows),
         bias=tested.bias,
         mape=tested.mape,
     )
     clusters = both[found.paid > 0]
     sampled = resembling(cluster_interval(clusters, Ratio(0, 1)), days, clusters, Ratio(0, 1))
-    interval = widened(sampled, tested.residuals)
+    interval = _of_enough(widened(sampled, tested.residuals), int(np.count_nonzero(clusters[:, 0])))
     return _possible(interval, always_saves=bool((both[:, 0] >= 0).all())), drift
+
+
+def _of_enough(interval: Interval, savers: int) -> Interval:
+    """No interval where few clusters save: resamples that miss them tell nothing of how much there is to miss."""
+    if interval.low is None or savers >= ENOUGH_SAVERS:
+        return interval
+    why = (
+        f"No interval: what is saved stands in {savers} clusters, and below {ENOUGH_SAVERS} a bootstrap is too narrow."
+    )
+    return replace(interval, low=None, high=None, why=why)
 
 
 def _possible(interval: Interval, *, always_saves: bool) -> Interval:

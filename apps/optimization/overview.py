@@ -74,15 +74,16 @@ def overview(calls: Calls) -> Overview:
         last_call_at=counts[6],
         models=_models(calls),
         coverage=coverage(calls),
-        assumptions=(*calls.notes, *_assumed(calls, assumed)),
+        assumptions=(*calls.notes, *filter(None, [prices_assumed(assumed, calls.catalogue.version)])),
     )
 
 
-def _assumed(calls: Calls, part: float | None) -> tuple[str, ...]:
+def prices_assumed(part: float | None, listed: str) -> str | None:
+    """The part of the spend at prices of which the list does not say that they held, in a sentence."""
     if not part:
-        return ()
-    listed = f"the list of {calls.catalogue.version}"
-    return (f"{part:.1%} of the spend is priced at {listed}, which does not say that its prices held on those days.",)
+        return None
+    said = f"{part:.1%} of the spend is priced at the list of {listed}"
+    return f"{said}, which does not say that its prices held on those days."
 
 
 def spend(calls: Calls) -> int | None:

@@ -16,6 +16,7 @@ from apps.optimization.allowances import allowed_first
 from apps.optimization.bills import BillPreview
 from apps.optimization.conversion import Conversion, Preview
 from apps.optimization.local import UTC, Local, is_trace
+from apps.optimization.overview import prices_assumed
 from apps.optimization.reconciliation import Reconciliation, spelled
 from apps.optimization.results import Analysis, Breakdown, Forecast, IfAllowed, Joint, Lack, Strategy, usd
 from apps.optimization.scenarios import Moved, WhatIf
@@ -34,6 +35,7 @@ class Found:
     reconciliation: Reconciliation | None = None
     what_if: WhatIf | None = None
     goal: Goal | None = None
+    asked: tuple[str, ...] = ()  # what follows from what was allowed and forbidden, in sentences of Markdown
     local: Local = UTC
 
 
@@ -143,12 +145,14 @@ def show(console: Console, name: str, found: Found) -> None:
     _say(console, f"{name}: {calls}, {tokens.input:,} tokens in, {tokens.output:,} out, {cost}", style="bold")
     for sentence in (*_remarks(analysis, found.conversion, local), *filter(None, [local.note])):
         _say(console, f"- {sentence}")
-    for by in ("model", "feature"):
+    for by in ("model", "feature", "user"):
         if any(row.key for row in analysis.breakdown[by].rows):
             console.print(_spend_table(analysis.breakdown[by], local))
     if more := allowed_first(analysis):
         _say(console, if_allowed_line(more, local), style="bold")
     _show_joint(console, analysis.joint, local)
+    for sentence in found.asked:
+        _say(console, f"- {sentence.replace('**', '')}")
     if found.goal:
         _say(console, f"Goal of {found.goal.share:.0%}: {found.goal.sentence}")
     console.print(_savings_table(analysis, local))
@@ -194,9 +198,13 @@ def _sufficiency_table(analysis: Analysis, local: Local) -> Table:
         table.add_column(name)
     table.add_column("score", justify="right")
     for name, each in analysis.sufficiency.items():
-        lacks = (f"{lack.field} (+{lack.points}, {_at_most(lack, local)})" for lack in each.lacks)
+        lacks = (f"{lack.field} ({_points(lack)}{_at_most(lack, local)})" for lack in each.lacks)
         table.add_row(name.replace("_", " "), each.state, ", ".join(lacks) or NOTHING, str(each.score))
     return table
+
+
+def _points(lack: Lack) -> str:
+    return f"+{lack.points}, " if lack.points else ""
 
 
 def _at_most(lack: Lack, local: Local) -> str:
@@ -226,10 +234,13 @@ def beaten(coming: Forecast, local: Local) -> str:
     """The forecast beside its baseline, in a sentence; empty where neither was tried on days it had not seen."""
     if coming.baseline_error_usd is None or not coming.windows:
         return ""
-    said = f"Repeating the week before missed totals by {local.money(coming.baseline_error_usd)} a day on average"
+    said = (
+        f"Over {coming.windows} stretches of days that it had not seen, repeating the week before missed by "
+        f"{local.money(coming.baseline_error_usd)} a day"
+    )
     if coming.better_error_usd is not None:
-        said += f", the better model of those that have to beat it by {local.money(coming.better_error_usd)}"
-    return f"{said}, over {coming.windows} windows of days not seen; used is {coming.model}."
+        said += f", and the best other model by {local.money(coming.better_error_usd)}"
+    return f"{said}; used is {coming.model}."
 
 
 def _show_scenario(console: Console, found: WhatIf, local: Local) -> None:
@@ -241,15 +252,16 @@ def _show_scenario(console: Console, found: WhatIf, local: Local) -> None:
 def scenario_lines(found: WhatIf, local: Local) -> Iterator[str]:
     """The answer to a scenario in sentences."""
     yield f"These calls cost {local.money(found.spent_usd)}; as many as asked: {local.money(found.grown_usd)}."
-    if found.forecast_usd is not None:
-        ends = interval(found.forecast_low, found.forecast_high, local)
-        said = "" if ends == NOTHING else f" ({ends})"
-        yield f"The next {found.forecast_days} days would cost {local.money(found.forecast_usd)}{said}."
     for each in found.moves:
         yield _moved(each, local)
     if found.moves:
         yield f"With all moves they would cost {local.money(found.moved_usd)}."
     yield f"With the ways to save that are proven and allowed: {local.money(found.saved_usd)}."
+    if found.forecast_usd is not None:
+        ends = interval(found.forecast_low, found.forecast_high, local)
+        said = "" if ends == NOTHING else f" ({ends})"
+        many = f"The next {found.forecast_days} days, as many as asked and without any of that"
+        yield f"{many}: {local.money(found.forecast_usd)}{said}."
     for promise in found.promises:
         kept = {True: "keep", False: "do not keep", None: "may or may not keep"}[promise.keeps]
         slow = (
@@ -286,6 +298,8 @@ def _remarks(analysis: Analysis, conversion: Conversion, local: Local) -> list[s
     if whole.unpriced_calls:
         names = ", ".join(whole.unpriced_models[:5])
         remarks.append(f"The price of {counted(whole.unpriced_calls, 'call')} is unknown and not in the sum: {names}.")
+    if assumed := prices_assumed(whole.assumed_share, conversion.prices):
+        remarks.append(assumed)
     if whole.failed_calls or whole.cached_answers:
         unbilled = whole.calls - whole.billed_calls
         remarks.append(f"Not billed: {counted(unbilled, 'call')} (failures, answers from an own cache).")

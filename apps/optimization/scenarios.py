@@ -11,7 +11,7 @@ from math import prod
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
 
 from apps.errors import Invalid
 from apps.llm.pricing import STAGES, Stage
@@ -42,7 +42,15 @@ def _storable(name: str) -> str:
 
 Name = Annotated[str, Field(max_length=1000), AfterValidator(_storable)]  # as long as one of a call may be
 MOST_SECONDS = 1e9
-Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
+
+
+def _no_answer(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("yes or no is no number of seconds")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_no_answer), Field(ge=0, le=MOST_SECONDS)]
 # Nobody compares other centuries, and at the ends of the calendar a moment has no date in every zone.
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1969, 12, 30, tzinfo=UTC), le=datetime(2200, 1, 1, tzinfo=UTC))]
 
@@ -104,9 +112,9 @@ class BesideBill(Result):
 class Move(Result):
     """Ask another model: the calls of a feature, of a model, or of both."""
 
-    feature: Name | None = Field(None, description="Null: of every feature.")
-    model: Name | None = Field(None, description="That they ask now; null: any.")
-    to: Name = Field(max_length=200, description="The model to ask instead.")
+    feature: Name | None = Field(None, min_length=1, description="Null: of every feature.")
+    model: Name | None = Field(None, min_length=1, description="That they ask now; null: any.")
+    to: Name = Field(min_length=1, max_length=200, description="The model to ask instead.")
     provider: Name | None = Field(None, description="Who offers it; null: whoever the price list knows.")
 
 

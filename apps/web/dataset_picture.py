@@ -10,7 +10,7 @@ from apps.llm.amounts import UNKNOWN, spell_dollars
 from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.local import Local, local_of
 from apps.optimization.models import Dataset
-from apps.optimization.overview import overview
+from apps.optimization.overview import overview, prices_assumed
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, Overview
 from apps.optimization.services import open_calls
 from apps.web.templatetags.web import dated, number
@@ -54,7 +54,7 @@ def draw(*, principal: Principal, dataset: Dataset) -> Picture:
     )
 
 
-_DIMENSIONS: Sequence[Dimension] = ("model", "feature")
+_DIMENSIONS: Sequence[Dimension] = ("model", "feature", "user")
 
 
 def _facts(whole: Overview, columns: Mapping[str, str], local: Local) -> tuple[Fact, ...]:
@@ -104,6 +104,8 @@ def _list_prices(whole: Overview, dataset: Dataset) -> str:
         f"Calls are priced from a list ({dataset.prices or UNKNOWN}); "
         "your contract's discounts, credits and taxes are not in it."
     )
+    if assumed := prices_assumed(whole.assumed_share, dataset.prices or UNKNOWN):
+        said += f" {assumed}"
     if whole.recorded_cost_usd is not None:
         said += (
             f" The source recorded {spell_dollars(whole.recorded_cost_usd)} on {whole.recorded_on:,} calls, "

@@ -35,7 +35,7 @@ PARTS = {
 
 LEVELS = (
     ("E0", "A ceiling from list prices: no more than this can be saved."),
-    ("E1", "What is known of similar workloads elsewhere; not measured on yours."),
+    ("E1", "Judged answers of other models to other questions; not measured on yours."),
     ("E2", "Replayed or priced anew on your own calls, with nothing assumed that they do not show."),
     ("E3", "Run beside production on your traffic."),
     ("E4", "A controlled comparison: part of the traffic with it, part without."),
@@ -169,7 +169,7 @@ def _overlap(joint: Joint | None, local: Local) -> str:
         return (
             f"One by one they save {alone}; together {local.money(-joint.overlap_usd)} more, as they help each other."
         )
-    return "They do not overlap: one by one they save the same."
+    return "They do not overlap: one by one they save the same." if len(joint.shares) > 1 else ""
 
 
 def _items(strategies: Iterable[Strategy]) -> tuple[Item, ...]:
@@ -237,7 +237,8 @@ def _missing(found: Mapping[str, Sufficiency], titles: Mapping[str, str]) -> tup
     at_most: dict[str, Dollars | None] = {}
     for name, each in found.items():
         for lack in each.lacks:
-            unlocks[lack.field].append(f"{_title(name, titles)} (+{lack.points} points)")
+            points = f" (+{lack.points} points)" if lack.points else ""
+            unlocks[lack.field].append(f"{_title(name, titles)}{points}")
             at_most[lack.field] = lack.at_most_usd
     rows: Sequence[Missing] = [
         Missing(field=field, unlocks=tuple(several), at_most_usd=at_most[field]) for field, several in unlocks.items()

@@ -9,7 +9,7 @@ from uuid6 import uuid7
 
 from apps.agents.models import Report
 from apps.agents.services import as_markdown
-from apps.agents.team.data import pick_dataset
+from apps.agents.team.data import _refused, pick_dataset
 from apps.conversations import journal
 from apps.conversations import services as conversations
 from apps.conversations.models import Message, Run, Step, ToolCall
@@ -149,6 +149,23 @@ def test_a_rule_that_was_allowed_keeps_its_risk_and_what_has_to_be_true_first(as
     cache = next(found for found in report["findings"] if found["title"] == "Answer exact repeats from a cache")
     assert cache["plan"]["risk"] == "high"
     assert "No prompt and no answer holds what only one user may know." in cache["plan"]["prerequisites"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "arguments", "made"),
+    [
+        ({}, {}, True),
+        ({}, {"answers_shared": None, "answers_kept": 3600}, True),
+        ({}, {"answers_shared": True}, False),
+        ({}, {"answers_kept": None}, False),
+        ({"answers_shared": True}, {"answers_shared": True}, True),
+        ({"answers_shared": False}, {"answers_shared": True}, False),
+        ({"answers_kept": 60.0}, {"answers_kept": 86400.0}, False),
+    ],
+)
+def test_a_model_measures_under_no_rule_that_nobody_gave(dataset, rules, arguments, made):
+    """A name in a log may tell it to."""
+    assert (_refused(dataset, rules, {"dataset": str(dataset.pk), **arguments}) is None) == made
 
 
 def test_a_rule_that_was_refused_is_not_offered(ask, repeats):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from datetime import date
 from decimal import Decimal
 
@@ -317,3 +318,41 @@ def test_whoever_watches_a_bill_may_stop_it(write, tmp_path):
         convert_bill(path, target, most=10**8, progress=cancel)
 
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ["1e3000000", "1e999999999", "-1e3000000", "1e-999999999"])
+@pytest.mark.parametrize("quoted", [True, False])
+def test_a_number_of_millions_of_digits_is_one_bad_row_and_costs_no_time(billed, number, quoted):
+    value = json.dumps(number) if quoted else number
+    page = json.dumps(openai_page(openai_usage(), openai_usage(input_tokens="HERE"))).replace('"HERE"', value)
+    began = time.monotonic()
+
+    found, _ = billed(page)
+
+    assert found.rejected == 1
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("moment", ["1e3000000", "-1e3000000", 10**30])
+def test_a_time_far_from_every_calendar_is_a_bad_row(billed, moment):
+    page = openai_page(openai_cost())
+    page["data"].append(page["data"][0] | {"start_time": moment})
+
+    assert billed(page)[0].rejected == 1
+
+
+def test_one_bad_row_of_a_bill_leaves_the_others(billed):
+    hostile = openai_cost(value="1e3000000"), openai_cost(item="gpt-4o \ud800, input")
+
+    found, sums = billed(json.dumps(openai_page(openai_cost(), *hostile)))
+
+    assert (found.rows, found.rejected) == (2, 1)
+    assert all(each.amount == Decimal("1.5") for each in sums)
+
+
+def test_counts_are_summed_however_large_they_are(billed):
+    page = openai_page(*[openai_usage(input_tokens=10**15, input_cached_tokens=0)] * 10_000)
+
+    _, sums = billed(page)
+
+    assert max(each.tokens for each in sums if each.tokens) == 10**19

@@ -348,6 +348,18 @@ def test_days_that_something_learned_from_tell_nothing_of_how_days_resemble_each
     assert found.of_days(batched, after=date(2026, 9, 1)).tolist() == found.of_days(batched).tolist()
 
 
+def test_what_stands_in_a_few_sessions_has_no_interval(write, calls_of):
+    rows = [row | {"interactive": "true"} for row in overlapping(60)]
+    rows += [row | {"session": f"waits {place}"} for place, row in enumerate(overlapping(9))]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = joint(calls, [simulate(calls, "batch_eligible")])
+
+    assert found.saving_usd > 0
+    assert (found.low, found.high) == (None, None)
+    assert "what is saved stands in 9 clusters" in found.interval_note
+
+
 @pytest.mark.parametrize("sessions", [30, 1000])
 def test_few_clusters_are_counted_one_by_one(write, calls_of, sessions):
     rows = [row | {"session": f"s{n}"} for n, row in enumerate(overlapping(sessions))]
@@ -380,7 +392,10 @@ def test_each_strategy_has_an_interval_of_its_own(write, calls_of):
 
 
 def test_an_interval_holds_no_share_that_cannot_be(write, calls_of):
-    rows = [row | {"max_output_tokens": 4000, "feature": "chat"} for row in overlapping(40)]
+    rows = [
+        row | {"max_output_tokens": 4000, "feature": "chat", "output_tokens": 100 + place}
+        for place, row in enumerate(overlapping(240))
+    ]
     rows.append(rows[0] | {"session": "huge", "input_tokens": 1, "output_tokens": 100_000_000})
 
     with calls_of(write("calls.csv", rows)) as calls:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.optimization.management.commands.evaluate import PUBLIC
+from apps.optimization.statistics import backtest as backtest_module
 from apps.optimization.statistics.anomalies import unusual
 from apps.optimization.statistics.backtest import backtest, coverage, lasting, workload
 from apps.optimization.statistics.bootstrap import (
@@ -338,6 +339,26 @@ def test_a_constant_is_forecast_as_it_is():
     found = forecasted(np.full(60, 5e6), horizon=28)
 
     assert (found.total, found.low, found.high, found.model) == (*[140e6] * 3, BASELINE)
+
+
+def test_money_that_came_where_none_was_forecast_leaves_no_interval():
+    spend = np.concatenate([[5.0, 6, 5], np.zeros(700), 5e6 + 1e5 * random().normal(size=30)])
+
+    made = forecasted(spend, horizon=28)
+
+    assert made.low is None or made.high > 1.01 * made.low
+
+
+def test_a_backtest_of_a_log_with_years_of_nothing_looks_at_the_days_with_spend_only(monkeypatch):
+    rows = np.zeros((4000, 2))
+    rows[0] = rows[-60:] = [1.0, 2.0]
+    computed = []
+    whole = backtest_module.cluster_intervals
+    monkeypatch.setattr(backtest_module, "cluster_intervals", lambda *a, **k: computed.append(1) or whole(*a, **k))
+
+    found = backtest(rows, first=7, horizon=7)
+
+    assert len(computed) == len(found.windows) <= 10
 
 
 def test_thirteen_days_are_no_forecast():

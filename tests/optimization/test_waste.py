@@ -251,9 +251,16 @@ def test_a_cache_that_saves_nothing_tells_which_rules_would(write, calls_of):
         shared = simulate(calls, "exact_cache", Options(answers_shared=True))
 
     assert found.saving_usd == 0
-    assert found.why == ("Other rules would save more: $0.0105 with answers given to everybody and kept for an hour.")
+    assert found.why == (
+        "No repeat of what the same user was answered, kept for an hour. "
+        "Other rules would save more: $0.0105 with answers given to everybody and kept for an hour."
+    )
     assert headline.endswith(found.why)
-    assert (shared.saving_usd, shared.why) == (3 * COST, None)
+    assert shared.saving_usd == 3 * COST
+    assert (
+        shared.why
+        == "3 repeats of what anybody was answered, kept for an hour; 3 of them do not say their temperature."
+    )
 
 
 @pytest.mark.parametrize(

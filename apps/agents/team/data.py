@@ -18,6 +18,8 @@ from apps.execution.scope import StepScope, be_about
 from apps.operations.database import in_database
 from apps.optimization import services
 from apps.optimization.models import Dataset
+from apps.optimization.playbook import ALLOWANCES
+from apps.optimization.scenarios import Asked
 
 TOOLS: dict[Intent, tuple[str, ...]] = {
     "savings": ("dataset_overview", "spend_breakdown", "joint_saving"),
@@ -146,13 +148,19 @@ async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequen
         output=Measured,
         offline=planner(script),
         tools=wanted,
-        refuse=partial(_other_dataset, dataset),
+        refuse=partial(_refused, dataset, _rules(triage)),
     )
     return said.answers
 
 
-def _other_dataset(dataset: Dataset, arguments: Mapping[str, Any]) -> str | None:
-    """The complaint about a call that would measure another dataset: findings are about one."""
+def _refused(dataset: Dataset, rules: Mapping[str, Any], arguments: Mapping[str, Any]) -> str | None:
+    """The complaint about a call that would measure another dataset, for findings are about one, or under rules of a
+    cache that nobody gave: names in a log may speak to a model."""
+    unsaid = {name: Asked.model_fields[name].default for name in ALLOWANCES}
+    if any(arguments.get(name, default) not in (default, rules.get(name, default)) for name, default in unsaid.items()):
+        return (
+            f"Nothing was measured: what caches may do was not said so. Call the tool with {json.dumps(dict(rules))}."
+        )
     try:
         asked = UUID(str(arguments.get("dataset")))
     except ValueError:

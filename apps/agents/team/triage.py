@@ -45,7 +45,7 @@ _WORDS: tuple[tuple[Intent, str], ...] = (
     ),
     (
         "anomalies",
-        r"\banomal|\bspikes?\b|\bspiked|\bjump|\bsurge|\boutlier|\bunusual"
+        r"\banomal|\bst(?:oo|an)ds? out\b|\bspikes?\b|\bspiked|\bjump|\bsurge|\boutlier|\bunusual"
         r"|\bwhy\b.{0,30}\b(cost|spend|bill)\w*\b.{0,20}\b(go up|went up|gone up|rise|rose|risen|increas|grow|grew)",
     ),
     (
@@ -88,10 +88,13 @@ _EVERYBODY = r"(?:everyone|everybody|anyone|anybody|(?:all|any|other)\s+(?:users
 _OTHERS = rf"(?:shared\b|(?:given|served|shown|sent|returned|reused)\s+(?:to|by|for|across)\s+{_EVERYBODY})"
 _MAY = r"(?:may|might|can|could|(?:is|are)\s+allowed\s+to)"
 _SHARES = rf"shar(?:e|ing)\s+(?:the\s+|all\s+|our\s+|cached\s+)*{_ANSWERS}"
-# Giving somebody the answer of another is allowed in so many words, or not at all.
+# Giving somebody the answer of another is allowed in so many words, at the start of a sentence or of a part of one, or
+# not at all. What is asked, doubted, quoted, or bound to a condition allows nothing.
+_CLAUSE = r"(?:^|,|\b(?:and|but|if|that|please)\b)\s*(?:the\s+|all\s+|cached\s+|our\s+)*"
 _SHARED = re.compile(
-    rf"\b{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?{_OTHERS}|\bif\s+(?:the\s+|all\s+)?{_ANSWERS}\s+(?:are|were)\s+{_OTHERS}"
-    rf"|\b(?:you|we|caches?|it)\s+{_MAY}\s+{_SHARES}|\b(?:allow|let us|please)\s+{_SHARES}|^\s*{_SHARES}",
+    rf"{_CLAUSE}(?:{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?{_OTHERS}|{_ANSWERS}\s+(?:are|were)\s+{_OTHERS}"
+    rf"|(?:you|we|caches?)\s+{_MAY}\s+{_SHARES}|{_SHARES}\s+(?:among|between|across|with)\s+(?:all\s+|other\s+)?{_EVERYBODY}"
+    rf"|{_SHARES}\s+(?:among|between|across)\s+users\b)",
     re.IGNORECASE,
 )
 _SHARING = re.compile(
@@ -100,18 +103,33 @@ _SHARING = re.compile(
 )
 _REFUSED = re.compile(
     r"\b(?:not?|never|none|cannot|nobody|without|avoid\w*|stop|prevent\w*|forbid\w*|forbidden|prohibit\w*|dont|cant|mustnt"
-    r"|private|illegal|breach\w*|leak\w*|against|unsafe)\b|n['’]t\b",
+    r"|private|illegal|breach\w*|leak\w*|against|unsafe|deny|denies|false)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_AGE = _TIME.replace("an?)", "an?|one|two|three)").replace("d|days?)", "d|days?|w|weeks?)")
+_TAKEN_BACK = re.compile(r"\b(?:scratch (?:that|it)|never ?mind|forget (?:that|it))\b", re.IGNORECASE)
+_OPEN = re.compile(
+    r"\b(?:whether|unless|until|till|before|once|when|only|except|doubt\w*|hardly|few|danger\w*|worr\w*|sued?|scandal|wrong"
+    r"|should|would|could we|agree\w*|approv\w*|same user|which|who|safe)\b|\bif\b(?!\s+(?:the\s+|all\s+|cached\s+)*"
+    rf"{_ANSWERS})",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"[\"“”`‘][^\"“”`’]{1,200}[\"“”`’]")
+_ASKS = re.compile(r"^\s*(?:which|who|is|are|should|can|could|may|do|does|how)\b", re.IGNORECASE)
+_AGE = _TIME.replace("(?P<number>", "(?P<half>half\\s+)?(?P<number>").replace("an?)", "an?|one|two|three)")
+_AGE = _AGE.replace("d|days?)", "d|days?|w|weeks?)")
 _KEPT = re.compile(
-    rf"\b(?:{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?(?:kept|cached|stored)"
-    rf"|(?:^\s*|\b(?:please|and|may|can|could|if\s+(?:we|you))\s+)(?:keep|cache|store)\s+(?:the\s+|all\s+)?{_ANSWERS}"
-    rf"|\bif\s+(?:the\s+|all\s+)?{_ANSWERS}\s+(?:are|were)\s+(?:kept|cached|stored))"
-    rf"[^,]{{0,40}}?\b(?:(?P<good>for\s?ever|for good|indefinitely)\b|(?:for\s+)?(?:up to\s+)?{_AGE})",
+    rf"(?:{_CLAUSE}(?:{_ANSWERS}\s+{_MAY}\s+be\s+(?:given[^,]{{0,30}}?\s+and\s+)?(?:kept|cached|stored)"
+    rf"|{_ANSWERS}\s+(?:are|were)\s+(?:kept|cached|stored)|(?:you|we|caches?)\s+{_MAY}\s+(?:keep|cache|store)\s+{_ANSWERS}"
+    rf"|(?:keep|cache|store)\s+(?:the\s+|all\s+)?{_ANSWERS})|{_ANSWERS}\s+{_MAY}\s+be\s+[^,]{{0,40}}?\band\s+(?:kept|cached|stored))"
+    rf"\s+(?:(?P<good>for\s?ever|for good|indefinitely)\b|(?:for\s+)?(?:up to\s+)?{_AGE}(?!\s+is\b))",
     re.IGNORECASE,
 )
-_SENTENCES = re.compile(r"[.;!?\n]+(?=\s|$)")
+_KEEPING = re.compile(
+    rf"\b(?:cache|keep|store|caching|keeping|storing)\s+(?:the\s+|any\s+)?{_ANSWERS}|\b{_ANSWERS}[^,]{{0,30}}\b(?:kept|cached|stored)\b",
+    re.IGNORECASE,
+)
+# "What would caching save if answers are shared?" supposes; the question is not about the rule.
+_WHAT_IF = re.compile(r"\b(?:what|how much)\s+(?:would|could|can|do|does|will)\b", re.IGNORECASE)
 _NUMBERS = {"a": 1.0, "an": 1.0, "one": 1.0, "two": 2.0, "three": 3.0}
 _UNITS = (
     ("ms", 1),
@@ -140,12 +158,20 @@ _TIMES = (
     (re.compile(rf"{_MULTIPLIED}halv|\bhalf\s+(?:the\s+|as many\s+){_USE}", re.IGNORECASE), -50.0),
 )
 _WORD = r"[\"'`]?([\w.:/@-]{1,200})[\"'`]?"
+_TO = rf"(?:(?:calls\s+)?from\s+{_WORD}\s+)?to\s+{_WORD}"
+_FEATURE = r"(?:(feature)\s+|calls of\s+)?"
 _MOVE = re.compile(
-    rf"\b(?:move|moving|switch|switching|send|route|routing|migrate|migrating|shift)\s+(?:feature\s+|calls of\s+)?"
-    rf"(?:{_WORD}\s+)?(?:(?:calls\s+)?from\s+{_WORD}\s+)?to\s+{_WORD}",
+    rf"\b(?:mov(?:e|ed|ing)|switch(?:ed|ing)?|send|sent|rout(?:e|ed|ing)|migrat(?:e|ed|ing)|shift(?:ed)?)\s+"
+    rf"{_FEATURE}(?:{_WORD}\s+)?{_TO}",
     re.IGNORECASE,
 )
+_MOVED = re.compile(
+    rf"\b{_FEATURE}{_WORD}\s+(?:(?:were|was|is|are)\s+)?(?:moved|moves|switched|switches|goes)\s+{_TO}", re.IGNORECASE
+)
 _REPLACE = re.compile(rf"\breplace\s+{_WORD}\s+(?:by|with)\s+{_WORD}", re.IGNORECASE)
+_MAKERS = re.compile(
+    r"(?:[\w.-]+/)?(?:gpt|claude|gemini|mistral|mixtral|llama|deepseek|command|qwen|grok|nova)", re.IGNORECASE
+)
 _EVERY = frozenset({"all", "everything", "it", "them", "calls", "traffic", "us", "me"})
 
 
@@ -209,13 +235,15 @@ def _moves(text: str) -> list[ModelMove]:
 
 
 def _moved(text: str) -> Iterator[ModelMove]:
-    for what, model, to in _MOVE.findall(text):
-        if not _is_model(target := to.rstrip(".:/@-")):
+    supposed = re.search(r"\bif\b", text, re.IGNORECASE)
+    for feature, what, model, to in (*_MOVED.findall(text), *_MOVE.findall(_MOVED.sub(" ", text))):
+        everybody = what.lower() in _NOBODY | _EVERY
+        if not _is_model(target := to.rstrip(".:/@-")) or (everybody and what.lower() not in _EVERY and not supposed):
             continue
-        if not model and _is_model(what):
+        if not (model or feature) and _is_model_surely(what):
             what, model = "", what
-        feature = "" if what.lower() in _EVERY else what
-        yield ModelMove(feature=feature[:120] or None, model=model or None, to=target)
+        of = "" if everybody else what
+        yield ModelMove(feature=of[:120] or None, model=model or None, to=target)
 
 
 def _replaced(text: str) -> Iterator[ModelMove]:
@@ -231,6 +259,15 @@ def _is_model(word: str) -> bool:
     [True, True, True, False, False]
     """
     return any(letter.isalpha() for letter in word) and (any(letter.isdigit() for letter in word) or "-" in word)
+
+
+def _is_model_surely(word: str) -> bool:
+    """Whether a word can hardly be the name of a feature.
+
+    >>> [_is_model_surely(word) for word in ("gpt-4o", "mistral-large", "search-help", "chat")]
+    [True, True, False, False]
+    """
+    return _is_model(word) and (any(letter.isdigit() for letter in word) or bool(_MAKERS.match(word)))
 
 
 def _delays(text: str) -> list[FeatureDelay]:
@@ -251,20 +288,34 @@ def _waits(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, int]]:
 
 def _answers_shared(text: str) -> bool | None:
     """Whether a cache may give one user's answer to others; a word against it counts more than one for it."""
-    about = [sentence for sentence in _SENTENCES.split(text) if _SHARING.search(sentence)]
+    about = [sentence for sentence in _sentences(text) if _SHARING.search(sentence)]
     if any(_REFUSED.search(sentence) for sentence in about):
         return False
-    return any(_SHARED.search(sentence) for sentence in about) or None
+    allowed = any(_allows(_SHARED, sentence) for sentence in about) and not _TAKEN_BACK.search(text)
+    return True if allowed else None
 
 
 def _answers_kept(text: str) -> float | Literal["for good"] | None:
-    """Seconds, or for good; None where nothing is said of it, or that they must not."""
-    for sentence in _SENTENCES.split(text):
-        if (found := _KEPT.search(sentence)) and not _REFUSED.search(sentence):
+    """Seconds, or for good; 0 where none may be kept, None where nothing is said of it."""
+    for sentence in _sentences(text):
+        if _KEEPING.search(sentence) and _REFUSED.search(sentence):
+            return 0.0
+        if (found := _KEPT.search(sentence)) and _allows(_KEPT, sentence):
             if found["good"]:
                 return "for good"
-            return min(_milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
+            half = 0.5 if found["half"] else 1
+            return min(half * _milliseconds(found["number"], found["unit"].lower()) / 1000, MOST_SECONDS)
     return None
+
+
+def _sentences(text: str) -> list[str]:
+    """Sentences, with what is quoted left out and with the mark of a question."""
+    return re.findall(r"[^.;!?\n]+(?:[.](?=\S)[^.;!?\n]*)*[?]?", _QUOTED.sub(" ", text))
+
+
+def _allows(pattern: re.Pattern[str], sentence: str) -> bool:
+    asked = sentence.endswith("?") and _ASKS.search(sentence) is not None
+    return not asked and not _OPEN.search(_WHAT_IF.sub(" ", sentence)) and pattern.search(sentence) is not None
 
 
 def _milliseconds(number: str, unit: str) -> int:

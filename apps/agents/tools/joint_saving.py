@@ -13,18 +13,17 @@ from apps.agents.measuring import (
     missing,
     percent,
     saving,
-    spelled_wait,
 )
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.operations.database import in_database
 from apps.optimization import recommendations
-from apps.optimization.allowances import allowed_first, taken_as_allowed
+from apps.optimization.allowances import allowed_first
+from apps.optimization.constraints import constraints
 from apps.optimization.models import Recommendation, StoredAnalysis
 from apps.optimization.presentation import if_allowed_line
 from apps.optimization.results import Analysis, IfAllowed, Joint, Strategy
-from apps.optimization.simulators.batch_eligible import BATCH_WINDOW
 from apps.optimization.sufficiency import LACKING
 
 STAGES = {
@@ -41,9 +40,9 @@ NOTHING = "No way to save is proven on these calls."
 def measure(stored: StoredAnalysis) -> Measurement:
     found = Analysis.model_validate(stored.result)
     wishes = Wishes.model_validate({"dataset": stored.dataset_id, **stored.parameters})
-    joint = _joint(found.joint, found.strategies).model_copy(update={"constraints": list(_constraints(wishes, found))})
+    joint = _joint(found.joint, found.strategies).model_copy(update={"constraints": list(constraints(wishes, found))})
     return Measurement(
-        headline=" ".join(_sentences(joint, allowed_first(found))),
+        headline=" ".join(_sentences(joint, None if "answers_kept" in stored.parameters else allowed_first(found))),
         savings=_savings(found, recommendations.advise(stored)),
         joint=joint,
         tables=list(_tables(joint, found.strategies)),
@@ -73,30 +72,6 @@ def _joint(found: Joint | None, strategies: Sequence[Strategy]) -> JointSaving:
         shares=[Part(title=titles[name], saving_usd=decimal(usd)) for name, usd in found.shares.items()],
         left_out=[LeftOut(title=titles[each.name], why=each.why) for each in found.left_out],
     )
-
-
-def _constraints(wishes: Wishes, found: Analysis) -> Iterator[str]:
-    """What the person's wishes allow and forbid, in the words of the strategies that they are about."""
-    by_feature = found.breakdown["feature"]
-    features = {row.key for row in by_feature.rows}
-    for feature, seconds in wishes.waits.items():
-        if feature not in features and not by_feature.other_rows:
-            yield f"No call is of feature **{feature}**, so what was said of it changes nothing."
-            continue
-        wait = f"**{feature}** may take {spelled_wait(round(1000 * seconds))}"
-        if seconds >= BATCH_WINDOW:
-            yield f"{wait}, so its calls are counted as able to go through a batch API."
-        else:
-            window = spelled_wait(round(1000 * BATCH_WINDOW))
-            yield f"{wait}, so its calls are left out of batches, which may take {window}."
-    if "quality_floor" in wishes.parameters():
-        yield f"At least {percent(wishes.quality_floor)} of the quality must be kept where another model answers."
-    if wishes.keep:
-        yield f"Nothing touches {', '.join(f'**{feature}**' for feature in wishes.keep)}."
-    if said := taken_as_allowed(wishes.parameters()):
-        yield said
-    if wishes.candidates is not None:
-        yield f"Only {', '.join(wishes.candidates) or 'no model'} may be asked instead."
 
 
 def _sentences(joint: JointSaving, more: IfAllowed | None) -> Iterator[str]:

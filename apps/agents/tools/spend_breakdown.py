@@ -1,6 +1,6 @@
-"""Where the money goes: by model, feature and day."""
+"""Where the money goes: by model, feature, user and day."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apps.agents.artifacts import Chart, Measurement, Point, Table
@@ -10,28 +10,28 @@ from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.optimization.breakdown import spend_breakdown
 from apps.optimization.calls import Calls
-from apps.optimization.results import Breakdown, BreakdownRow
+from apps.optimization.results import Breakdown, BreakdownRow, Dimension
 
+DIMENSIONS: tuple[Dimension, ...] = ("model", "feature", "user")
 SHOWN = 12  # rows of a table, bars of a chart
 COLUMNS = {"Calls": count("calls"), "Cost": money("cost_usd"), "Share": part("share")}
 
 
 def measure(calls: Calls) -> Measurement:
-    by_model = spend_breakdown(calls, "model", limit=SHOWN)
-    by_feature = spend_breakdown(calls, "feature", limit=SHOWN)
+    found = {by: spend_breakdown(calls, by, limit=SHOWN) for by in DIMENSIONS}
     by_day = spend_breakdown(calls, "day", limit=366)
-    features = any(row.key is not None for row in by_feature.rows)
+    told = {by: each for by, each in found.items() if any(row.key is not None for row in each.rows)}
     return Measurement(
-        headline=_headline(by_model, by_feature),
-        tables=[_table(by_model), *([_table(by_feature)] if features else [])],
-        charts=[chart for chart in (_bars(by_model), _bars(by_feature), _days(by_day)) if len(chart.points) > 1],
-        missing=[] if features else missing("feature"),
+        headline=_headline(told),
+        tables=[_table(each) for by, each in told.items()],
+        charts=[chart for chart in (*map(_bars, told.values()), _days(by_day)) if len(chart.points) > 1],
+        missing=missing(*(by for by in ("feature", "user") if by not in told)),
     )
 
 
-def _headline(by_model: Breakdown, by_feature: Breakdown) -> str:
+def _headline(told: Mapping[Dimension, Breakdown]) -> str:
     said = []
-    for found, name in ((by_model, "model"), (by_feature, "feature")):
+    for name, found in told.items():
         named = [row for row in found.rows if row.key is not None and row.cost_usd]
         if named and found.covered_share:
             top = named[0]
@@ -69,7 +69,7 @@ async def run(context: UserExecutionContext, arguments: OnDataset) -> Measuremen
 TOOL = tools.register(
     Tool(
         name="spend_breakdown",
-        description="Spend by model, by feature and by day.",
+        description="Spend by model, by feature, by user and by day.",
         arguments=OnDataset,
         run=run,
         slow_after=None,

@@ -13,7 +13,6 @@ from apps.agents.measuring import (
     missing,
     money,
     spelled_time,
-    spelled_wait,
     table,
     text,
 )
@@ -21,6 +20,7 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.optimization.allowances import taken_as_allowed
+from apps.optimization.constraints import spelled_wait
 from apps.optimization.models import StoredAnalysis
 from apps.optimization.scenarios import Move, Moved, Promise, Scenario, WhatIf
 
@@ -67,15 +67,15 @@ def _sentences(found: WhatIf, asked: Scenario) -> Iterator[str]:
             f"With {many} calls of the same kind, what cost {spell_dollars(found.spent_usd)} would cost "
             f"**{spell_dollars(found.grown_usd)}**."
         )
-        if found.forecast_usd is not None:
-            amount = f"{spell_dollars(found.forecast_usd)}{_between(found)}"
-            yield f"The next {found.forecast_days} days would cost {amount}."
     yield from (_moved(move) for move in found.moves)
     moved = any(move.would_cost_usd is not None for move in found.moves)
     if moved:
         yield f"All calls together would cost **{spell_dollars(found.moved_usd)}**."
     if (asked.growth or moved) and found.joint and found.saved_usd is not None:
-        yield f"With the ways to save that are proven it would cost {spell_dollars(found.saved_usd)}."
+        yield f"With the ways to save that are proven these calls would cost {spell_dollars(found.saved_usd)}."
+    if asked.growth and found.forecast_usd is not None:
+        amount = f"{spell_dollars(found.forecast_usd)}{_between(found)}"
+        yield f"The next {found.forecast_days} days would cost {amount}, without any of them."
     yield from map(_kept, found.promises)
     if not (asked.growth or found.moves or found.promises):
         yield f"Nothing is supposed, so it stays at {spell_dollars(found.spent_usd)}: say what grows or moves."

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -45,6 +45,8 @@ KEPT_REJECTS = 100
 SCRATCH = "netra-import-bill-"
 MEMORY_MIB = 256
 MOST_DOLLARS = Decimal(10) ** 15
+MOST_COUNTED = 10**15  # tokens or requests of one row
+LATEST = 10**11  # seconds since 1970; more are none
 # The columns of `bill.parquet`. NULL is "the source does not say".
 COLUMNS = {
     "day": "DATE",  # of the start of the charged period, UTC
@@ -291,7 +293,7 @@ def preview_bill(source: Path, scratch: Path, *, most: int) -> BillPreview | Non
 def _summed(connection: duckdb.DuckDBPyConnection, parquet: Path) -> list[tuple[Any, ...]]:
     source = f"read_parquet({quoted(str(parquet.resolve()))})"
     return connection.execute(
-        f"""SELECT day, model, charge, currency, sum(tokens)::BIGINT, sum(amount)::DECIMAL(38,12), count(*)
+        f"""SELECT day, model, charge, currency, sum(tokens)::HUGEINT, sum(amount)::DECIMAL(38,12), count(*)
             FROM {source} GROUP BY ALL ORDER BY ALL"""  # noqa: S608
     ).fetchall()
 
@@ -312,7 +314,7 @@ def amount_of(value: Any, place: str, *, scale: int = 0) -> Decimal:
         raise Unreadable(place, f"{shown(value)} is no amount.")
     try:
         amount = Decimal(value.strip() if isinstance(value, str) else value).scaleb(scale)
-    except InvalidOperation:
+    except ArithmeticError:
         raise Unreadable(place, f"{shown(value)} is no amount.") from None
     if not amount.is_finite() or abs(amount) >= MOST_DOLLARS:
         raise Unreadable(place, f"{shown(value)} is no amount.")
@@ -323,13 +325,14 @@ def count_of(value: Any, place: str) -> int | None:
     """A count; None where nothing is said.
 
     Raises:
-        Unreadable: it is not a whole number from 0 to what 64 bits hold.
+        Unreadable: it is not a whole number from 0 to MOST_COUNTED.
     """
     if value is None or value == "":
         return None
     try:
         number = Decimal(str(value))
-        if number == int(number) and 0 <= number < 2**63:
+        # Compared first: as a whole number, 1e9999999 has as many digits.
+        if 0 <= number <= MOST_COUNTED and number == int(number):
             return int(number)
     except (ArithmeticError, ValueError):
         pass
@@ -346,16 +349,16 @@ def day_of(value: Any, place: str) -> date:
         if isinstance(value, str) and not value.strip().isdigit():
             moment = datetime.fromisoformat(value.strip())
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()
-        if isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+        if isinstance(value, str | int | Decimal) and not isinstance(value, bool) and abs(Decimal(value)) < LATEST:
             return datetime.fromtimestamp(int(value), tz=UTC).date()
-    except (ValueError, OverflowError, OSError):
+    except (ArithmeticError, ValueError, OSError):
         pass
     raise Unreadable(place, f"{shown(value)} is no time.")
 
 
 def text_of(value: Any) -> str:
     """What a source says in words; empty where it says nothing."""
-    return value.strip()[:500] if isinstance(value, str) else ""
+    return value.encode(errors="replace").decode().strip()[:500] if isinstance(value, str) else ""
 
 
 def shown(value: Any) -> str:

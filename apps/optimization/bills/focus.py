@@ -8,11 +8,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from apps.optimization.bills import Charge, Unreadable, amount_of, bill_source, charge_in, day_of, text_of
+from apps.optimization.bills import MOST_COUNTED, Charge, Unreadable, amount_of, bill_source, charge_in, day_of, text_of
 from apps.optimization.bills import Row as BillRow
 from apps.optimization.readers import Reject, Row, Table, look, open_table
 
@@ -125,9 +124,9 @@ def _tokens(row: Row) -> int | None:
     unit, quantity = _unit(row), text_of(row.get("ConsumedQuantity"))
     if not unit or not quantity:
         return None
-    each = Decimal(unit[1].replace(",", "") or 1) * _THOUSANDS[unit[2].lower()]
+    each = amount_of(unit[1].replace(",", "") or 1, "ConsumedUnit") * _THOUSANDS[unit[2].lower()]
     tokens = amount_of(quantity, "ConsumedQuantity") * each
-    return int(tokens) if 0 <= tokens < 2**63 else None
+    return int(tokens) if 0 <= tokens < MOST_COUNTED else None
 
 
 def _inner(text: str | None) -> dict[str, Any]:

@@ -149,12 +149,16 @@ def _result(
     covered = calls.row("SELECT count(*), sum(cost_pico) FROM calls WHERE billed AND prompt_hash IS NOT NULL")
     seconds, measured = look_up_seconds(calls)
     amount = in_dollars(known_cost(repeats, saving))
-    remarks = (priceless(unpriced, repeats, "repeats"), _dearer(amount, choices))
+    remarks = (
+        _counted(repeats, unsaid, options),
+        priceless(unpriced, repeats, "repeats"),
+        _dearer(amount, [each for each in choices if not (each["shared"] and options.answers_shared is False)]),
+    )
     return _strategy(
         options,
         saving_usd=amount,
         missing=("price",) if repeats and unpriced == repeats else (),
-        why=" ".join(filter(None, remarks)) or None,
+        why=" ".join(filter(None, remarks)),
         latency=latency(
             calls, changed='SELECT "call" FROM treatment_exact_cache', seconds=str(seconds), first=str(seconds)
         ),
@@ -175,6 +179,21 @@ def _result(
             "top": _most_repeated(calls),
         },
     )
+
+
+def _counted(repeats: int, unsaid: int, options: Options) -> str:
+    """What is counted, and under which rule.
+
+    >>> _counted(3, 3, DEFAULTS)
+    '3 repeats of what the same user was answered, kept for an hour; 3 of them do not say their temperature.'
+    >>> _counted(0, 0, DEFAULTS)
+    'No repeat of what the same user was answered, kept for an hour.'
+    """
+    whose = "anybody" if options.answers_shared else "the same user"
+    many = {0: "No repeat", 1: "1 repeat"}.get(repeats, f"{repeats:,} repeats")
+    said = f"{many} of what {whose} was answered"
+    warm = f"; {unsaid:,} of them do not say their temperature" if unsaid else ""
+    return f"{said}, kept {life(options.answers_kept)}{warm}."
 
 
 def _dearer(saving: Decimal | None, choices: Sequence[Mapping[str, Any]]) -> str | None:

@@ -100,7 +100,8 @@ def _unpaired(calls: Calls) -> Strategy:
 
 _ASK = (
     "Let a candidate answer a sample of the same prompts, have both answers judged, and import those calls with "
-    "`quality`; 780 pairs show a loss of less than 5 points where the answers differ as on grade-school maths."
+    f"`quality`; {required_pairs(variance=0.31, margin=0.05)} pairs show a loss of less than 5 points where "
+    "answers differ as on grade-school maths."
 )
 
 

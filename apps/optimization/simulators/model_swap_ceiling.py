@@ -1,5 +1,6 @@
 """Ask a cheaper model: a ceiling from list prices, because the calls cannot show how well it would have answered."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -83,7 +84,20 @@ def model_swap_ceiling(calls: Calls, options: Options = DEFAULTS) -> Strategy:
         [[swap["model"] for swap in swaps if swap["saving_usd"]]],
     )
     times = latency(calls, changed="FROM moved")
-    return _strategy(saving_usd=dollars(saving), why=without, latency=times, detail=detail)
+    why = " ".join(filter(None, (_dearest(swaps), without))) or None
+    return _strategy(saving_usd=dollars(saving), why=why, latency=times, detail=detail)
+
+
+def _dearest(swaps: Sequence[Mapping[str, Any]]) -> str | None:
+    """The swap that saves most, in a sentence; None where none saves."""
+    if not swaps or not swaps[0]["candidates"]:
+        return None
+    first = swaps[0]
+    best = max(first["candidates"], key=lambda offer: offer["saving_usd"])
+    return (
+        f"Most of it by {best['model']} instead of {first['model']}: the same tokens at its list price. Whether it "
+        "answers well enough is unknown."
+    )
 
 
 def _candidates(calls: Calls, options: Options) -> list[_Candidate]:
@@ -228,7 +242,7 @@ def _strategy(**more: Any) -> Strategy:
             "Up to: the same tokens at another model's list price. Whether it answers well enough is unknown.",
             "Each model in use moves to the cheapest candidate; part of it, or a dearer candidate, saves less.",
             "Calls that do not fit the candidate's context stay where they are.",
-            "Other tokenisers change the counts: `saving_from_usd` has 30 % more tokens, `saving_to_usd` 20 % less.",
+            "Other tokenisers change the counts: the range of each swap has 30 % more tokens to 20 % less.",
             "Cached tokens are assumed to stay cached; calls of a batch API are priced at the candidate's batch price.",
         ),
         latency_effect=LATENCY,

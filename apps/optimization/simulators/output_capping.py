@@ -105,7 +105,7 @@ def _strategy(options: Options, **more: Any) -> Strategy:
         assumptions=(
             f"An answer ends at the {options.output_percentile:.0%} percentile of its feature, reasoning aside.",
             "What is cut is not asked for again.",
-            "Reasoning is paid as output and nobody reads it: a lower effort saves a part of `reasoning_usd`.",
+            "Reasoning is paid as output and nobody reads it: a lower effort saves a part of what it costs.",
         ),
         latency_effect=LATENCY,
         **more,

@@ -130,7 +130,7 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
         known=known,
         missing=() if known else ("cached_tokens",),
         saving_usd=in_dollars(saving),
-        why=None if saving else "The provider's caches hold already what they can.",
+        why=None if saving else _nothing(int(read or 0), int(achieved or 0), part_of(covered, spend(calls))),
         latency=latency(
             calls,
             changed="""SELECT call FROM treatment_prefix_cache t JOIN calls USING (call)
@@ -147,6 +147,16 @@ def prefix_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             "rules": {provider: rules.source for provider, rules in PROVIDERS.items()},
         },
     )
+
+
+def _nothing(read: int, achieved: int, looked_at: float | None) -> str:
+    """Why nothing would be saved, of tokens that would be `read` and were."""
+    part = "what was looked at" if looked_at is None else f"{looked_at:.1%} of the spend, where prompts are long enough"
+    if not read:
+        return f"On {part}, no prompt begins as an earlier one that a provider's cache would still hold."
+    if achieved >= read:
+        return f"On {part}, the provider's caches hold already what they can."
+    return f"On {part}, what could be read costs more to write."
 
 
 def _unknown(calls: Calls) -> dict[str, Any]:

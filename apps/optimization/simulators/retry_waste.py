@@ -46,6 +46,9 @@ _ATTEMPTS = """
 """
 
 
+_UNTOLD = "No call says whether it failed, so only what was asked again after its answer is counted."
+
+
 @strategy(stage="drop")
 def retry_waste(calls: Calls, options: Options = DEFAULTS) -> Strategy:
     """The cost of billed failures that could have been foreseen, and of requests asked again after their answer."""
@@ -64,10 +67,10 @@ def retry_waste(calls: Calls, options: Options = DEFAULTS) -> Strategy:
            SELECT "call" FROM attempts WHERE kind IN (SELECT unnest(?::VARCHAR[]))""",
         [list(AVOIDABLE)],
     )
-    return _result(calls)
+    return _result(calls, told=bool(told))
 
 
-def _result(calls: Calls) -> Strategy:
+def _result(calls: Calls, *, told: bool) -> Strategy:
     count, saving, unpriced = calls.row(
         """SELECT count(*), sum(cost_pico), count(*) FILTER (cost_pico IS NULL)
            FROM attempts JOIN treatment_retry_waste USING ("call")"""
@@ -76,7 +79,8 @@ def _result(calls: Calls) -> Strategy:
     return _strategy(
         saving_usd=in_dollars(known_cost(count, saving)),
         missing=("price",) if count and unpriced == count else (),
-        why=priceless(unpriced, count, "avoidable attempts"),
+        why=" ".join(filter(None, (priceless(unpriced, count, "avoidable attempts"), None if told else _UNTOLD)))
+        or None,
         latency=without(calls, 'SELECT "call" FROM treatment_retry_waste'),
         detail={
             "avoidable_calls": count,

@@ -58,10 +58,12 @@ def backtest(sums: Floats, *, first: int = ENOUGH_CLUSTERS, horizon: int = 1) ->
     rows, share = np.asarray(sums, dtype=np.float64), Ratio(0, 1)
     windows = []
     for origin in range(first, len(rows) - horizon + 1, horizon):
-        intervals = cluster_intervals(rows[:origin], share, levels=LEVELS)
         realised = float(share(rows[origin : origin + horizon].sum(axis=0)))
+        if not np.isfinite(realised):
+            continue  # nothing was paid; years of that would take minutes
+        intervals = cluster_intervals(rows[:origin], share, levels=LEVELS)
         windows.append(Window(origin=origin, predicted=intervals[0].value, intervals=intervals, realised=realised))
-    return judged([window for window in windows if np.isfinite(window.realised)])
+    return judged(windows)
 
 
 def judged(windows: Sequence[Window]) -> Backtest:

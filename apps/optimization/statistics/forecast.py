@@ -147,8 +147,10 @@ def _calmed(spend: Floats, cycle: int) -> tuple[NDArray[np.bool_], Floats]:
 def _margins(said: Floats, came: Floats, level: float, growth: float) -> tuple[float, float] | None:
     """Multiples of a forecast between which `level` of what came lay (conformal order statistics), to the power of
     `growth`; None if too few."""
-    ratios = np.sort(np.divide(came, said, out=np.ones_like(came), where=said > 0))
+    ratios = np.sort(np.divide(came, said, out=np.where(came > 0, np.inf, 1.0), where=said > 0))
     outside = math.floor((len(ratios) + 1) * (1 - level) / 2 + 1e-9)
     if outside < 1:
         return None
+    if not np.isfinite(ratios[-outside]):
+        return None  # money came where none was forecast: no multiple says how much
     return float(min(ratios[outside - 1], 1.0)) ** growth, float(max(ratios[-outside], 1.0)) ** growth

@@ -59,7 +59,7 @@ def _verdict(
 ) -> tuple[Literal["stationary", "drifting", "unknown"], str]:
     if p is None:
         return "unknown", f"Not tested: {runs} runs of blocks, and a test of thirds needs {ENOUGH_RUNS}."
-    said = f"thirds differ by up to {size:.4g} around {whole:.4g} (p = {p:.3f})"
+    said = f"thirds of the log differ by up to {size:.2%} where the whole has {whole:.2%} (p = {p:.3f})"
     if p < SURE and size >= NOTABLE * abs(whole):
         return "drifting", f"Drifting: {said}; an interval from this log does not cover the next one."
     return "stationary", f"No drift found: {said}."

@@ -22,6 +22,7 @@ from apps.optimization.analyses import understood
 from apps.optimization.analysis import analyse
 from apps.optimization.bills import convert_bill
 from apps.optimization.calls import reading
+from apps.optimization.constraints import constraints
 from apps.optimization.conversion import Conversion, Order, convert
 from apps.optimization.importers import NoUsableColumns, mapping_of
 from apps.optimization.limits import MAX_STAGED
@@ -192,7 +193,12 @@ def _computed(
         wondered = asked.growth or asked.moves or asked.within
         scenario = what_if_with(calls, asked, analysis.joint) if wondered else None
     return presentation.Found(
-        analysis=analysis, conversion=conversion, reconciliation=compared, what_if=scenario, local=local
+        analysis=analysis,
+        conversion=conversion,
+        reconciliation=compared,
+        what_if=scenario,
+        asked=tuple(constraints(asked, analysis)),
+        local=local,
     )
 
 
