@@ -36,6 +36,7 @@ from apps.optimization.scenarios import (
     Scenario,
     compare_periods,
     pareto,
+    refuse_unknown_features,
     what_if,
 )
 from apps.optimization.sufficiency import sufficiency
@@ -192,6 +193,9 @@ def run_analysis(analysis_id: UUID) -> None:
         with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls, _bounded(calls):
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
+            if isinstance(asked, Asked):
+                # A typo in what nothing may touch would touch it; the other wishes are told to change nothing.
+                refuse_unknown_features(calls, asked.keep)
             result = KINDS[analysis.kind].compute(calls, asked, analysis, tell)
             if is_plain(analysis):
                 outcomes.measure(analysis.dataset, calls)

@@ -3,7 +3,7 @@
 Each question is a value that is stored with its answer, so that the same question can be put again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import compress
@@ -201,11 +201,17 @@ class UnknownFeature(Invalid):
     code = "analysis.unknown_feature"
 
 
-def refuse_unknown_features(calls: Calls, asked: Scenario) -> None:
-    """Raises UnknownFeature for a wish that would do nothing, since no call is of its feature."""
-    named = {*asked.waits, *asked.within, *asked.keep, *(move.feature for move in asked.moves if move.feature)}
+def features_of(asked: Scenario) -> set[str]:
+    """The features that a question is about."""
+    return {*asked.waits, *asked.within, *asked.keep, *(move.feature for move in asked.moves if move.feature)}
+
+
+def refuse_unknown_features(calls: Calls, named: Collection[str]) -> None:
+    """Raises UnknownFeature for a wish that would do nothing, since no call is of the feature that it names."""
+    if not named:
+        return
     there = {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
-    if missing := sorted(named - there):
+    if missing := sorted(set(named) - there):
         known = ", ".join(sorted(there)[:20]) or "no features at all"
         raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
 

@@ -291,6 +291,20 @@ def test_an_import_can_be_stopped_and_taken_up_again(client_for, alice, vera, mo
     assert client.post(f"{DATASETS}{made}/resume/").json()["code"] == "import.over"
 
 
+@pytest.mark.parametrize("kind", ["savings", "what_if", "pareto"])
+def test_a_feature_to_keep_that_no_call_is_of_fails_with_a_sentence(import_dataset, as_principal, alice, kind):
+    dataset = import_dataset(alice, [call(feature="chat")])
+
+    asked = advice.request_analysis(
+        principal=as_principal(alice), dataset_id=dataset.pk, kind=kind, parameters={"keep": ["chta"]}
+    )
+    analyses.run_analysis(asked.pk)
+
+    asked.refresh_from_db()
+    assert (asked.state, asked.error_code) == ("failed", "analysis.unknown_feature")
+    assert "'chta'; the log has chat" in asked.error_detail
+
+
 def test_how_reports_show_days_and_money_is_chosen_per_dataset(import_dataset, client_for, alice):
     dataset = import_dataset(alice, [call()])
     change = lambda **body: client_for(alice).patch(f"{DATASETS}{dataset.pk}/", body, format="json")  # noqa: E731

@@ -29,7 +29,7 @@ from apps.optimization.limits import MAX_STAGED
 from apps.optimization.local import Local, local_from
 from apps.optimization.readers import UnusableFile
 from apps.optimization.reconciliation import reconcile
-from apps.optimization.scenarios import Scenario, refuse_unknown_features, what_if_with
+from apps.optimization.scenarios import Scenario, features_of, refuse_unknown_features, what_if_with
 from apps.optimization.wishes import goal, share_from, times_from
 
 MEMORY_MIB = 1024  # for DuckDB, at least: in a terminal, one analysis has the machine for itself
@@ -181,7 +181,7 @@ def _computed(
         notes=conversion.notes,
         time_zone=local.time_zone,
     ) as calls:
-        refuse_unknown_features(calls, asked)
+        refuse_unknown_features(calls, features_of(asked))
         compared = reconcile(calls, charges) if charges else None
         analysis = analyse(
             calls,
