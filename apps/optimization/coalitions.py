@@ -62,6 +62,19 @@ class Saved:
         columns: NDArray[np.float64] = self.by_day[start:, [self.coalitions.index(coalition), -1]]
         return columns
 
+    def at_will(self, stage: Stage) -> "Saved":
+        """The same where `stage` is left out of the coalitions in which it would cost more than it saves."""
+        places = []
+        for place, coalition in enumerate(self.coalitions):
+            without = self.coalitions.index(coalition - {stage})
+            places.append(without if self.totals[place] < self.totals[without] else place)
+        return replace(
+            self,
+            totals=tuple(self.totals[place] for place in places),
+            by_cluster=self.by_cluster[:, places],
+            by_day=self.by_day[:, [*places, -1]],
+        )
+
     def weighed(self, stage: Stage, weight: Fraction) -> "Saved":
         """The same where `weight` of what `stage` adds to the others counts, for example because it costs more."""
         without = [self.coalitions.index(each - {stage}) for each in self.coalitions]

@@ -71,7 +71,9 @@ def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Save
     weight = _found_share(calls, by_stage["route"]) if by_stage["route"] else Fraction(1)
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
     found = saved(calls, treatments, replays[0] if replays else None)
-    return found if weight == 1 else found.weighed("route", weight)
+    found = found if weight == 1 else found.weighed("route", weight)
+    # Behind a route, the provider's cache may cost more than it saves; nobody would use it there.
+    return found.at_will("prefix")
 
 
 def _found_share(calls: Calls, strategies: Sequence[Strategy]) -> Fraction:

@@ -15,7 +15,7 @@ from apps.llm.pricing import Rates
 from apps.optimization.joint import joint
 from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.prefix.replay import FOREVER, Stream, replay
-from apps.optimization.simulators import replay_of, simulate
+from apps.optimization.simulators import Options, replay_of, simulate
 from tests.optimization.conftest import call
 
 MOONCAKE = PUBLIC / "mooncake_synthetic_trace.jsonl"
@@ -188,7 +188,7 @@ def test_where_a_cache_cannot_help_nothing_is_saved(write, calls_of, rows):
 
 
 def test_a_model_whose_cache_takes_longer_prompts_only_saves_nothing_on_these(write, calls_of):
-    haiku = Catalogue([Override(model="claude-haiku-4-5", rates=WRITES)])
+    haiku = Catalogue([Override(model="claude-sonnet-4-5", rates=WRITES)])
 
     with calls_of(write("calls.csv", [reader(n, model="claude-haiku-4-5") for n in range(20)]), haiku) as calls:
         assert simulate(calls, "prefix_cache").saving_usd == 0
@@ -279,3 +279,19 @@ def test_the_public_trace_would_cost_half_on_gpt_5(calls_of):
 
     # $82.45 -> $41.48 in the published replay, which knows neither steps nor a minimum.
     assert found.saving_usd == pytest.approx(Decimal("40.97"), abs=Decimal("0.1"))
+
+
+def test_behind_a_route_nobody_uses_a_cache_that_costs_more_than_it_saves(write, calls_of):
+    """The other model takes money for what it writes, and would rarely read it."""
+    used = Rates(input=Decimal(20), output=Decimal(0), cached_read=Decimal(2))
+    both = Catalogue([Override(model="gpt-4o", rates=used), Override(model="claude-sonnet-4-5", rates=WRITES)])
+    rows = [reader(n, text=BOOK if n < 20 else f"{n:04}" + BOOK[4:], session=f"s{n}") for n in range(40)]
+    options = Options(candidates=("claude-sonnet-4-5",))
+
+    with calls_of(write("calls.csv", rows), both) as calls:
+        prefix, route = (simulate(calls, name, options) for name in ("prefix_cache", "model_swap_ceiling"))
+        alone = joint(calls, [route], ceilings=True)
+        together = joint(calls, [prefix, route], ceilings=True)
+
+    assert prefix.saving_usd > 0
+    assert together.saving_usd >= alone.saving_usd > 0
