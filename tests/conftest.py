@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import Permission
@@ -45,6 +46,9 @@ def django_db_setup(django_db_setup, django_db_blocker) -> Iterator[None]:
 def pytest_configure() -> None:
     # Every full look at the many objects of all these modules takes a tenth of a second.
     gc.set_threshold(50_000, 20, 50)
+    # How long an example takes says how busy the machine is.
+    hypothesis.settings.register_profile("netra", deadline=None)
+    hypothesis.settings.load_profile("netra")
     # Django's own empties every table after such a test and makes all permissions again: half a second each time.
     TransactionTestCase._fixture_teardown = _empty_what_is_filled
 

@@ -35,7 +35,7 @@ def test_a_generated_request_is_answered_and_never_with_a_500(api, fuzzer, mode)
         if operation.path.startswith("/api/schema"):
             continue
 
-        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode))
         def ask(case):
             # A stream that is meant to go on would be waited for.

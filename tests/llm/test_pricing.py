@@ -285,7 +285,7 @@ def create_treated(database, call, treatment, tier):
     tier=st.sampled_from([None, "flex"]),
     asked=st.lists(coalitions, min_size=1, max_size=4),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_sql_and_python_agree_to_the_last_pico_dollar(database, call, rates, treatment, tier, asked):
     create_treated(database, call, treatment, tier)
     database.execute("DROP TABLE IF EXISTS tariff")

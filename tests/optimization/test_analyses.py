@@ -227,7 +227,7 @@ def test_a_repeat_takes_as_long_as_the_look_ups_that_the_log_shows(write, calls_
     assert found.detail["look_up_measured"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(gaps=st.lists(st.integers(1, 100), min_size=1, max_size=30), lives=st.tuples(*[st.integers(0, 300)] * 2))
 def test_answers_that_are_kept_longer_serve_no_fewer_calls_and_never_the_first(gaps, lives):
     """Where answers come before the next call; one that is asked for again at a busy time can serve fewer."""

@@ -247,7 +247,7 @@ names = st.sampled_from(
     rows=st.lists(st.dictionaries(names, cells | st.integers() | st.floats() | st.none(), max_size=9), max_size=8),
     as_lines=st.booleans(),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_values_at_all_bring_an_import_down(write, converted, rows, as_lines):
     content = "".join(json.dumps(row) + "\n" for row in rows) if as_lines else as_csv([{}, *rows])
     path = write("fuzz.csv", content.encode("utf-8", "surrogatepass"))

@@ -81,7 +81,7 @@ def test_with_the_extra_texts_are_alike_that_mean_the_same_in_other_words():
     assert made[0] @ made[1] > 0.5 > 0.3 > made[0] @ made[2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(trials=st.integers(1, 300), part=st.floats(0, 1))
 def test_the_bound_of_a_share_is_where_so_few_become_unlikely(trials, part):
     events = int(part * trials)

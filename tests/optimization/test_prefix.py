@@ -84,7 +84,7 @@ def workloads(draw):
     return calls
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(calls=workloads(), ttl=st.sampled_from([0.0, 1.0, 4.0, FOREVER]), capacity=st.integers(1, 12))
 def test_the_compiled_cache_does_what_an_obvious_one_does(calls, ttl, capacity):
     assert replay(stream(calls), ttl=ttl, capacity=capacity).blocks.tolist() == obviously(
@@ -92,7 +92,7 @@ def test_the_compiled_cache_does_what_an_obvious_one_does(calls, ttl, capacity):
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(calls=workloads(), ttl=st.integers(0, 6), capacity=st.integers(1, 12))
 def test_a_longer_life_or_no_bound_never_reads_less(calls, ttl, capacity):
     found = lambda **policy: replay(stream(calls), **policy).tokens.sum()  # noqa: E731

@@ -179,7 +179,7 @@ def test_a_header_with_far_too_many_columns_is_refused(write):
 
 
 @given(content=st.binary(max_size=400) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_at_all_bring_a_reader_down(tmp_path, content):
     path = tmp_path / "fuzz"
     path.write_bytes(content)
@@ -192,7 +192,7 @@ def test_no_bytes_at_all_bring_a_reader_down(tmp_path, content):
 
 
 @given(junk=st.binary(max_size=60), at=st.integers(0, 3000))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_parquet_file_is_a_declared_error_or_rows(write, tmp_path, junk, at):
     good = tmp_path / "calls.parquet"
     if not good.exists():

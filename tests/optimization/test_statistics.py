@@ -279,7 +279,7 @@ def test_the_baseline_is_used_where_nothing_beats_it():
     assert found.values == pytest.approx(WEEK)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(day=st.integers(0, 59), times=st.integers(1000, 10**6))
 def test_one_wild_day_in_sixty_moves_neither_the_forecast_nor_its_interval(day, times):
     calm = np.tile(1e6 * WEEK, 9)[:60] * random().lognormal(0, 0.05, 60)
@@ -321,7 +321,7 @@ def test_days_without_spend_are_days():
     assert scattered.low <= now_and_then[-7:].sum() <= scattered.high
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     spend=st.lists(st.one_of(st.just(0.0), st.floats(1, 1e12)), min_size=14, max_size=35),
     horizon=st.integers(1, 28),
