@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from apps.agents.measuring import OnDataset, measured
+from apps.agents.measuring import OnDataset, measured, which_bill
 from apps.agents.tools import pareto
 from apps.agents.tools.changes import latest_periods
 from apps.optimization import services
@@ -95,3 +95,7 @@ def test_what_changed_is_asked_of_the_calls_since_last_time(acme, alice, as_prin
     wanted = None if periods is None else tuple(START + day * DAY for day in periods)
     edges = found and (found.before_from, found.before_until, found.after_from, found.after_until)
     assert edges == (wanted and pytest.approx(wanted, abs=timedelta(seconds=1)))
+
+
+def test_without_a_bill_nothing_is_said_of_which_was_taken():
+    assert list(which_bill([])) == []
