@@ -135,6 +135,14 @@ def test_many_sessions_of_a_day_that_err_together_count_as_what_they_are():
     assert widening(days, sessions, SHARE) == pytest.approx(np.sqrt(100), rel=0.3)
 
 
+def test_days_that_are_a_part_of_the_log_stretch_it_as_the_whole_does():
+    days = days_of(0.98, days=240)
+
+    whole, parts = widening(days, days, SHARE), [widening(half, days, SHARE) for half in np.split(days, 2)]
+
+    assert np.mean(parts) == pytest.approx(whole, rel=0.25)
+
+
 def test_weeks_that_are_all_alike_are_no_resemblance():
     week = np.array([[3.0, 10], [3, 10], [3, 10], [3, 10], [3, 10], [9, 10], [9, 10]])
     days = np.tile(week, (8, 1)) + np.array([1.0, 0]) * random().normal(0, 0.5, size=(56, 1))

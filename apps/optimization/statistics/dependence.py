@@ -37,7 +37,10 @@ def resembling(interval: Interval, days: Floats, clusters: Floats, statistic: St
 
 
 def widening(days: Floats, clusters: Floats, statistic: Statistic) -> float:
-    """The standard error of `statistic` over days by that over clusters; 1 where it is not larger, or by luck."""
+    """The standard error of `statistic` over days by that over clusters; 1 where it is not larger, or by luck.
+
+    The last column is what was spent. Days may be a part of what the clusters spent, and then err as a part does.
+    """
     if len(days) < ENOUGH_DAYS:
         return 1.0
     gradient = statistic.gradient(days.sum(axis=0))
@@ -45,9 +48,10 @@ def widening(days: Floats, clusters: Floats, statistic: Statistic) -> float:
     together, apart = float(away @ away), float(np.square(clusters @ gradient).sum())
     if not (together > 0 and apart > 0):
         return 1.0
+    part = float(days[:, -1].sum() / clusters[:, -1].sum())
     alike = float(away[1:] @ away[:-1]) / together
     lasting = alike > SURE / np.sqrt(count)
-    spread = together / apart * count / (count - (WEEK if _has_weeks(days) else 1))
+    spread = together / apart / part * count / (count - (WEEK if _has_weeks(days) else 1))
     if not lasting and spread <= 1 + SURE * np.sqrt(2 / count):
         return 1.0
     r = min(MOST, alike + (1 + 3 * alike) / count) if lasting else 0.0
