@@ -5,7 +5,7 @@ as text in a column `raw_<field>`, without blanks around it and NULL where nothi
 say nothing is looked at.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 
 from apps.llm.pricing import MAX_TOKENS
@@ -105,10 +105,17 @@ MACROS = (
 # What a field is that the file cannot say; unknown where not named here.
 _UNSAID = dict.fromkeys(COUNTS, "0") | dict.fromkeys(TIMES, "NULL::TIMESTAMP") | dict.fromkeys(LIMITS, "NULL::BIGINT")
 _UNSAID |= dict.fromkeys(ANSWERS, "NULL::BOOLEAN") | dict.fromkeys((*NUMBERS, "quality"), "NULL::DOUBLE")
-_UNSAID |= {"recorded_cost": "NULL::DECIMAL(28,12)"}
+_UNSAID |= dict.fromkeys((*WORDS, "status", "service_tier"), "NULL::VARCHAR")
+_UNSAID |= {"recorded_cost": "NULL::DECIMAL(28,12)", "cache_told": "false"}
 
 
-def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, unit: float | None, longest: int) -> str:
+def unsaid(said: Set[str]) -> dict[str, str]:
+    """The typed columns that are the same for every row of a file which says these fields, and what they are."""
+    follow = {"cache_told": {"cached_read_tokens"}, "batch": {"service_tier"}, "service_tier": {"batch"}}
+    return {name: sql for name, sql in _UNSAID.items() if not said & ({name} | follow.get(name, set()))}
+
+
+def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: float | None, longest: int) -> str:
     """A query over `texts`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
 
     `said` are the fields with a column; `unit` is the seconds of one step of a clock that starts with the trace, None
@@ -137,7 +144,7 @@ def checked_sql(said: Collection[str], *, now: datetime, decimal_comma: bool, un
               FROM (SELECT *, {", ".join(f"{sql} AS {named(name)}" for name, sql in typed.items())} FROM texts))"""  # noqa: S608
 
 
-def _doubt(said: Collection[str], now: datetime, *, relative: bool, longest: int) -> str:
+def _doubt(said: Set[str], now: datetime, *, relative: bool, longest: int) -> str:
     """A condition that holds wherever a check fails, and seldom elsewhere; far quicker than all of them.
 
     Counts are joined bit by bit: one that is negative or too large makes the whole so, and an unreadable one NULL.
@@ -160,7 +167,7 @@ def _doubt(said: Collection[str], now: datetime, *, relative: bool, longest: int
     return " OR ".join(f"coalesce({test}, false)" for test in tests)
 
 
-def _typed(said: Collection[str], decimal_comma: bool, unit: float | None) -> dict[str, str]:
+def _typed(said: Set[str], decimal_comma: bool, unit: float | None) -> dict[str, str]:
     """Field -> expression for its value."""
     comma, mark = str(decimal_comma).lower(), quoted("." if decimal_comma else ",")
     values = {name: f"storable({_raw(name)})" for name in WORDS}
@@ -176,13 +183,14 @@ def _typed(said: Collection[str], decimal_comma: bool, unit: float | None) -> di
         "quality": "coalesce(yes_no(raw_quality)::DOUBLE, try_cast(number(raw_quality) AS DOUBLE))",
         "service_tier": _TIER,
     }
-    known = {name: sql if name in said else _UNSAID.get(name, "NULL::VARCHAR") for name, sql in values.items()}
+    known = _UNSAID | {name: sql for name, sql in values.items() if name in said}
     tier, batch = known["service_tier"], known["batch"]
-    return known | {
-        "cache_told": f"{_raw('cached_read_tokens')} IS NOT NULL" if "cached_read_tokens" in said else "false",
+    values |= {
+        "cache_told": f"{_raw('cached_read_tokens')} IS NOT NULL",
         "batch": f"coalesce({batch}, {tier} = 'batch')",
         "service_tier": f"coalesce({tier}, CASE WHEN {batch} THEN 'batch' END)",
     }
+    return values | unsaid(said)
 
 
 def _count(field: str, mark: str) -> str:
@@ -238,7 +246,7 @@ def _time_checks(now: datetime, *, relative: bool) -> list[Check]:
     ]
 
 
-def _count_checks(said: Collection[str]) -> list[Check]:
+def _count_checks(said: Set[str]) -> list[Check]:
     large = f"More than {MAX_TOKENS:,} tokens cannot be one call; sums of calls cannot be priced."
     return [
         *((name, f"{name} IS NULL", _NOT_WHOLE) for name in COUNTS),
@@ -259,11 +267,11 @@ def _count_checks(said: Collection[str]) -> list[Check]:
     ]
 
 
-def _without_tokens(said: Collection[str]) -> str:
+def _without_tokens(said: Set[str]) -> str:
     return " AND ".join(f"{_raw(name)} IS NULL" for name in _counted(said))
 
 
-def _counted(said: Collection[str]) -> list[str]:
+def _counted(said: Set[str]) -> list[str]:
     """Which of the two counts that make a call the file may say."""
     return [name for name in ("input_tokens", "output_tokens") if name in said]
 

@@ -306,16 +306,21 @@ def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
 
 
 def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tally: _Tally) -> _Tally:
-    """Read, understand and check all rows in one statement: writing them between would cost as much as all of it."""
+    """Read, understand and check all rows in one statement: writing them between would cost as much as all of it.
+
+    Columns that are the same for all rows are not written: that would take a sixth of the time.
+    """
     order, examined = work.order, work.scratch / "examined.parquet"
     _show_texts(connection, work, source)
     tally.unit = _unit(connection, work)
     query = checks.checked_sql(
-        work.fields, now=order.now, decimal_comma=work.table.decimal_comma, unit=tally.unit, longest=MAX_FIELD
+        set(work.fields), now=order.now, decimal_comma=work.table.decimal_comma, unit=tally.unit, longest=MAX_FIELD
     )
+    same = _same(work, tally)
     execute(
         connection,
-        f"COPY ({query}) TO {quoted(str(examined.resolve()))} (FORMAT parquet, COMPRESSION lz4)",
+        f"""COPY (SELECT * EXCLUDE ({", ".join(map(named, same))}) FROM ({query}))
+            TO {quoted(str(examined.resolve()))} (FORMAT parquet, COMPRESSION lz4)""",  # noqa: S608
         work.progress,
         start=CHECKED / 2 if tally.careful else 0.0,
         end=CHECKED,
@@ -326,10 +331,10 @@ def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tall
             "prompts."
         )
     rows = f"read_parquet({quoted(str(examined.resolve()))}, file_row_number = true)"
+    columns = ", ".join(f"{sql} AS {named(name)}" for name, sql in same.items())
     connection.execute(
-        f"""CREATE VIEW examined AS SELECT * EXCLUDE (file_row_number)
-            REPLACE (coalesce(line, file_row_number + {work.table.first_line}) AS line),
-            file_row_number AS number FROM {rows}"""  # noqa: S608
+        f"""CREATE VIEW examined AS
+            SELECT * EXCLUDE (file_row_number), {columns}, file_row_number AS number FROM {rows}"""  # noqa: S608
     )
     refuse_endless(connection.execute("SELECT count(*) FROM examined").fetchall()[0][0])
     return tally
@@ -357,6 +362,18 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
         f"""CREATE OR REPLACE VIEW texts AS SELECT * REPLACE ({said})
             FROM (SELECT {", ".join(columns)} FROM {work.texts.relation(source)})"""  # noqa: S608
     )
+
+
+def _same(work: _Work, tally: _Tally) -> dict[str, str]:
+    """What need not be read from the rows: columns that are the same for all of them, and lines that can be counted."""
+    said = work.importer.sql.keys()
+    columns = {} if tally.careful else {"line": f"file_row_number + {work.table.first_line}"}
+    columns |= {"is_call": "true"} if work.importer.is_call == "true" else {}
+    columns |= {} if "prompt" in said else {"prompt_hash": "NULL::UUID", "prompt_characters": "NULL::BIGINT"}
+    columns |= {} if said & {"prompt", "blocks"} else {"blocks": "NULL::UBIGINT[]"}
+    columns |= {} if "prompt" in said and not work.order.metadata_only else {"prompt": "NULL::VARCHAR"}
+    columns |= {f"{name}_hash": "NULL::UUID" for name in ("parameters", "answer") if name not in said}
+    return columns | checks.unsaid(set(work.fields))
 
 
 def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
