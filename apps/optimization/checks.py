@@ -69,9 +69,6 @@ def _looked_up(text: str, values: Mapping[str, str]) -> str:
 
 
 MACROS = (
-    # Trimming looks up every character; where plain ASCII has no blank at its ends, there is nothing to trim.
-    "CREATE TEMP MACRO said(t) AS CASE WHEN t >= '!' AND strlen(t) = length(t) AND NOT ends_with(t, ' ')"
-    " THEN t ELSE nullif(trim(t), '') END",
     "CREATE TEMP MACRO storable(t) AS CASE WHEN contains(t, chr(0)) THEN said(replace(t, chr(0), '')) ELSE t END",
     # Whole numbers, with thousands separators where they stand in the right places.
     r"CREATE TEMP MACRO ungrouped(t, mark) AS CASE"

@@ -31,7 +31,8 @@ class Texts:
     needed: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # column -> paths into its JSON
     _derived: dict[str, str] = field(default_factory=dict)  # name -> expression over the columns
     _inside: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)  # derived name -> paths into its JSON
-    _said: dict[str, str] = field(default_factory=dict)  # a text -> its name where it counts only if it says something
+    _said: dict[str, str] = field(default_factory=dict)  # what it takes that a text says something -> its name
+    _trimmed: set[str] = field(default_factory=set)  # expressions whose texts have no blanks around them
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -52,10 +53,23 @@ class Texts:
         return f'"text".{_piece(place.column, paths.index(place.keys))}'
 
     def first(self, *names: str) -> str:
-        """The first of several places that says something; empty objects and lists say nothing."""
+        """The first of several places that says something, trimmed; empty objects and lists say nothing."""
+        found = self._first("trimmed_something", names)
+        self._trimmed.add(found)
+        return found
+
+    def first_untouched(self, *names: str) -> str:
+        """As `first`, but as it stands, with the blanks around it: a prompt is another one without them."""
+        return self._first("said_something", names)
+
+    def is_trimmed(self, text: str) -> bool:
+        """Whether an expression is one of `first`."""
+        return text in self._trimmed
+
+    def _first(self, macro: str, names: Iterable[str]) -> str:
         # Under a name: a macro writes its argument out wherever it is used, and statements would grow without end.
-        texts = [at for at in map(self.at, names) if at != NOTHING]
-        said = [self._said.setdefault(at, f"netra said {len(self._said)}") for at in texts]
+        texts = [f"{macro}({at})" for at in map(self.at, names) if at != NOTHING]
+        said = [self._said.setdefault(text, f"netra said {len(self._said)}") for text in texts]
         return _first([f'"text".{named(name)}' for name in said])
 
     def derive(self, name: str, *names: str) -> None:
@@ -66,7 +80,7 @@ class Texts:
 
     def forget(self) -> None:
         """Forget what was asked for."""
-        for asked in (self.needed, self._derived, self._inside, self._said):
+        for asked in (self.needed, self._derived, self._inside, self._said, self._trimmed):
             asked.clear()
 
     def relation(self, source: str) -> str:
@@ -77,7 +91,7 @@ class Texts:
             named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())
             rows = _apart(f'(SELECT *, {named_ones} FROM {rows}) "text"', self._inside)  # noqa: S608
         if self._said:
-            said = ", ".join(f"said_something({at}) AS {named(name)}" for at, name in self._said.items())
+            said = ", ".join(f"{text} AS {named(name)}" for text, name in self._said.items())
             rows = f'(SELECT *, {said} FROM {rows}) "text"'  # noqa: S608
         return rows
 
@@ -93,13 +107,20 @@ class Texts:
         return Place(column=outer.column, keys=(*outer.keys, *keys))
 
 
-# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time. What begins and ends with
-# something visible is not trimmed first: that looks up each character.
+# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time. What is plain ASCII and begins
+# and ends with something visible is not trimmed: that looks up each character. A text that stays as it is may have
+# other characters inside.
 _SAYS_NOTHING = " ".join(f"WHEN {quoted(word)} THEN NULL" for word in _EMPTY)
-MACRO = f"""CREATE TEMP MACRO said_something(t) AS
-    CASE WHEN t >= '!' AND t <= '~' AND NOT ends_with(t, ' ')
-    THEN CASE WHEN strlen(t) > {max(map(len, _EMPTY))} THEN t ELSE CASE t {_SAYS_NOTHING} ELSE t END END
-    ELSE CASE trim(t) {_SAYS_NOTHING} ELSE t END END"""
+_SOMETHING = f"CASE WHEN strlen(t) > {max(map(len, _EMPTY))} THEN t ELSE CASE t {_SAYS_NOTHING} ELSE t END END"
+_PLAIN = "t >= '!' AND strlen(t) = length(t) AND NOT ends_with(t, ' ')"
+MACROS = (
+    f"CREATE TEMP MACRO said(t) AS CASE WHEN {_PLAIN} THEN t ELSE nullif(trim(t), '') END",
+    f"""CREATE TEMP MACRO said_something(t) AS
+        CASE WHEN t >= '!' AND t <= '~' AND NOT ends_with(t, ' ') THEN {_SOMETHING}
+        ELSE CASE trim(t) {_SAYS_NOTHING} ELSE t END END""",
+    f"""CREATE TEMP MACRO trimmed_something(t) AS
+        CASE WHEN {_PLAIN} THEN {_SOMETHING} ELSE CASE trim(t) {_SAYS_NOTHING} ELSE trim(t) END END""",
+)
 
 
 def _first(texts: Sequence[str]) -> str:

@@ -98,6 +98,20 @@ def test_an_observation_of_langfuse_is_read_in_every_export(read, name, spelled)
     assert row == (2600, 2000, 500, 200, 50, "claude-sonnet-4-5", "support", "u1", "s1", 0.2, 500, 0.4, "succeeded")
 
 
+def test_blanks_around_a_name_say_nothing_and_around_a_prompt_make_another_one(read):
+    prompts = ["Hello", " Hello", "Hello\u00a0", "Hello"]
+    rows = [
+        observation(id=f" o{number} ", traceName="\u00a0support \u3000", input=prompt, totalCost=" 0.5 ")
+        for number, prompt in enumerate(prompts)
+    ]
+
+    _, kept = read("o.jsonl", rows, "call_id, feature, recorded_cost, prompt, prompt_hash")
+
+    assert [row[:3] for row in kept] == [(f"o{number}", "support", Decimal("0.5")) for number in range(4)]
+    assert [row[3] for row in kept] == prompts
+    assert len({row[4] for row in kept}) == 3
+
+
 def test_only_generations_and_embeddings_of_langfuse_are_calls(read):
     rows = [
         observation(id="span", type="SPAN", usageDetails={}),

@@ -62,6 +62,7 @@ FIELDS = (
     "blocks",
     "cached_answer",
 )
+HASHED = ("prompt", "parameters", "answer")  # of which it counts whether they are the same, to the last blank
 
 
 class NoUsableColumns(UnusableFile):
@@ -165,7 +166,8 @@ def fields_at(texts: Texts, places: Mapping[str, tuple[str, ...]]) -> tuple[dict
     """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first."""
     found = {field: [name for name in names if texts.at(name) != NOTHING] for field, names in places.items()}
     columns = {field: ", ".join(name.replace("/", ".") for name in names) for field, names in found.items() if names}
-    return columns, {field: texts.first(*names) for field, names in found.items() if names}
+    first = {field: texts.first_untouched if field in HASHED else texts.first for field in found}
+    return columns, {field: first[field](*names) for field, names in found.items() if names}
 
 
 def together(texts: Iterable[str]) -> str:

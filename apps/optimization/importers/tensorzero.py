@@ -53,7 +53,7 @@ def tensorzero(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | No
     at = f"try_cast({written} AS TIMESTAMPTZ)::TIMESTAMP"
     began = f"({at} - to_milliseconds(coalesce(try_cast({took} AS BIGINT), 0)))"
     first = f"{began} + to_milliseconds(try_cast({texts.at('ttft_ms')} AS BIGINT))"
-    prompt = texts.first("input_messages", "input")
+    prompt = texts.first_untouched("input_messages", "input")
     return Importer(
         kind="tensorzero",
         documented=None,
