@@ -5,8 +5,7 @@ from typing import Any, get_args
 
 from apps.errors import Invalid
 from apps.optimization.calls import QUARTER_BEGAN, Calls
-from apps.optimization.duck import quoted
-from apps.optimization.local import EPOCH_YEAR
+from apps.optimization.local import A_DAY, shifts
 from apps.optimization.overview import TOKEN_COLUMNS, TOKENS, part_of, tokens
 from apps.optimization.results import Breakdown, BreakdownRow, Dimension, in_dollars
 
@@ -51,7 +50,7 @@ def spend_breakdown(calls: Calls, by: Dimension, *, limit: int = 50) -> Breakdow
 
 def spend_breakdowns(calls: Calls, dimensions: Sequence[Dimension], *, limit: int = 50) -> dict[Dimension, Breakdown]:
     """`spend_breakdown` by each of `dimensions`, in one pass over the calls."""
-    names, local = [f"by_{by}" for by in dimensions], _local(calls.time_zone)
+    names, local = [f"by_{by}" for by in dimensions], _local(calls)
     keys = ", ".join(
         f"{_KEYS[by][0].format(local=local)} AS {name}" for by, name in zip(dimensions, names, strict=True)
     )
@@ -89,12 +88,20 @@ def _breakdown(by: Dimension, found: tuple[Any, ...], time_zone: str) -> Breakdo
     )
 
 
-def _local(zone: str) -> str:
-    """The SQL of a call's quarter of an hour on the clocks of a zone; those of a trace know no zone."""
-    if zone == "UTC":
-        return QUARTER_BEGAN
-    there = f"timezone({quoted(zone)}, timezone('UTC', {QUARTER_BEGAN}))"
-    return f"CASE WHEN year({QUARTER_BEGAN}) <= {EPOCH_YEAR} THEN {QUARTER_BEGAN} ELSE {there} END"
+def _local(calls: Calls) -> str:
+    """The SQL of a call's quarter of an hour on the clocks of the zone; those of a trace know no zone.
+
+    By Python's rules, as all other times of a report: DuckDB brings its own, which may be of another year.
+    """
+    if calls.time_zone == "UTC":
+        return QUARTER_BEGAN.format(quarter="quarter")
+    [(first, last)] = calls.known(f"SELECT min(quarter), max(quarter) FROM calls WHERE quarter >= {_FIRST}")  # noqa: S608
+    ahead = [] if first is None else shifts(calls.time_zone, first, last)
+    cases = "".join(f" WHEN quarter >= {since} THEN {quarters}" for since, quarters in reversed(ahead))
+    return QUARTER_BEGAN.format(quarter=f"quarter + CASE{cases} ELSE 0 END" if cases else "quarter")
+
+
+_FIRST = 365 * A_DAY  # the first quarter of 1971: times before it count from the start of a trace
 
 
 def _row(group: Mapping[str, Any], total: int | None) -> BreakdownRow:

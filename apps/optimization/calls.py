@@ -69,7 +69,7 @@ COLUMNS: Mapping[str, str] = {
 # The clocks of all zones are whole quarters apart since 1979, and change at whole quarters since 2012 (but for a polar
 # station's), so days and hours are told from `quarter`, which is read faster than microseconds that are never the same.
 QUARTER = "epoch_us(time_bucket(INTERVAL 15 minutes, {started_at})) // 900_000_000"
-QUARTER_BEGAN = "make_timestamp(quarter * 900_000_000::BIGINT)"
+QUARTER_BEGAN = "make_timestamp(({quarter}) * 900_000_000::BIGINT)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Where the reader of a report is: the zone of its days and hours, and the currency of its amounts."""
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 from zoneinfo import ZoneInfo, available_timezones
@@ -47,11 +48,34 @@ class Local:
 
 UTC = Local()
 EPOCH_YEAR = 1970
+QUARTER = 900  # seconds
+A_DAY = 96  # quarters
 
 
 def is_trace(moment: datetime) -> bool:
     """Whether a time counts from the start of a trace: such times are in 1970, before any tokens."""
     return moment.year <= EPOCH_YEAR
+
+
+def shifts(zone: str, first: int, last: int) -> list[tuple[int, int]]:
+    """(Quarter of an hour since 1970, quarters that clocks are ahead of UTC from then on), from `first` to `last`.
+
+    Only changes that are a day apart are found; there are no others.
+    """
+    place = ZoneInfo(zone)
+
+    def ahead(quarter: int) -> int:
+        moment = datetime.fromtimestamp(quarter * QUARTER, place)
+        return int((moment.utcoffset() or timedelta()).total_seconds()) // QUARTER
+
+    found = [(first, ahead(first))]
+    for day in range(first, last, A_DAY):
+        quarters = range(day, min(day + A_DAY, last) + 1)
+        if ahead(quarters[-1]) != found[-1][1]:
+            before = found[-1][1]
+            since = quarters[bisect_left(quarters, True, key=lambda quarter: ahead(quarter) != before)]
+            found.append((since, ahead(since)))
+    return found
 
 
 def local_of(dataset: Chosen) -> Local:
@@ -81,7 +105,7 @@ def local_from(*, time_zone: str = "UTC", currency: str = "USD") -> Local:
 
 
 def is_time_zone(name: str) -> bool:
-    """Whether it names a zone, to Python and to DuckDB; "localtime" is whatever this machine has."""
+    """Whether it names a zone; "localtime" is whatever this machine has."""
     return name != "localtime" and name in available_timezones()
 
 

@@ -107,9 +107,8 @@ class Texts:
         return Place(column=outer.column, keys=(*outer.keys, *keys))
 
 
-# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time. What is plain ASCII and begins
-# and ends with something visible is not trimmed: that looks up each character. A text that stays as it is may have
-# other characters inside.
+# Not with IN: of more than a few words DuckDB makes a join, which takes 16 MiB each time. What is plain ASCII and
+# begins and ends visibly is not trimmed, for that looks up each character. A text that stays may have any inside.
 _SAYS_NOTHING = " ".join(f"WHEN {quoted(word)} THEN NULL" for word in _EMPTY)
 _SOMETHING = f"CASE WHEN strlen(t) > {max(map(len, _EMPTY))} THEN t ELSE CASE t {_SAYS_NOTHING} ELSE t END END"
 _PLAIN = "t >= '!' AND strlen(t) = length(t) AND NOT ends_with(t, ' ')"

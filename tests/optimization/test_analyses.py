@@ -99,12 +99,14 @@ def test_days_come_in_their_order_and_hours_are_hours_of_the_day(write, calls_of
 
 
 ZONES = ("UTC", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Chatham", "America/St_Johns")
+ZONES += ("Africa/Casablanca", "America/Vancouver", "America/Winnipeg")  # which change their rules in these years
 
 
 @pytest.mark.parametrize("written", ["today", "before the column of quarters existed"])
 def test_days_and_hours_are_those_of_the_clocks_of_any_zone(write, converted, tmp_path, written):
     # Around the nights in which clocks change, every 7 minutes and some seconds.
-    began = [datetime(2025, month, day, tzinfo=UTC) for month, day in ((3, 29), (4, 5), (10, 25), (11, 1), (12, 31))]
+    nights = ((2025, 2, 22), (2025, 3, 29), (2025, 4, 5), (2025, 10, 25), (2025, 11, 1), (2025, 12, 31), (2026, 10, 31))
+    began = [datetime(*night, tzinfo=UTC) for night in nights]
     moments = [day + timedelta(seconds=433.5 * step) for day in began for step in range(250)]
     converted(write("calls.csv", [call(timestamp=moment.isoformat()) for moment in moments]))
     file = tmp_path / "converted" / "calls.parquet"
