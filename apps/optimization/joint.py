@@ -21,7 +21,7 @@ from apps.optimization.coalitions import Coalition, Saved, saved
 from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
 from apps.optimization.simulators import learnt_until, replay_of, stage_of
 from apps.optimization.statistics.backtest import backtest
-from apps.optimization.statistics.bootstrap import Interval, Ratio, cluster_interval, widened
+from apps.optimization.statistics.bootstrap import Interval, Ratio, cluster_interval, of_enough, widened
 from apps.optimization.statistics.dependence import resembling
 from apps.optimization.statistics.stationarity import stationarity
 
@@ -176,7 +176,6 @@ def with_interval(calls: Calls, strategy: Strategy) -> Strategy:
     )
 
 
-ENOUGH_SAVERS = 10  # clusters that save something
 _NO_DAYS = "No call has a time."
 WEEK = 7  # days of one origin of the backtest
 
@@ -196,20 +195,11 @@ def _interval(found: Saved, coalition: Coalition, learnt: date | None) -> tuple[
         bias=tested.bias,
         mape=tested.mape,
     )
-    clusters = both[found.paid > 0]
-    sampled = resembling(cluster_interval(clusters, Ratio(0, 1)), days, clusters, Ratio(0, 1))
-    interval = _of_enough(widened(sampled, tested.residuals), int(np.count_nonzero(clusters[:, 0])))
+    clusters, share = both[found.paid > 0], Ratio(0, 1)
+    part = float(days[:, -1].sum() / clusters[:, -1].sum())
+    sampled = resembling(cluster_interval(clusters, share), days, clusters, share, part=part)
+    interval = of_enough(widened(sampled, tested.residuals), int(np.count_nonzero(clusters[:, 0])))
     return _possible(interval, always_saves=bool((both[:, 0] >= 0).all())), drift
-
-
-def _of_enough(interval: Interval, savers: int) -> Interval:
-    """No interval where few clusters save: resamples that miss them tell nothing of how much there is to miss."""
-    if interval.low is None or savers >= ENOUGH_SAVERS:
-        return interval
-    why = (
-        f"No interval: what is saved stands in {savers} clusters, and below {ENOUGH_SAVERS} a bootstrap is too narrow."
-    )
-    return replace(interval, low=None, high=None, why=why)
 
 
 def _possible(interval: Interval, *, always_saves: bool) -> Interval:

@@ -7,9 +7,11 @@ changed mix of features counts as failure; within a feature, the share that coul
 feature of which nothing could be saved before adds nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ from apps.optimization.coalitions import CLUSTER, saved
 from apps.optimization.models import Dataset, Outcome, Recommendation
 from apps.optimization.results import in_dollars
 from apps.optimization.simulators import Options, known, learnt_until, simulate, stage_of
-from apps.optimization.statistics.bootstrap import Floats, cluster_interval
+from apps.optimization.statistics.bootstrap import Floats, cluster_interval, of_enough
+from apps.optimization.statistics.dependence import resembling
 
 MOST_FEATURES = 8  # measured each by itself, the dearest first; the others together
 
@@ -30,25 +33,30 @@ _BEFORE_SAVED, _BEFORE, _AFTER_SAVED, _AFTER = range(4)
 @dataclass(frozen=True)
 class Realised:
     """What was not paid since, of summed columns: for each feature (could be saved before, spent before, could be saved
-    since, spent since)."""
+    since, spent since).
+
+    `paid` is what was paid since for each feature. That is known; an interval is about the shares of it, so the sums
+    tell these alone.
+    """
+
+    paid: Floats
 
     def __call__(self, sums: Floats) -> Floats:
         each = _by_feature(sums)
-        left = each[..., _AFTER] - each[..., _AFTER_SAVED]
-        value: Floats = np.where(_could(each), left * _factor(each) - each[..., _AFTER], 0).sum(axis=-1)
+        value: Floats = np.where(_could(each), self.paid * (_left(each) * _factor(each) - 1), 0).sum(axis=-1)
         return value
 
     def gradient(self, sums: Floats) -> Floats:
         """The derivative of the value by each column."""
         each = _by_feature(sums)
         found, factor = np.zeros_like(each), _factor(each)
-        kept = _kept(each)
-        left = each[..., _AFTER] - each[..., _AFTER_SAVED]
+        left, kept, spent = _left(each), _kept(each), _spent(each)
         found[..., _BEFORE_SAVED] = left * factor / kept
         found[..., _BEFORE] = -left * each[..., _BEFORE_SAVED] / kept**2
-        found[..., _AFTER_SAVED] = -factor
-        found[..., _AFTER] = factor - 1
-        gradient: Floats = np.where(_could(each)[..., None], found, 0).reshape(np.shape(sums))
+        found[..., _AFTER_SAVED] = -factor / spent
+        found[..., _AFTER] = factor * each[..., _AFTER_SAVED] / spent**2
+        weighed = found * np.asarray(self.paid)[..., None]
+        gradient: Floats = np.where(_could(each)[..., None], weighed, 0).reshape(np.shape(sums))
         return gradient
 
 
@@ -65,6 +73,17 @@ def _could(each: Floats) -> NDArray[np.bool_]:
 def _kept(each: Floats) -> Floats:
     """What was spent before and could not be saved; 1 where that says nothing, and the result is not used."""
     return np.where(_could(each), each[..., _BEFORE] - each[..., _BEFORE_SAVED], 1)
+
+
+def _spent(each: Floats) -> Floats:
+    """What was spent since; 1 where that is nothing, and so is what could be saved of it."""
+    return np.where(each[..., _AFTER] > 0, each[..., _AFTER], 1)
+
+
+def _left(each: Floats) -> Floats:
+    """Share of what was spent since that could not be saved any more."""
+    left: Floats = 1 - each[..., _AFTER_SAVED] / _spent(each)
+    return left
 
 
 def _factor(each: Floats) -> Floats:
@@ -89,11 +108,13 @@ def _measure_one(recommendation: Recommendation, calls: Calls) -> int:
     if strategy.saving_usd is None or last is None or last.date() < since:
         return 0
     stage = stage_of(strategy.name)
-    sums = _sums(calls, {stage: f"treatment_{strategy.name}"}, since, learnt_until(strategy))
-    each = _by_feature(sums.sum(axis=0))
+    clusters, days = _sums(calls, {stage: f"treatment_{strategy.name}"}, since, learnt_until(strategy))
+    each = _by_feature(clusters.sum(axis=0))
     if not each[:, _AFTER].sum() or not _could(each).any():
         return 0
-    interval = cluster_interval(sums, Realised())
+    realised = Realised(each[:, _AFTER])
+    savers = int(np.count_nonzero(_by_feature(clusters)[..., _BEFORE_SAVED].any(axis=1)))
+    interval = of_enough(resembling(cluster_interval(clusters, realised), days, clusters, realised), savers)
     predicted = int(_predicted(each))
     _write(recommendation, calls, since, last, predicted, (interval.value, interval.low, interval.high))
     return 1
@@ -106,9 +127,10 @@ def _predicted(each: Floats) -> float:
     return float(np.where(_could(each), without * share, 0).sum())
 
 
-def _sums(calls: Calls, treatments: dict[Stage, str], since: date, learnt: date | None = None) -> NDArray[np.float64]:
-    """A row per cluster, and for each feature: could be saved before, spent before, could be saved since, spent since;
-    pico-dollars. Days until `learnt` are left out: a strategy that learns from them counts nothing on them."""
+def _sums(calls: Calls, treatments: dict[Stage, str], since: date, learnt: date | None = None) -> tuple[Floats, Floats]:
+    """A row per cluster, and one per day; of each feature: could be saved before, spent before, could be saved since,
+    spent since; pico-dollars. Days until `learnt` are left out: a strategy that learns from them counts nothing on
+    them."""
     features = [
         name
         for (name,) in calls.rows(
@@ -123,24 +145,31 @@ def _sums(calls: Calls, treatments: dict[Stage, str], since: date, learnt: date 
     both = f"({CLUSTER}) * {width} + coalesce(list_position(getvariable('outcome_features'), feature), 0)"
     saved(calls, treatments, cluster=both)
     rows = calls.connection.execute(
-        f"""WITH spent AS (SELECT {both} AS cluster, started_at::DATE >= $1 AS since, sum(cost_pico) AS pico
+        f"""WITH spent AS (SELECT {both} AS place, started_at::DATE AS day, sum(cost_pico) AS pico
                            FROM calls WHERE billed AND cost_pico IS NOT NULL AND started_at IS NOT NULL
                              AND ($2 IS NULL OR started_at::DATE > $2) GROUP BY ALL),
-                 kept AS (SELECT cluster, day >= $1 AS since, sum(pico) AS pico FROM cluster_saved
-                          WHERE coalition = 1 AND ($2 IS NULL OR day > $2) GROUP BY ALL)
-            SELECT s.cluster // {width} AS cluster, (s.cluster % {width})::INTEGER AS feature,
-                   coalesce(sum(k.pico) FILTER (NOT s.since), 0)::DOUBLE AS before_saved,
-                   coalesce(sum(s.pico) FILTER (NOT s.since), 0)::DOUBLE AS before,
-                   coalesce(sum(k.pico) FILTER (s.since), 0)::DOUBLE AS after_saved,
-                   coalesce(sum(s.pico) FILTER (s.since), 0)::DOUBLE AS after
-            FROM spent s LEFT JOIN kept k USING (cluster, since) GROUP BY ALL ORDER BY ALL""",  # noqa: S608
+                 kept AS (SELECT cluster AS place, day, sum(pico) AS pico FROM cluster_saved
+                          WHERE coalition = 1 GROUP BY ALL),
+                 parts AS (SELECT place // {width} AS cluster, (place % {width})::INTEGER AS feature, s.day,
+                                  s.day >= $1 AS since, k.pico AS saved, s.pico AS spent
+                           FROM spent s LEFT JOIN kept k USING (place, day))
+            SELECT grouping(cluster) = 1 AS of_day, cluster, day, feature, since,
+                   coalesce(sum(saved), 0)::DOUBLE AS saved, sum(spent)::DOUBLE AS spent
+            FROM parts GROUP BY GROUPING SETS ((cluster, feature, since), (day, feature, since)) ORDER BY ALL""",  # noqa: S608
         [since, learnt],
     ).fetchnumpy()
-    clusters, place = np.unique(rows["cluster"], return_inverse=True)
-    sums = np.zeros((len(clusters), width, 4))
-    for column, name in enumerate(("before_saved", "before", "after_saved", "after")):
-        sums[place, rows["feature"], column] = rows[name]
-    return sums.reshape(len(clusters), -1)
+    of_day = np.asarray(rows["of_day"], dtype=bool)
+    return _matrix(rows, ~of_day, "cluster", width), _matrix(rows, of_day, "day", width)
+
+
+def _matrix(rows: Mapping[str, NDArray[Any]], which: NDArray[np.bool_], by: str, width: int) -> Floats:
+    """The rows of `which` as a row for each value of `by`, in order."""
+    values, place = np.unique(np.asarray(rows[by])[which], return_inverse=True)
+    feature, column = rows["feature"][which], np.where(rows["since"][which], _AFTER_SAVED, _BEFORE_SAVED)
+    sums = np.zeros((len(values), width, 4))
+    sums[place, feature, column] = rows["saved"][which]
+    sums[place, feature, column + 1] = rows["spent"][which]
+    return sums.reshape(len(values), -1)
 
 
 def _write(

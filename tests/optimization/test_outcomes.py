@@ -1,6 +1,6 @@
 """Whether an adopted way to save came true, on the calls that came after."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -150,10 +150,51 @@ def test_measuring_again_says_the_same_of_the_same_calls(measured, import_datase
 
 def test_the_gradient_is_that_of_the_value():
     sums, step = np.array([30.0, 100.0, 10.0, 120.0, 5.0, 50.0, 0.0, 80.0, 0.0, 9.0, 2.0, 9.0]), 1e-5
+    realised = Realised(sums[3::4])
     for column in range(8):
         moved = np.array([sums, sums])
         moved[0, column] -= step
         moved[1, column] += step
-        low, high = Realised()(moved)
-        assert Realised().gradient(sums)[column] == pytest.approx((high - low) / (2 * step), rel=1e-6)
-    assert not Realised().gradient(sums)[8:].any()  # of the third feature nothing could be saved before
+        low, high = realised(moved)
+        assert realised.gradient(sums)[column] == pytest.approx((high - low) / (2 * step), rel=1e-6)
+    assert not realised.gradient(sums)[8:].any()  # of the third feature nothing could be saved before
+    # Twice the calls of either time tell the same.
+    assert realised.gradient(sums) @ (sums * np.tile([1, 1, 0, 0], 3)) == pytest.approx(0, abs=1e-9)
+    assert realised.gradient(sums) @ (sums * np.tile([0, 0, 1, 1], 3)) == pytest.approx(0, abs=1e-9)
+
+
+def months(share_of, *, days=60, calls=40):
+    """A way to save that was adopted halfway and never used; on each day, a share of the calls could have waited."""
+    return [
+        call(
+            timestamp=f"{DAY + timedelta(days=day - days // 2):%Y-%m-%d}T{n % 24:02}:00:00Z",
+            interactive=str(n >= calls * share_of(day)).lower(),
+            session=f"s{day}-{n}",
+        )
+        for day in range(days)
+        for n in range(calls)
+    ]
+
+
+def test_an_outcome_is_as_uncertain_as_days_resemble_each_other(measured):
+    """The same shares in another order: for weeks much can wait and then little, or from day to day."""
+    shares = [0.2, 0.8]
+    lasting = measured(months(lambda day: shares[day // 10 % 2]))
+    changing = measured(months(lambda day: shares[day % 2]))
+
+    def width(outcome):
+        return outcome.high_usd - outcome.low_usd
+
+    assert width(lasting) > 2 * width(changing)
+
+
+def test_an_outcome_of_few_clusters_that_save_has_no_interval(measured):
+    rows = fortnights(0.0)
+    for row in rows:
+        if row["session"] > "s0-6":
+            row["interactive"] = "true"
+
+    found = measured(rows)
+
+    assert found.realised_usd is not None
+    assert (found.low_usd, found.high_usd) == (None, None)

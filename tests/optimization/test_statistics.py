@@ -138,7 +138,7 @@ def test_many_sessions_of_a_day_that_err_together_count_as_what_they_are():
 def test_days_that_are_a_part_of_the_log_stretch_it_as_the_whole_does():
     days = days_of(0.98, days=240)
 
-    whole, parts = widening(days, days, SHARE), [widening(half, days, SHARE) for half in np.split(days, 2)]
+    whole, parts = widening(days, days, SHARE), [widening(half, days, SHARE, part=0.5) for half in np.split(days, 2)]
 
     assert np.mean(parts) == pytest.approx(whole, rel=0.25)
 

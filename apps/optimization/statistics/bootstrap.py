@@ -27,6 +27,7 @@ Method = Literal["studentized", "percentile", "bca"]
 
 RESAMPLES = 2000
 ENOUGH_CLUSTERS = 30
+ENOUGH_SAVERS = 10  # clusters that save something
 MOST_GROUPS = 1000  # clusters beyond this are folded together: a resample of more says nothing new and costs memory
 SEED = 20260105
 _NORMAL = NormalDist()
@@ -160,6 +161,16 @@ def widened(interval: Interval, residuals: Floats) -> Interval:
         return replace(interval, why=" ".join(filter(None, (interval.why, why))))
     low, high = min(interval.low, interval.value - drift), max(interval.high, interval.value + drift)
     return replace(interval, low=low, high=high)
+
+
+def of_enough(interval: Interval, savers: int) -> Interval:
+    """No interval where few clusters save: resamples that miss them tell nothing of how much there is to miss."""
+    if interval.low is None or savers >= ENOUGH_SAVERS:
+        return interval
+    why = (
+        f"No interval: what is saved stands in {savers} clusters, and below {ENOUGH_SAVERS} a bootstrap is too narrow."
+    )
+    return replace(interval, low=None, high=None, why=why)
 
 
 def _ends(

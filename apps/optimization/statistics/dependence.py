@@ -22,9 +22,11 @@ SURE = 1.645  # standard errors: one-sided 95 %, beyond which a resemblance is n
 MOST = 0.97  # autocorrelation; of a longer memory a log of months shows too little
 
 
-def resembling(interval: Interval, days: Floats, clusters: Floats, statistic: Statistic) -> Interval:
+def resembling(
+    interval: Interval, days: Floats, clusters: Floats, statistic: Statistic, *, part: float = 1.0
+) -> Interval:
     """The interval as wide as it is where `days` (rows, in order) resemble each other more than `clusters` can tell."""
-    factor = widening(days, clusters, statistic)
+    factor = widening(days, clusters, statistic, part=part)
     if interval.low is None or interval.high is None or factor == 1:
         return interval
     said = f"Days resemble those before them, so the interval is {factor:.1f} times as wide as it would be else."
@@ -36,10 +38,11 @@ def resembling(interval: Interval, days: Floats, clusters: Floats, statistic: St
     )
 
 
-def widening(days: Floats, clusters: Floats, statistic: Statistic) -> float:
+def widening(days: Floats, clusters: Floats, statistic: Statistic, *, part: float = 1.0) -> float:
     """The standard error of `statistic` over days by that over clusters; 1 where it is not larger, or by luck.
 
-    The last column is what was spent. Days may be a part of what the clusters spent, and then err as a part does.
+    What `statistic` tells must not depend on the amount of calls, only on what they are like. Days may be a `part`
+    (0-1) of what the clusters spent, and then err as a part does.
     """
     if len(days) < ENOUGH_DAYS:
         return 1.0
@@ -48,7 +51,6 @@ def widening(days: Floats, clusters: Floats, statistic: Statistic) -> float:
     together, apart = float(away @ away), float(np.square(clusters @ gradient).sum())
     if not (together > 0 and apart > 0):
         return 1.0
-    part = float(days[:, -1].sum() / clusters[:, -1].sum())
     alike = float(away[1:] @ away[:-1]) / together
     lasting = alike > SURE / np.sqrt(count)
     spread = together / apart / part * count / (count - (WEEK if _has_weeks(days) else 1))
