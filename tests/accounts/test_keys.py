@@ -1,8 +1,11 @@
-"""API keys over REST."""
+"""API keys over REST and from a terminal."""
 
+import json
 from datetime import timedelta
+from io import StringIO
 
 import pytest
+from django.core.management import call_command
 from django.utils import timezone
 from knox.crypto import hash_token
 from rest_framework.test import APIClient
@@ -189,3 +192,47 @@ def test_a_key_that_cannot_be_is_refused(bob, as_principal, field, value):
 
     with pytest.raises(Invalid):
         services.create_api_key(as_principal(bob), **wish)
+
+
+@pytest.fixture
+def in_terminal():
+    """Run `create_api_key`; answers (exit status, standard output, standard error)."""
+
+    def run(*words):
+        out, err = StringIO(), StringIO()
+        with pytest.raises(SystemExit) as exited:
+            call_command("create_api_key", *words, stdout=out, stderr=err)
+        return exited.value.code, out.getvalue(), err.getvalue()
+
+    return run
+
+
+def test_a_key_made_in_a_terminal_is_printed_once_and_reads(in_terminal, bob):
+    status, said, _ = in_terminal("--email", f" {bob.email.upper()} ", "--name", "nightly export")
+    text = said.split()[0]
+
+    key = ApiKey.objects.get()
+    assert (status, key.user, key.name, key.scope) == (0, bob, "nightly export", "read")
+    assert timedelta(days=89) < key.expiry - timezone.now() < timedelta(days=91)
+    assert with_key(text).get(THREADS).status_code == 200
+    assert with_key(text).post(THREADS, {}).status_code == 403
+
+
+def test_a_key_may_last_for_ever_and_be_read_by_a_machine(in_terminal, bob):
+    status, said, _ = in_terminal("--email", bob.email, "--name", "ci", "--scope", "write", "--days", "0", "--json")
+    made = json.loads(said)
+
+    assert (status, made["name"], made["scope"], made["expires_at"]) == (0, "ci", "write", None)
+    assert with_key(made["key"]).post(THREADS, {"title": "By key"}).status_code == 201
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["unknown", "deactivated"])
+def test_for_nobody_no_key_is_made(in_terminal, bob, gone):
+    if gone:
+        bob.is_active = False
+        bob.save()
+
+    status, said, complaint = in_terminal("--email", bob.email if gone else "nobody@example.org", "--name", "x")
+
+    assert (status, said, ApiKey.objects.count()) == (2, "", 0)
+    assert "Nobody has signed up with" in complaint
