@@ -129,12 +129,13 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     if findings.dataset_id is None:
         return _joined((f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again.", *waits(triage, None)))
     bill, caveats = _first_sentence(_headline(findings, "dataset_overview"))
-    cautions = [caveats, *_caution(triage, findings, body), *waits(triage, body.joint)]
+    cautions = [caveats, *_caution(triage, body), *waits(triage, body.joint)]
     failures = [f"*Not computed:* {failure}" for failure in findings.failures]
     return _joined(
         (
             f"**{_plain(findings.dataset_name)}:** {bill}",
             *_answers(triage, findings),
+            "" if triage.goal_percent is None else _goal(triage, findings, body),
             *_savings(body),
             *cautions,
             *failures,
@@ -263,14 +264,12 @@ def _notes(findings: Findings, *, of_the_log: bool) -> list[str]:
     return [note for result in results for note in result.result.notes]
 
 
-def _caution(triage: Triage, findings: Findings, body: ReportBody) -> Iterator[str]:
+def _caution(triage: Triage, body: ReportBody) -> Iterator[str]:
     unknown = [finding.title for finding in body.findings if finding.saving_usd is None]
     if unknown:
         yield f"Not known yet: {', '.join(unknown)}."
     if sum(Decimal(finding.saving_usd or 0) > 0 for finding in body.findings) > 1:
         yield "Ways to save overlap: the same call can be saved only once, so do not add them up."
-    if triage.goal_percent is not None:
-        yield _goal(triage, findings, body)
     if triage.keep_quality and any(finding.up_to for finding in body.findings):
         yield "Quality was not measured: what is marked “up to” compares prices, it does not prove good answers."
 

@@ -36,9 +36,11 @@ def constraints(asked: Asked, found: Analysis) -> Iterator[str]:
 def spelled_wait(milliseconds: int) -> str:
     """A wait for reading.
 
-    >>> spelled_wait(500), spelled_wait(2000), spelled_wait(1500), spelled_wait(172_800_000), spelled_wait(0)
-    ('500 ms', '2 s', '1500 ms', '48 hours', '0 ms')
+    >>> spelled_wait(500), spelled_wait(2000), spelled_wait(1500), spelled_wait(3_600_000), spelled_wait(172_800_000)
+    ('500 ms', '2 s', '1500 ms', '1 hour', '48 hours')
     """
+    if milliseconds == 3_600_000:
+        return "1 hour"
     for name, length in (("hours", 3_600_000), ("s", 1000)):
         if milliseconds >= length and milliseconds % length == 0:
             return f"{milliseconds // length} {name}"

@@ -131,6 +131,9 @@ def _keys(found: Analysis, by: str) -> tuple[str, ...]:
     return tuple(row.key for row in found.breakdown[by].rows if row.key)
 
 
+PERCENT = "\N{NO-BREAK SPACE}%"
+
+
 def headline(joint: Joint | None, local: Local = UTC, more: IfAllowed | None = None) -> str:
     """The joint saving in one sentence, with its share of the spend and its interval; before it, what one rule adds."""
     if more:
@@ -141,10 +144,10 @@ def headline(joint: Joint | None, local: Local = UTC, more: IfAllowed | None = N
         return f"Together: {UNKNOWN}."
     said = f"Together: {'up to ' if joint.up_to else ''}{local.money(joint.saving_usd)}"
     if joint.spent_usd:
-        said += f" of {local.money(joint.spent_usd)} ({100 * joint.saving_usd / joint.spent_usd:.1f} %)"
+        said += f" of {local.money(joint.spent_usd)} ({100 * joint.saving_usd / joint.spent_usd:.1f}{PERCENT})"
     if joint.low is None or joint.high is None:
         return said + ", interval not computed"
-    return said + f", 95 % interval {local.money(joint.low)} to {local.money(joint.high)}"
+    return said + f", 95{PERCENT} interval {local.money(joint.low)} to {local.money(joint.high)}"
 
 
 def _title(name: str, titles: Mapping[str, str]) -> str:

@@ -76,12 +76,13 @@ def test_the_answer_begins_with_the_bill_and_ends_with_how_the_log_was_read(find
     paragraphs = compose(TRIAGE, findings).summary.split("\n\n")
 
     assert paragraphs[0] == "**March:** Your 100 calls cost **$50.00**."
-    assert [paragraph.partition(":")[0] for paragraph in paragraphs[1:4]] == [
+    assert [paragraph.partition(":")[0] for paragraph in paragraphs[1:5]] == [
+        "Your goal of 20 % is $10.00; without touching quality, none of these ways reaches it alone.",
         "**Proven on your own calls",
         "**At most, and not proven",
         "**Do first",
     ]
-    assert paragraphs[3].startswith("**Do first:** Try Cache.")
+    assert paragraphs[4].startswith("**Do first:** Try Cache.")
     assert paragraphs.index("Your log says $51.00.") > 3
     assert paragraphs[-3] == "- **prompt** unlocks caching. Export it."
     assert paragraphs[-2:] == ["How your log was read:", "- 2 rows were left out."]

@@ -90,7 +90,7 @@ def test_savings_are_for_the_organization_and_only_members_decide(sample, analys
     page_of(None, savings_of(sample), 302)
 
     for who, html in pages.items():
-        assert re.search(r"Together: \$[\d.]+ of \$[\d.]+ \([\d.]+ %\)", html)
+        assert re.search(r"Together: \$[\d.]+ of \$[\d.]+ \([\d.]+\u00a0%\)", html)
         assert ("Adopt<" in html, "Dismiss<" in html) == ((who != "vera"),) * 2
         assert "Sample <b>" not in html
         assert not re.search(r"<script(?![^>]*\ssrc=)|\sstyle=|<style|\son[a-z]+=", html)
@@ -216,8 +216,8 @@ def joint(**more) -> Joint:
 
 
 def test_the_joint_saving_is_one_sentence():
-    assert headline(joint()) == "Together: $8.08 of $54.30 (14.9 %), 95 % interval $7.47 to $8.70"
-    assert headline(joint(low=None)) == "Together: $8.08 of $54.30 (14.9 %), interval not computed"
+    assert headline(joint()) == "Together: $8.08 of $54.30 (14.9\u00a0%), 95\u00a0% interval $7.47 to $8.70"
+    assert headline(joint(low=None)) == "Together: $8.08 of $54.30 (14.9\u00a0%), interval not computed"
     assert headline(joint(up_to=True)).startswith("Together: up to $8.08")
     assert headline(joint(saving_usd=None)) == "Together: unknown."
     assert headline(None) == "Nothing is proven to save on these calls."
