@@ -3,8 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -22,10 +21,9 @@ from apps.llm.services import catalogue_for
 from apps.optimization import jobs, outcomes, recommendations
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import Calls
-from apps.optimization.datasets import bill_of, content_hash, open_dataset
-from apps.optimization.limits import MAX_SECONDS, Deadline, TookTooLong
+from apps.optimization.datasets import bill_of, bounded, content_hash, open_dataset
+from apps.optimization.limits import MAX_SECONDS
 from apps.optimization.models import Dataset, StoredAnalysis
-from apps.optimization.readers import TooLargeInside
 from apps.optimization.reconciliation import reconcile
 from apps.optimization.results import Assessment, Result
 from apps.optimization.scenarios import (
@@ -65,13 +63,6 @@ class AnalysisInterrupted(NetraError):
 
     code = "analysis.interrupted"
     status = 500
-
-
-class TooMuchWork(NetraError):
-    """The computation was stopped because others wait, or needs more memory than one may use."""
-
-    code = "analysis.too_much_work"
-    status = 422
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +181,7 @@ def run_analysis(analysis_id: UUID) -> None:
         return
     started = time.monotonic()
     try:
-        with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls, _bounded(calls):
+        with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls, bounded(calls, MAX_SECONDS):
             tell = jobs.reporting(analysis, lambda: publish(analysis), every=TELL_EVERY)
             asked = understood(analysis.kind, analysis.parameters)
             if isinstance(asked, Asked):
@@ -202,23 +193,6 @@ def run_analysis(analysis_id: UUID) -> None:
         _keep(analysis, result, time.monotonic() - started)
     except Exception as error:
         _give_up(analysis, error)
-
-
-@contextmanager
-def _bounded(calls: Calls) -> Iterator[None]:
-    """What is computed on `calls` ends in time: one question must not have a worker for good."""
-    try:
-        with Deadline(MAX_SECONDS).stopping(calls.connection):
-            yield
-    except TookTooLong:
-        minutes = f"{MAX_SECONDS / 60:.0f} minutes"
-        raise TooMuchWork(
-            f"The analysis took longer than {minutes}. Keep fewer days of calls, or split them."
-        ) from None
-    except TooLargeInside:
-        raise TooMuchWork(
-            "The calls need more memory than one analysis may use. Keep fewer days, or split them."
-        ) from None
 
 
 def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:

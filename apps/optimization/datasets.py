@@ -12,7 +12,9 @@ from apps.llm.catalogue import Catalogue
 from apps.llm.services import catalogue_for
 from apps.optimization import storage
 from apps.optimization.calls import Calls, reading
+from apps.optimization.limits import Deadline, TookTooLong, spelled
 from apps.optimization.models import Dataset
+from apps.optimization.readers import TooLargeInside
 
 
 class DatasetNotReady(NetraError):
@@ -42,6 +44,31 @@ class NotABill(NetraError):
 
     code = "dataset.is_no_bill"
     status = 409
+
+
+class TooMuchWork(NetraError):
+    """The computation was stopped because others wait, or needs more memory than one may use."""
+
+    code = "analysis.too_much_work"
+    status = 422
+
+
+@contextmanager
+def bounded(calls: Calls, seconds: float) -> Iterator[None]:
+    """What is computed on `calls` ends in time: one question must not have a process for good.
+
+    Raises:
+        TooMuchWork: it took longer than `seconds`, or needs too much memory.
+    """
+    try:
+        with Deadline(seconds).stopping(calls.connection):
+            yield
+    except TookTooLong:
+        raise TooMuchWork(f"It took longer than {spelled(seconds)}. Keep fewer days of calls, or split them.") from None
+    except TooLargeInside:
+        raise TooMuchWork(
+            "The calls need more memory than one analysis may use. Keep fewer days, or split them."
+        ) from None
 
 
 def files_of(dataset: Dataset) -> list[Dataset]:

@@ -15,6 +15,7 @@ from apps.errors import NetraError
 from apps.optimization.readers import TooLargeInside, UnusableFile
 
 MAX_SECONDS = 30 * 60.0  # of one import; others wait behind it
+IN_REQUEST_SECONDS = 30.0  # of what is computed while somebody's request waits
 MAX_STAGED = 4 * 1024**3  # bytes of text that the calls of one file may take
 MAX_LINE = 17 * 1024**2  # bytes of one call as text
 KEEP_FREE = 500 * 1024**2  # bytes of the disk that an import leaves to others
@@ -23,7 +24,7 @@ _AGAIN = 0.2  # seconds between two interruptions: one that comes between two st
 
 
 class TookTooLong(UnusableFile):
-    """The import was stopped because others wait."""
+    """The reading of a file was stopped because others wait."""
 
     code = "import.took_too_long"
 
@@ -41,7 +42,7 @@ class OverlongRow(Exception):
 
 
 class Deadline:
-    """The moment at which an import is stopped."""
+    """The moment at which the work is stopped."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -74,14 +75,22 @@ class Deadline:
             thread.join()
 
     def _over(self) -> TookTooLong:
-        minutes = f"{self._seconds / 60:.0f} minutes"
-        return TookTooLong(f"The import took longer than {minutes}. Split the file and import the parts.")
+        return TookTooLong(f"It took longer than {spelled(self._seconds)}. Split the file and bring the parts.")
 
     def _interrupt(self, connection: duckdb.DuckDBPyConnection, done: Event) -> None:
         wait = max(0.0, self._at - time.monotonic())
         while not done.wait(wait):
             connection.interrupt()
             wait = _AGAIN
+
+
+def spelled(seconds: float) -> str:
+    """A limit for reading.
+
+    >>> spelled(1800), spelled(30)
+    ('30 minutes', '30 seconds')
+    """
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:g} seconds"
 
 
 def require_room(place: Path) -> None:

@@ -26,9 +26,9 @@ from apps.optimization.bills import BillPreview, preview_bill
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.conversion import Order, Preview, check_price_as, preview
-from apps.optimization.datasets import bill_of, open_dataset
+from apps.optimization.datasets import bill_of, bounded, open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
-from apps.optimization.limits import MAX_STAGED
+from apps.optimization.limits import IN_REQUEST_SECONDS, MAX_STAGED, TookTooLong, spelled
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
 from apps.optimization.prices import prices_in_use
 from apps.optimization.reconciliation import Reconciliation, reconcile
@@ -186,13 +186,15 @@ def preview_upload(
         Forbidden: the principal may only look.
         TooLarge, NoRoom: see `storage`.
         UnusableFile, WrongMapping, UnknownModel: it cannot be read so.
+        TookTooLong: it takes longer than a request may; an import has more time.
     """
     _may_act(principal)
     _check_mapping(mapping or {})
     place = storage.folder(organization_id=principal.organization_id, dataset_id=uuid7())
     storage.keep_upload(place, upload.chunks())
+    most = max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES)
     try:
-        if bill := preview_bill(place / storage.UPLOAD, place, most=max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES)):
+        if bill := preview_bill(place / storage.UPLOAD, place, most=most, seconds=IN_REQUEST_SECONDS):
             return bill
         return preview(
             Order(
@@ -204,8 +206,13 @@ def preview_upload(
                 mapping=mapping or {},
                 metadata_only=True,
                 price_as=price_as.strip() or None,
+                seconds=IN_REQUEST_SECONDS,
             )
         )
+    except TookTooLong:
+        raise TookTooLong(
+            f"Looking at the file took longer than {spelled(IN_REQUEST_SECONDS)}. Import it: that may take longer."
+        ) from None
     finally:
         storage.remove(place)
 
@@ -318,9 +325,10 @@ def open_calls(*, principal: Principal, dataset_id: UUID) -> Iterator[Calls]:
 
     Raises:
         DatasetNotFound, DatasetNotReady, DatasetFailed: see there.
+        TooMuchWork: what is asked of them takes longer than a request may.
     """
     dataset = get_dataset(principal=principal, dataset_id=dataset_id)
-    with open_dataset(dataset, time_zone=dataset.time_zone) as calls:
+    with open_dataset(dataset, time_zone=dataset.time_zone) as calls, bounded(calls, IN_REQUEST_SECONDS):
         yield calls
 
 

@@ -587,6 +587,18 @@ def test_a_breakdown_by_nonsense_is_refused(import_dataset, client_for, alice, q
     assert client_for(alice).get(f"{DATASETS}{dataset.pk}/breakdown/", query).json()["code"] == "request.invalid"
 
 
+def test_what_takes_longer_than_a_request_may_is_stopped_and_says_so(import_dataset, client_for, alice, monkeypatch):
+    dataset = import_dataset(alice, ROWS)
+    monkeypatch.setattr(services, "IN_REQUEST_SECONDS", -1.0)
+
+    broken_down = client_for(alice).get(f"{DATASETS}{dataset.pk}/breakdown/")
+    looked_at = client_for(alice).post(f"{DATASETS}preview/", {"file": uploaded(ROWS)}, format="multipart")
+
+    assert (broken_down.status_code, broken_down.json()["code"]) == (422, "analysis.too_much_work")
+    assert (looked_at.status_code, looked_at.json()["code"]) == (422, "import.took_too_long")
+    assert "Import it: that may take longer." in looked_at.json()["detail"]
+
+
 def test_while_it_is_imported_the_breakdown_says_where_to_look_again(post, client_for, alice):
     location = post(alice).headers["Location"]
 

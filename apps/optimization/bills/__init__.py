@@ -278,7 +278,7 @@ class BillPreview:
     sums: tuple[Sum, ...]
 
 
-def preview_bill(source: Path, scratch: Path, *, most: int) -> BillPreview | None:
+def preview_bill(source: Path, scratch: Path, *, most: int, seconds: float = MAX_SECONDS) -> BillPreview | None:
     """Read a whole bill and leave nothing in `scratch`; None if it is none.
 
     Raises:
@@ -286,7 +286,7 @@ def preview_bill(source: Path, scratch: Path, *, most: int) -> BillPreview | Non
     """
     with TemporaryDirectory(prefix=SCRATCH, dir=scratch) as folder:
         kept = Path(folder) / "bill.parquet"
-        found = convert_bill(source, kept, most=most)
+        found = convert_bill(source, kept, most=most, seconds=seconds)
         return BillPreview(conversion=found, sums=sums_of(kept)) if found else None
 
 
