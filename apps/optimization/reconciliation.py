@@ -370,7 +370,10 @@ def _explain_factors(sides: _Sides) -> None:
 
 def _explain_factor(sides: _Sides, cells: dict[Key, _Cell], what: str) -> None:
     if not _has_factor(cells):
-        return
+        # The log may begin or end in the middle of a day of the bill.
+        cells, what = _without_ends(cells), f"{what} but the first and the last"
+        if not _has_factor(cells):
+            return
     paid, cost = _totals(cells)
     ratios = [billed / taken for billed, taken in _by_day(cells).values()]
     models = len({model for _, model in cells})
@@ -408,6 +411,11 @@ def _has_factor(cells: dict[Key, _Cell]) -> bool:
     return each_day and all(
         abs(billed - ratio * taken) <= max(AGREES * ratio * taken, ROUNDED * paid) for billed, taken in of_models
     )
+
+
+def _without_ends(cells: dict[Key, _Cell]) -> dict[Key, _Cell]:
+    days = sorted({day for day, _ in cells})
+    return {key: cell for key, cell in cells.items() if key[0] in days[1:-1]}
 
 
 def _is_sampled(cells: dict[Key, _Cell]) -> bool:

@@ -130,6 +130,20 @@ def test_a_ratio_that_changes_from_day_to_day_is_no_discount():
     assert causes(compared([taken(day) for day in DAYS[:2]], bill[:2])) == {"unexplained": -2}
 
 
+def test_a_discount_is_told_where_the_log_begins_and_ends_in_the_middle_of_a_day():
+    costs = ["4", "10", "12", "10", "7"]  # of ten on the first and on the last day, the log has a part
+
+    found = compared(
+        [taken(day, usd) for day, usd in zip(DAYS, costs, strict=True)],
+        [charged(day, usd) for day, usd in zip(DAYS, ["9", "9", "10.8", "9", "9"], strict=True)],
+    )
+
+    assert causes(found)["rates"] == Decimal("-3.2")
+    said = next(each.sentence for each in found.differences if each.cause == "rates")
+    assert said.startswith("Every day but the first and the last was billed at 0.900 times")
+    assert sum(each.amount for each in found.differences) == found.billed - found.captured
+
+
 def test_days_that_shift_while_their_sum_agrees_are_a_time_zone():
     found = compared(
         [taken(day, usd) for day, usd in zip(DAYS, ["10", "20", "30", "20", "10"], strict=True)],
