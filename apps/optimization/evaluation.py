@@ -34,6 +34,7 @@ from apps.optimization.statistics.backtest import LEVELS, coverage, lasting
 from apps.optimization.statistics.bootstrap import Ratio, cluster_interval, cluster_intervals
 from apps.optimization.statistics.dependence import resembling
 from apps.optimization.statistics.forecast import forecasted
+from apps.optimization.statistics.realised import adopted
 from apps.optimization.sufficiency import sufficiency
 
 # Names of the public traces as they are published.
@@ -107,7 +108,7 @@ class Bench:
 
 def evaluate(bench: Bench) -> Iterator[Finding]:
     """All rows, one after the other."""
-    for check in (_pricing, _truth, _shares, _coverage, _samples, _lasting, _forecasts, _anomalies, _masks):
+    for check in (_pricing, _truth, _shares, _coverage, _samples, _lasting, _outcomes, _forecasts, _anomalies, _masks):
         yield from check(bench)
     for name, about in (("Azure", _azure), ("Mooncake", _mooncake), ("GSM8K", _gsm8k)):
         files = sorted(bench.data.glob(TRACES[name]))
@@ -207,6 +208,19 @@ def _lasting(bench: Bench) -> Iterator[Finding]:
             luck = WITHIN * float(np.sqrt(level * (1 - level) / trials))
             about = f"intervals at {level:.0%}, hours alike by {memory:g} ({before:.0%} if days were independent)"
             yield _at_least(about, float(after), level - luck)
+
+
+def _outcomes(bench: Bench) -> Iterator[Finding]:
+    """Intervals of what was not paid since a way to save is used, where that is known from every call."""
+    trials = 40 if bench.quick else 400
+    for before, since, used in ((1000, 30, 1.0), (150, 150, 1.0), (150, 1000, 1.0), (1000, 60, 0.5), (1000, 60, 0.0)):
+        random, held = np.random.default_rng(SEED), 0
+        for _ in range(trials):
+            realised, sums, truth = adopted(random, before=before, since=since, used=used)
+            held += realised.interval(sums, sums[:0], since).contains(truth)
+        luck = WITHIN * float(np.sqrt(0.95 * 0.05 / trials))
+        about = f"outcomes at 95%, {before} clusters before and {since} since, used by {used:.0%}"
+        yield _at_least(about, held / trials, 0.95 - luck)
 
 
 def _forecasts(bench: Bench) -> Iterator[Finding]:

@@ -56,11 +56,7 @@ def business_metrics(*, organization_id: UUID) -> BusinessMetrics:
         conversion_rate=_conversion(organization_id),
         value_delivery_rate=_delivery(organization_id),
         confidence_accuracy=_accuracy(
-            list(
-                Outcome.objects.filter(
-                    recommendation__organization=organization_id, recommendation__confidence__isnull=False
-                ).values_list("recommendation__confidence", "held")
-            )
+            list(Outcome.of_stated_confidence(organization_id).values_list("recommendation__confidence", "held"))
         ),
         time_to_value=_time_to_value(organization_id),
     )

@@ -2,6 +2,7 @@
 
 import secrets
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.db import models, transaction
 from django.utils import timezone
@@ -237,6 +238,15 @@ class Outcome(models.Model):
 
     def __str__(self) -> str:
         return f"{self.recommendation_id}: {self.realised_usd}"
+
+    @classmethod
+    def of_stated_confidence(cls, organization_id: UUID) -> "models.QuerySet[Outcome]":
+        """The latest outcome of each recommendation that stated a confidence: one decision is one piece of evidence,
+        however often it was measured."""
+        stated = cls.objects.filter(
+            recommendation__organization=organization_id, recommendation__confidence__isnull=False
+        )
+        return stated.order_by("recommendation_id", "-to_at").distinct("recommendation_id")
 
 
 class PriceWatch(models.Model):

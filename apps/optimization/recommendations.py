@@ -146,13 +146,9 @@ def monthly(saving: Decimal, overview: Mapping[str, Any], since: str | None = No
 
 
 def _record(analysis: StoredAnalysis) -> list[tuple[float, bool]]:
-    """(confidence stated, whether it came true) of every outcome of the organization; a ceiling stated none."""
-    outcomes = Outcome.objects.filter(
-        recommendation__organization=analysis.organization_id, recommendation__confidence__isnull=False
-    )
+    """(confidence stated, whether it came true) of the organization's recommendations; a ceiling stated none."""
+    told = ("recommendation__sufficiency", "recommendation__sufficiency_state", "held")
     return [
         (prior(score, cast(State, state)), held)
-        for score, state, held in outcomes.values_list(
-            "recommendation__sufficiency", "recommendation__sufficiency_state", "held"
-        )
+        for score, state, held in Outcome.of_stated_confidence(analysis.organization_id).values_list(*told)
     ]

@@ -113,10 +113,12 @@ def test_value_is_delivered_where_incomplete_data_proved_a_saving(measured, acme
 
 def test_confidence_is_compared_with_what_came_true(measured, adopted, import_dataset, alice):
     dataset = import_dataset(alice, [call()])
-    adopted(dataset, confidence=1.0, held=[True] * 5)
+    for _ in range(5):
+        adopted(dataset, confidence=1.0, held=[True])
     assert (measured().confidence_accuracy.value, measured().confidence_accuracy.brier) == (None, 0)
 
-    adopted(dataset, confidence=0.5, held=[False] * 5)
+    for _ in range(5):
+        adopted(dataset, confidence=0.5, held=[False])
     found = measured().confidence_accuracy
     assert (found.value, found.brier, found.stated, found.came_true) == (1, 0.125, 0.75, 0.5)
 
