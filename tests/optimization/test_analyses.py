@@ -284,6 +284,15 @@ def test_calls_that_went_through_a_batch_api_already_save_nothing_more(write, ca
         assert saving(calls, "batch_eligible") == 0
 
 
+def test_a_failure_that_was_billed_is_not_batched(write, calls_of):
+    rows = [call(interactive="false", status=status, cost="0.0035") for status in ("failed", "success")]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = simulate(calls, "batch_eligible")
+
+    assert (found.saving_usd, found.detail["eligible_calls"]) == (COST / 2, 1)
+
+
 def test_where_no_batch_price_is_known_the_saving_is_unknown(write, calls_of):
     with calls_of(write("calls.csv", [call(provider="azure", interactive="false")])) as calls:
         found = simulate(calls, "batch_eligible")

@@ -17,8 +17,9 @@ LATENCY = "Batched calls answer within 24 hours instead of seconds. Every other 
 # Somebody who waits cannot be batched, whatever the deadline says; an answer that streams is waited for.
 _CAN_WAIT = "interactive IS NOT TRUE AND coalesce(deadline_seconds >= ?, interactive IS FALSE)"
 _SAYS = "(interactive IS NOT NULL OR deadline_seconds IS NOT NULL)"
-# What is free cannot be cheaper.
-_OPEN = "billed AND batch IS NOT TRUE AND stream IS NOT TRUE AND cost_pico IS DISTINCT FROM 0"
+# What is free cannot be cheaper, and what failed brought nothing that could have come later.
+_OPEN = """billed AND status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE AND stream IS NOT TRUE
+    AND cost_pico IS DISTINCT FROM 0"""
 
 
 @strategy(stage="batch")
