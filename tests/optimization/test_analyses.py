@@ -277,6 +277,7 @@ def test_without_any_hint_batching_is_a_ceiling_and_is_called_one(write, calls_o
 
     assert (found.saving_usd, found.up_to, found.evidence) == (2 * COST, True, "E0")
     assert found.missing == ("interactive", "deadline_seconds")
+    assert found.assumptions[0] == "Every call that does not stream is taken to wait a day."
 
 
 def test_calls_that_went_through_a_batch_api_already_save_nothing_more(write, calls_of):

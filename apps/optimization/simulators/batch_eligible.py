@@ -152,7 +152,10 @@ def _strategy(*, up_to: bool, **more: Any) -> Strategy:
         evidence="E0" if up_to else "E2",
         up_to=up_to,
         assumptions=(
-            "A call can wait if nobody waits for it (interactive is false) or its deadline is a day or more.",
+            "Every call that does not stream is taken to wait a day."
+            if up_to
+            else "A call can wait if the owner says so of its feature; else if its deadline is a day or more, or it "
+            "has none and says that nobody waits; one that says that somebody waits cannot.",
             "The same tokens at the model's listed batch price; answers do not change.",
             "A batch price that is listed only from a later day counts if the standard price was the same.",
             "Calls that stream are waited for.",

@@ -345,7 +345,8 @@ def _strategy(options: Options, *, granted: tuple[str, ...] = (), **more: Any) -
             f"At most {options.false_hits:.0%} of the pairs of questions differ in their answers, with "
             f"{CONFIDENCE:.0%} confidence; the same answer is the same words, whatever their case and spacing.",
             "The threshold was chosen on the earlier half of the calls; proven and counted is the later half.",
-            f"Prompts beyond {LONGEST:,} characters always ask; looked at are the latest {MOST_CALLS:,} calls.",
+            f"Prompts beyond {LONGEST:,} characters always ask; looked at are the latest {MOST_CALLS:,} calls, or "
+            f"fewer with {MOST_CHARACTERS:,} characters.",
             *granted,
         ),
         latency_effect=LATENCY,
