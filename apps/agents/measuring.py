@@ -84,11 +84,6 @@ WANTED: Mapping[str, tuple[str, str, str]] = {
         "savings on failures and retries",
         "Export the status of each call (LiteLLM: status).",
     ),
-    "trace_id": (
-        "Attempts at one request can be linked only by the trace that they share.",
-        "savings on failures and retries",
-        "Export the trace id of each call.",
-    ),
     "history_tokens": (
         "What is sent again can be told only where the parts of the input are counted apart.",
         "savings by trimming",
@@ -140,6 +135,7 @@ SYNONYMS = {
     "delay": "interactive",
     "history": "history_tokens",
     "owner": "user",
+    "attempts": "status",
 }
 
 

@@ -13,6 +13,7 @@ SHOWN_UNPRICED = 20  # models
 SHOWN_MODELS = 50
 SHOWN_FEATURES = 20
 
+_OWNER = '"user" IS NOT NULL OR session IS NOT NULL OR trace_id IS NOT NULL'
 # Field -> the condition under which a call carries it, in a form that the analyses can use.
 FIELDS = {
     "started_at": "started_at IS NOT NULL",
@@ -27,7 +28,7 @@ FIELDS = {
     "cached_tokens": "model IN (SELECT model FROM calls WHERE cache_told)",
     "status": "status IS NOT NULL",
     "user": '"user" IS NOT NULL',
-    "owner": '"user" IS NOT NULL OR session IS NOT NULL OR trace_id IS NOT NULL',
+    "owner": _OWNER,
     "feature": "feature IS NOT NULL",
     "session": "session IS NOT NULL",
     "delay": "interactive IS NOT NULL OR deadline_seconds IS NOT NULL OR batch",
@@ -38,6 +39,8 @@ FIELDS = {
     "blocks": f"len(blocks) > 0 OR prompt_characters < {BLOCK}",
     "quality": "quality IS NOT NULL",
     "trace_id": "trace_id IS NOT NULL",
+    # What came of a call, or whether it asks the same again: either shows what was paid in vain.
+    "attempts": f"status IS NOT NULL OR (prompt_hash IS NOT NULL AND ({_OWNER}))",
     "history": "history_tokens IS NOT NULL OR session IS NOT NULL",
 }
 TOKEN_COLUMNS = ("input_tokens", "output_tokens", "cached_read_tokens", "cached_write_tokens")

@@ -9,11 +9,19 @@ from numpy.typing import NDArray
 from apps.optimization.calls import Calls
 from apps.optimization.prefix.replay import Floats, Integers, compiled
 
-# Two calls are the same if all that decides the answer is: the prompt, the model, where it runs, and its parameters.
-SAME = "hash(prompt_hash, model, provider, parameters_hash, temperature, tools)"
+# What decides an answer beside the prompt: the model, where it runs, and its parameters.
+SETTING = "model, provider, parameters_hash, temperature, tools"
+SAME = f"hash(prompt_hash, {SETTING})"  # two calls are the same if all that decides the answer is
 # Whose a call is: nobody else may get its answer. NULL where the call names no user, no session and no trace.
 OWNER = """CASE WHEN "user" IS NOT NULL THEN hash('user', "user") WHEN session IS NOT NULL THEN hash('session', session)
     WHEN trace_id IS NOT NULL THEN hash('trace', trace_id) END"""
+# An answer that was cut short is not complete, and a failure is none.
+COMPLETE = """status IS DISTINCT FROM 'failed'
+    AND coalesce(lower(finish_reason) NOT IN ('length', 'max_tokens', 'max_output_tokens'), true)"""
+# What another call's answer takes away from a call: nothing, variety, or what the tools do.
+PLAIN, WARM, TOOLS = 0, 1, 2
+KIND = f"(CASE WHEN tools THEN {TOOLS} WHEN temperature > 0 THEN {WARM} ELSE {PLAIN} END)::UTINYINT"
+APART = {WARM: "temperature above 0", TOOLS: "tools offered"}
 NOBODY = -1
 
 
@@ -45,6 +53,19 @@ def _loop(same: Any, at: Floats, usable_at: Floats, until: Floats, kept: Any) ->
         elif kept[call] and usable_at[call] < usable_at[held]:
             held = call
     return found
+
+
+def taken_for_granted(calls: Calls, counted: str, named: str) -> tuple[str, ...]:
+    """What the calls of the table `counted` do not say and KIND takes for granted, with how many they are."""
+    whole, warmth, tools = calls.row(
+        f"""SELECT count(*), count(*) FILTER (temperature IS NULL), count(*) FILTER (tools IS NULL)
+            FROM calls JOIN {counted} USING ("call")"""  # noqa: S608
+    )
+    said = (
+        (warmth, "do not tell their temperature; it is taken for 0"),
+        (tools, "do not tell whether they offer tools; they are taken to offer none"),
+    )
+    return tuple(f"{silent:,} of {whole:,} {named} {what}." for silent, what in said if silent)
 
 
 def look_up_seconds(calls: Calls) -> tuple[float, bool]:

@@ -25,7 +25,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "model_swap_ceiling": ("model", "tokens"),
     "model_swap_by_task": ("model", "tokens", "feature", "prompt_hash", "quality"),
     "routing": ("model", "tokens", "prompt_hash", "quality"),
-    "retry_waste": ("started_at", "status", "trace_id"),
+    "retry_waste": ("started_at", "attempts"),
     "context_trimming": ("started_at", "model", "tokens", "history"),
     "output_capping": ("model", "tokens", "feature"),
     "latency": ("started_at", "ended_at"),

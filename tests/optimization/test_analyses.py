@@ -277,11 +277,21 @@ def test_without_any_hint_batching_is_a_ceiling_and_is_called_one(write, calls_o
 
     assert (found.saving_usd, found.up_to, found.evidence) == (2 * COST, True, "E0")
     assert found.missing == ("interactive", "deadline_seconds")
+    assert found.assumptions[0] == "Every call that does not stream is taken to wait a day."
 
 
 def test_calls_that_went_through_a_batch_api_already_save_nothing_more(write, calls_of):
     with calls_of(write("calls.csv", [call(batch="true", interactive="false")])) as calls:
         assert saving(calls, "batch_eligible") == 0
+
+
+def test_a_failure_that_was_billed_is_not_batched(write, calls_of):
+    rows = [call(interactive="false", status=status, cost="0.0035") for status in ("failed", "success")]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        found = simulate(calls, "batch_eligible")
+
+    assert (found.saving_usd, found.detail["eligible_calls"]) == (COST / 2, 1)
 
 
 def test_where_no_batch_price_is_known_the_saving_is_unknown(write, calls_of):

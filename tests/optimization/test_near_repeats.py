@@ -105,6 +105,10 @@ def test_near_repeats_are_saved_as_far_as_answers_prove_it_and_on_the_half_that_
     assert (found.evidence, found.up_to) == ("E2", False)
     assert (found.latency.before.p50, found.latency.after.p50) == (4, 4)
     assert headline.startswith("80 calls of the later half")
+    assert (
+        found.assumptions[-1]
+        == "80 of 80 near repeats do not tell whether they offer tools; they are taken to offer none."
+    )
 
 
 def test_planted_false_hits_are_refused_and_a_careless_owner_is_told_how_many(write, calls_of):

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from apps.optimization.simulators import simulate
 from apps.optimization.sufficiency import ENOUGH_CLUSTERS, OVERALL, sufficiency
 from tests.optimization.conftest import call
 
@@ -88,6 +89,26 @@ def test_what_comes_stood_out_changed_and_took_how_long_have_scores_too(assessed
     assert whole["changes"].missing == ("feature",)
     told = assessed(month(duration_ms=900, feature="chat"), capture_rate=1.0)
     assert (told["latency"].score, told["changes"].score) == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("told", "carries"),
+    [
+        ({"status": "success"}, True),
+        ({"trace_id": "t", "session": ""}, True),
+        ({"user": "u", "session": ""}, True),
+        ({}, True),  # a session
+        ({"session": ""}, False),  # nobody's
+        ({"prompt": ""}, False),
+        ({"prompt": "", "trace_id": "t"}, False),
+    ],
+)
+def test_what_was_paid_in_vain_is_assessed_by_what_its_simulator_reads(write, calls_of, told, carries):
+    with calls_of(write("calls.csv", [row | told for row in month()])) as calls:
+        found, simulated = sufficiency(calls)["retry_waste"], simulate(calls, "retry_waste")
+
+    assert (found.score > 0, found.missing) == (carries, () if carries else ("attempts",))
+    assert (simulated.saving_usd is not None) == carries
 
 
 def test_a_missing_field_says_what_it_is_worth(assessed):

@@ -24,8 +24,8 @@ def at(second, **more):
         f"2026-10-01T12:{second // 60:02d}:{second % 60:02d}Z",
         f"2026-10-01T12:{second // 60:02d}:{second % 60:02d}.5Z",
     )
-    empty = {"status": "", "error": "", "cost": "", "trace_id": "", "user": "", "prompt": "", "temperature": ""}
-    return call(timestamp=start, ended_at=end) | empty | more
+    empty = ("status", "error", "cost", "trace_id", "user", "prompt", "temperature", "tools_offered", "finish_reason")
+    return call(timestamp=start, ended_at=end) | dict.fromkeys(empty, "") | more
 
 
 # --- Retries and errors ----------------------------------------------------------------------------------------------
@@ -42,8 +42,31 @@ def at(second, **more):
         pytest.param([at(0, prompt="q", user="u"), at(700, prompt="q", user="u")], 0, id="much later"),
         pytest.param([at(0, prompt="q", trace_id="t"), at(0, prompt="q", trace_id="t")], 0, id="before the answer"),
         pytest.param([at(0, prompt="q", trace_id="t"), at(5, prompt="r", trace_id="t")], 0, id="another step"),
+        pytest.param([at(n, prompt="q", trace_id="t", temperature="1") for n in (0, 5)], 0, id="for variety"),
         pytest.param(
-            [at(0, prompt="q", trace_id="t"), at(5, prompt="q", trace_id="t", temperature="1")], 0, id="for variety"
+            [at(n, prompt="q", trace_id="t", tools_offered="true") for n in (0, 5)], 0, id="for what the tools do"
+        ),
+        pytest.param(
+            [at(0, prompt="q", user="u", finish_reason="length"), at(5, prompt="q", user="u")], 0, id="after half of it"
+        ),
+        pytest.param(
+            [at(n, prompt="q", trace_id="t", user=user) for n, user in ((0, "u"), (5, "v"))],
+            0,
+            id="by another user of it",
+        ),
+        pytest.param(
+            [at(n, prompt="q", trace_id=trace, user="u") for n, trace in ((0, "t"), (5, "s"))], 0, id="in another trace"
+        ),
+        pytest.param(
+            [at(n, prompt="q", user="u") for n in (0, 400, 800)], 1, id="a repeat makes the answer no younger"
+        ),
+        pytest.param(
+            [
+                at(n, prompt="q", trace_id="t", tools_offered="true", **more)
+                for n, more in ((0, {"status": "failed", "cost": "0.0035", "error": "429"}), (5, {}))
+            ],
+            1,
+            id="a failure, whatever its tools",
         ),
         pytest.param(
             [at(0, trace_id="t", status="failed", cost="0.0035", error="invalid_request"), at(5, trace_id="t")],
@@ -65,6 +88,28 @@ def test_an_attempt_in_vain_is_avoidable_only_if_one_could_have_known(write, cal
     assert (found.detail["avoidable_calls"], found.saving_usd, left) == (avoidable, avoidable * COST, avoidable)
 
 
+def test_a_repeat_is_in_vain_only_while_its_answer_may_be_kept(write, calls_of):
+    with calls_of(write("calls.csv", [at(n, prompt="q", user="u") for n in (0, 30, 90)])) as calls:
+        kept = [simulate(calls, "retry_waste", Options(answers_kept=seconds)) for seconds in (None, 60, 10)]
+
+    assert [each.detail["avoidable_calls"] for each in kept] == [2, 1, 0]
+
+
+def test_what_calls_leave_unsaid_is_taken_for_granted_and_told(write, calls_of):
+    """Three questions are each asked again a second later; what their calls say differs."""
+    said = ({}, {"temperature": "0"}, {"temperature": "0", "tools_offered": "false"})
+    rows = [sent(n + s, took=0, prompt=f"q{n}", **more) for n, more in enumerate(said) for s in (60, 61)]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        told = {name: simulate(calls, name).assumptions for name in ("duplicate_calls", "retry_waste", "exact_cache")}
+
+    for name, counted in (("duplicate_calls", "duplicates"), ("retry_waste", "repeats"), ("exact_cache", "repeats")):
+        assert told[name][-2:] == (
+            f"1 of 3 {counted} do not tell their temperature; it is taken for 0.",
+            f"2 of 3 {counted} do not tell whether they offer tools; they are taken to offer none.",
+        )
+
+
 def test_failures_are_told_by_their_kind_and_linked_to_the_next_attempt(write, calls_of):
     failed = {"status": "failed", "cost": "0.0035"}
     rows = [
@@ -84,7 +129,7 @@ def test_a_log_that_links_nothing_says_so(write, calls_of):
     with calls_of(write("calls.csv", [call()])) as calls:
         found = simulate(calls, "retry_waste")
 
-    assert (found.saving_usd, found.missing) == (None, ("status", "trace_id"))
+    assert (found.saving_usd, found.missing) == (None, ("status", "prompt", "user"))
 
 
 # --- The same request twice ------------------------------------------------------------------------------------------
@@ -107,6 +152,7 @@ def sent(second, took=30, **more):
         pytest.param([sent(1), sent(20, user="")], 0, id="of nobody"),
         pytest.param([sent(1, status="failed"), sent(20)], 0, id="of a failure"),
         pytest.param([sent(1, temperature="1"), sent(2, temperature="1")], 0, id="for variety"),
+        pytest.param([sent(1, tools_offered="true"), sent(2, tools_offered="true")], 0, id="for what the tools do"),
     ],
 )
 def test_a_request_sent_again_before_its_answer_is_a_duplicate(write, calls_of, rows, duplicates):
@@ -135,6 +181,18 @@ def test_what_is_a_duplicate_a_retry_and_a_repeat_at_once_is_saved_once(write, c
     assert [each.saving_usd for each in found] == [COST] * 3
     assert together.saving_usd == COST
     assert sum(together.shares.values()) == COST
+
+
+def test_no_way_to_save_counts_what_a_cache_refuses(write, calls_of):
+    """Somebody asks every half a minute, with tools, whether something is there yet."""
+    polls = [sent(30 * n, took=1, trace_id="t", tools_offered="true", temperature="0") for n in range(20)]
+
+    with calls_of(write("calls.csv", polls)) as calls:
+        found = [simulate(calls, name) for name in ("duplicate_calls", "retry_waste", "exact_cache")]
+        together = joint(calls, found)
+
+    assert [each.saving_usd for each in found] == [0] * 3
+    assert together is None
 
 
 # --- Trimming --------------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ LATENCY = "Batched calls answer within 24 hours instead of seconds. Every other 
 # Somebody who waits cannot be batched, whatever the deadline says; an answer that streams is waited for.
 _CAN_WAIT = "interactive IS NOT TRUE AND coalesce(deadline_seconds >= ?, interactive IS FALSE)"
 _SAYS = "(interactive IS NOT NULL OR deadline_seconds IS NOT NULL)"
-# What is free cannot be cheaper.
-_OPEN = "billed AND batch IS NOT TRUE AND stream IS NOT TRUE AND cost_pico IS DISTINCT FROM 0"
+# What is free cannot be cheaper, and what failed brought nothing that could have come later.
+_OPEN = """billed AND status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE AND stream IS NOT TRUE
+    AND cost_pico IS DISTINCT FROM 0"""
 
 
 @strategy(stage="batch")
@@ -151,7 +152,10 @@ def _strategy(*, up_to: bool, **more: Any) -> Strategy:
         evidence="E0" if up_to else "E2",
         up_to=up_to,
         assumptions=(
-            "A call can wait if nobody waits for it (interactive is false) or its deadline is a day or more.",
+            "Every call that does not stream is taken to wait a day."
+            if up_to
+            else "A call can wait if the owner says so of its feature; else if its deadline is a day or more, or it "
+            "has none and says that nobody waits; one that says that somebody waits cannot.",
             "The same tokens at the model's listed batch price; answers do not change.",
             "A batch price that is listed only from a later day counts if the standard price was the same.",
             "Calls that stream are waited for.",

@@ -116,7 +116,8 @@ def _strategy(options: Options, **more: Any) -> Strategy:
             f"{options.trimmed:.0%} of the history is left out of every call; the answers stay as long.",
             "Where the parts of the input are not told apart, history is what the session's last call had in and out.",
             "Cached tokens are taken away first and save only the cached price.",
-            "Cutting at the front changes the prefix, so that the first call after a cut finds a cold cache.",
+            "Cutting at the front changes the prefix, so that the first call after a cut finds a cold cache; that is "
+            "not taken off.",
         ),
         latency_effect=LATENCY,
         **more,

@@ -13,25 +13,32 @@ from apps.llm.amounts import spell_dollars
 from apps.optimization.calls import Calls
 from apps.optimization.latency import latency
 from apps.optimization.overview import known_cost, part_of, spend
-from apps.optimization.repeats import NOBODY, OWNER, SAME, exact_sum, forever, look_up_seconds, served_by
+from apps.optimization.repeats import (
+    APART,
+    COMPLETE,
+    KIND,
+    NOBODY,
+    OWNER,
+    PLAIN,
+    SAME,
+    exact_sum,
+    forever,
+    look_up_seconds,
+    served_by,
+    taken_for_granted,
+)
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy
 
 SHOWN = 10
 LIVES: tuple[float | None, ...] = (3600.0, 86400.0, None)  # seconds that answers are kept; None is for good
 LATENCY = "A repeat answers after a look-up instead of the model's time, its first word too; other calls keep theirs."
-# An answer that was cut short is not complete, and a failure is none.
-COMPLETE = """status IS DISTINCT FROM 'failed'
-    AND coalesce(lower(finish_reason) NOT IN ('length', 'max_tokens', 'max_output_tokens'), true)"""
-PLAIN, WARM, TOOLS = 0, 1, 2  # what the same words would take away: nothing, variety, what tools do
-_APART = {WARM: "temperature above 0", TOOLS: "tools offered"}
 # Only calls that somebody asked twice. Without a recorded end, the start stands for it.
 _ASKED = """
     CREATE OR REPLACE TEMP TABLE asked AS
     SELECT "call", line, model, feature, prompt_hash, cost_pico, {same} AS same, {owner} AS owner,
            epoch(started_at) AS began, epoch(greatest(coalesce(ended_at, started_at), started_at)) AS ended,
-           {complete} AS complete, temperature IS NULL AS unsaid,
-           (CASE WHEN tools THEN {TOOLS} WHEN temperature > 0 THEN {WARM} ELSE {PLAIN} END)::UTINYINT AS kind
+           {complete} AS complete, temperature IS NULL AS unsaid, {kind} AS kind
     FROM calls WHERE billed AND prompt_hash IS NOT NULL AND started_at IS NOT NULL AND {free}
     QUALIFY count(*) OVER (PARTITION BY same) > 1
 """
@@ -72,9 +79,7 @@ def exact_cache(calls: Calls, options: Options = DEFAULTS) -> Strategy:
             why=f"The calls carry no {' and no '.join(missing)}, so repeats cannot be told from new questions.",
         )
     calls.connection.execute(
-        _ASKED.format(
-            same=SAME, owner=OWNER, complete=COMPLETE, free=free_sql(options), PLAIN=PLAIN, WARM=WARM, TOOLS=TOOLS
-        )
+        _ASKED.format(same=SAME, owner=OWNER, complete=COMPLETE, kind=KIND, free=free_sql(options))
     )
     # One scope after the other, for each holds a row per repeated call.
     other = _choices(_Replay(calls, shared=not options.answers_shared))
@@ -156,6 +161,7 @@ def _result(
     )
     return _strategy(
         options,
+        granted=taken_for_granted(calls, "treatment_exact_cache", "repeats"),
         saving_usd=amount,
         missing=("price",) if repeats and unpriced == repeats else (),
         why=" ".join(filter(None, remarks)),
@@ -169,7 +175,7 @@ def _result(
             "choices": choices,
             "apart": [
                 {"because": because} | told
-                for kind, because in _APART.items()
+                for kind, because in APART.items()
                 if (told := _told(replay, served, kind))["repeats"]
             ],
             "calls_with_owner": owned,
@@ -245,7 +251,7 @@ def life(seconds: float | None) -> str:
     )
 
 
-def _strategy(options: Options, **more: Any) -> Strategy:
+def _strategy(options: Options, *, granted: tuple[str, ...] = (), **more: Any) -> Strategy:
     shared = (
         "All users share the answers." if options.answers_shared else "Nobody gets an answer given to another user."
     )
@@ -255,10 +261,11 @@ def _strategy(options: Options, **more: Any) -> Strategy:
         evidence="E2",
         up_to=False,
         assumptions=(
-            "A repeat has the same prompt, model and parameters as an earlier call that succeeded and had ended.",
+            "A repeat has the same prompt, model and parameters as an earlier call whose complete answer was there.",
             f"An answer is kept {life(options.answers_kept)} and asked for again after that; hits do not renew it.",
             f"{shared} Without a user, a session or a trace is one.",
             "Calls above temperature 0 and calls with tools are told apart and not counted.",
+            *granted,
         ),
         latency_effect=LATENCY,
         **more,

@@ -240,8 +240,8 @@ def _strategy(**more: Any) -> Strategy:
         up_to=True,
         assumptions=(
             "Up to: the same tokens at another model's list price. Whether it answers well enough is unknown.",
-            "Each model in use moves to the cheapest candidate; part of it, or a dearer candidate, saves less.",
-            "Calls that do not fit the candidate's context stay where they are.",
+            "Each model in use moves to the candidate that saves most; part of it, or another candidate, saves less.",
+            "Calls that do not fit the candidate's context stay, and those of a batch API where it has no batch price.",
             "Other tokenisers change the counts: the range of each swap has 30 % more tokens to 20 % less.",
             "Cached tokens are assumed to stay cached; calls of a batch API are priced at the candidate's batch price.",
         ),

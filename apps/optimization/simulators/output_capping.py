@@ -103,7 +103,8 @@ def _strategy(options: Options, **more: Any) -> Strategy:
         evidence="E0",
         up_to=True,
         assumptions=(
-            f"An answer ends at the {options.output_percentile:.0%} percentile of its feature, reasoning aside.",
+            f"An answer ends at the {options.output_percentile:.0%} percentile of its feature, reasoning aside; "
+            f"a feature with fewer than {MIN_CALLS} answers has no cap.",
             "What is cut is not asked for again.",
             "Reasoning is paid as output and nobody reads it: a lower effort saves a part of what it costs.",
         ),

@@ -346,7 +346,8 @@ def _strategy(*, known: bool = True, **more: Any) -> Strategy:
             *(() if known else ("What was read from caches already is not told, and taken for nothing.",)),
             "Caches are kept apart by model and key, and forget after five minutes without use (DeepSeek: an hour; "
             "Anthropic: an hour where that paid better in the first half).",
-            "A prefix can be read once the call that wrote it has begun to answer.",
+            "A prefix can be read once the call that wrote it has begun to answer; where that is not told, has ended, "
+            "and where that is not told either, has begun.",
             "Where writing costs more, how deep to write is learnt from the first half; only the second half counts.",
             "Nothing is evicted earlier; providers may.",
         ),

@@ -118,6 +118,7 @@ def _strategy(options: Options, **more: Any) -> Strategy:
         assumptions=(
             f"At least {options.quality_floor:.0%} of the quality is kept, with 95 % confidence where it was chosen.",
             "Scores are out of fold, the threshold is chosen on one half of the sessions and reported on the other.",
+            "The share saved on the held-out half stands for both halves.",
             "Only calls that were answered twice are counted; the rest of the traffic saves nothing here.",
             f"A decision costs {options.router_usd} dollars; a visible failure of the candidate costs both answers.",
             "The candidate costs what its own answers cost, with its own cache, cold where the replay met it cold.",

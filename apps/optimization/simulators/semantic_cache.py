@@ -10,11 +10,21 @@ from numpy.typing import NDArray
 from apps.optimization.calls import Calls
 from apps.optimization.latency import latency
 from apps.optimization.overview import known_cost, spend
-from apps.optimization.repeats import OWNER, exact_sum, forever, look_up_seconds
+from apps.optimization.repeats import (
+    COMPLETE,
+    KIND,
+    OWNER,
+    PLAIN,
+    SETTING,
+    exact_sum,
+    forever,
+    look_up_seconds,
+    taken_for_granted,
+)
 from apps.optimization.results import Strategy, in_dollars, usd
 from apps.optimization.similarity import Vectors, vectors
 from apps.optimization.simulators import DEFAULTS, Options, free_sql, priceless, strategy, taught_before
-from apps.optimization.simulators.exact_cache import COMPLETE, life
+from apps.optimization.simulators.exact_cache import life
 from apps.optimization.statistics.proportion import CONFIDENCE, at_most
 
 # Calls and characters that are looked at, the latest: how alike n texts are takes n * n / 2 products.
@@ -30,9 +40,9 @@ _ASKED = """
     WITH open AS (
         SELECT "call", cost_pico, prompt_hash, answer_hash, started_at, prompt_characters, {complete} AS complete,
                epoch(started_at) AS began, epoch(greatest(coalesce(ended_at, started_at), started_at)) AS ended,
-               hash(model, provider, parameters_hash, temperature{owner}) AS cache
+               hash({setting}{owner}) AS cache
         FROM calls WHERE billed AND prompt_hash IS NOT NULL AND started_at IS NOT NULL
-          AND prompt_characters <= {longest} AND coalesce(temperature, 0) = 0 AND tools IS NOT TRUE
+          AND prompt_characters <= {longest} AND {kind} = {plain}
           AND {owned} AND {free}
         QUALIFY min(prompt_hash) OVER (PARTITION BY cache) < max(prompt_hash) OVER (PARTITION BY cache)
     )
@@ -142,6 +152,9 @@ def _asked(calls: Calls, options: Options) -> tuple[_Asked | None, dict[str, Any
     calls.connection.execute(
         _ASKED.format(
             complete=COMPLETE,
+            setting=SETTING,
+            kind=KIND,
+            plain=PLAIN,
             owner="" if options.answers_shared else f", {OWNER}",
             owned="true" if options.answers_shared else f"({OWNER}) IS NOT NULL",
             free=free_sql(options),
@@ -308,6 +321,7 @@ def _result(calls: Calls, options: Options, asked: _Asked, near: NDArray[np.bool
     seconds, measured = look_up_seconds(calls)
     return _strategy(
         options,
+        granted=taken_for_granted(calls, "treatment_semantic_cache", "near repeats"),
         saving_usd=in_dollars(known_cost(hits, saving)),
         missing=("price",) if hits and unpriced == hits else (),
         why=priceless(unpriced, hits, "near repeats"),
@@ -318,7 +332,7 @@ def _result(calls: Calls, options: Options, asked: _Asked, near: NDArray[np.bool
     )
 
 
-def _strategy(options: Options, **more: Any) -> Strategy:
+def _strategy(options: Options, *, granted: tuple[str, ...] = (), **more: Any) -> Strategy:
     shared = "all users share the answers" if options.answers_shared else "nobody gets an answer given to another user"
     return Strategy(
         name="semantic_cache",
@@ -331,7 +345,9 @@ def _strategy(options: Options, **more: Any) -> Strategy:
             f"At most {options.false_hits:.0%} of the pairs of questions differ in their answers, with "
             f"{CONFIDENCE:.0%} confidence; the same answer is the same words, whatever their case and spacing.",
             "The threshold was chosen on the earlier half of the calls; proven and counted is the later half.",
-            f"Prompts beyond {LONGEST:,} characters always ask; looked at are the latest {MOST_CALLS:,} calls.",
+            f"Prompts beyond {LONGEST:,} characters always ask; looked at are the latest {MOST_CALLS:,} calls, or "
+            f"fewer with {MOST_CHARACTERS:,} characters.",
+            *granted,
         ),
         latency_effect=LATENCY,
         **more,
