@@ -225,6 +225,110 @@ def test_a_bad_body_is_answered_with_a_status_in_its_own_form(send, alice, setti
     assert spools(settings) == []
 
 
+def field(number, content):
+    """A field of protobuf that holds bytes: what an attacker writes by hand."""
+    size, left = b"", len(content)
+    while left > 127:
+        size, left = size + bytes([left & 127 | 128]), left >> 7
+    return bytes([number << 3 | 2]) + size + bytes([left]) + content
+
+
+def scope_of(content):
+    return field(1, field(2, content))
+
+
+@pytest.fixture
+def no_objects(monkeypatch):
+    """Nothing may be made of a body before its values are counted."""
+
+    def made(*_):
+        raise AssertionError("objects were made of it")
+
+    monkeypatch.setattr(traces, "_from_json", made)
+    monkeypatch.setattr(traces, "_from_protobuf", made)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (scope_of(field(2, b"") * 500_001), PROTOBUF),
+        (field(1, b"") * 500_001, PROTOBUF),
+        (scope_of(field(2, field(9, b"") * 500_001)), PROTOBUF),
+        (scope_of(field(2, field(9, field(2, field(5, field(1, b"") * 500_001))))), PROTOBUF),
+        (b'{"resourceSpans":[' + b"{}," * 500_001 + b"{}]}", JSON),
+        (b'{"resourceSpans":[{"a":"\\\\","b":[' + b"[" * 500_001, JSON),
+    ],
+    ids=["spans", "resources", "attributes", "values", "objects", "lists"],
+)
+def test_a_small_body_of_very_many_values_is_refused_before_anything_is_made_of_it(send, alice, no_objects, body, kind):
+    packed = gzip.compress(body)
+    assert len(packed) < 10_000
+
+    answer = send(alice, packed, kind, HTTP_CONTENT_ENCODING="gzip")
+
+    said = Status.FromString(answer.content).message if kind == PROTOBUF else json.loads(answer.content)["message"]
+    assert (answer.status_code, "500,000 values" in said) == (413, True)
+
+
+def test_what_a_prompt_holds_are_no_values(send, swept, alice):
+    prompt = {"key": "gen_ai.prompt", "value": {"stringValue": '{"say": "\\\\", "rows": [' + "1," * 600_000 + "[{"}}
+
+    answer = send(alice, document(span(1, attributes=[*span()["attributes"], prompt])))
+
+    assert (answer.status_code, [dataset.rows for dataset in swept()]) == (200, [1])
+
+
+def test_a_batch_of_thousands_of_spans_is_taken(send, alice):
+    assert send(alice, in_protobuf(*range(1, 8193)), PROTOBUF).status_code == 200
+
+
+def test_fields_of_a_newer_protocol_are_passed_over(send, swept, alice):
+    unknown = b"\x98\x06\x96\x01" + b"\xa1\x06" + bytes(8) + b"\xad\x06" + bytes(4) + field(15, b"\xff\xff")
+
+    assert send(alice, in_protobuf(1) + unknown, PROTOBUF).status_code == 200
+    assert [dataset.rows for dataset in swept()] == [1]
+
+
+@pytest.mark.parametrize("body", [b"\x0a\x05\x12", b"\x0a\x80", b"\x0b\x0c", b"\x80" * 99, scope_of(b"\x12\x7f")])
+def test_lengths_that_do_not_fit_are_told(send, alice, no_objects, body):
+    assert send(alice, body, PROTOBUF).status_code == 400
+
+
+class Reason(str):
+    """Counts how often it became a part of a sentence."""
+
+    __slots__ = ()
+    written = 0
+
+    def __format__(self, how):
+        Reason.written += 1
+        return super().__format__(how)
+
+
+def test_of_very_many_rejected_spans_only_the_first_reason_is_kept(monkeypatch):
+    said = []
+    monkeypatch.setattr(traces, "_wrong_with", lambda span: said.append(span) or Reason(f"reason {len(said)}."))
+
+    with traces.traces_in(json.dumps(document(*[{}] * 1000)).encode(), JSON) as found:
+        assert (found.rejected, found.spans, found.document) == (1000, 0, {"resourceSpans": []})
+
+    assert found.reason == "resourceSpans[0].scopeSpans[0].spans[0]: reason 1."
+    assert Reason.written == 1
+
+
+def test_what_is_open_at_a_time_is_bounded_and_senders_try_again(send, alice, monkeypatch):
+    body = json.dumps(document(span(1))).encode()
+    monkeypatch.setattr(traces, "MOST_AT_ONCE", 40)
+
+    with traces.traces_in(body, JSON):
+        answer = send(alice, body)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert Status.FromString(send(alice, in_protobuf(*range(1, 9)), PROTOBUF).content).message.startswith("Many spans")
+    assert send(alice, b"{").status_code == 400
+    assert send(alice, body).status_code == 200
+
+
 def test_only_a_key_that_may_write_sends_spans(send, alice, bob, vera, settings):
     assert send(None, document(span(1))).status_code == 401
     assert send(vera, document(span(1))).status_code == 403
