@@ -165,6 +165,95 @@ def test_a_crash_between_dataset_and_spool_makes_no_second_dataset(send, swept, 
     assert spools(settings) == []
 
 
+def test_a_crash_before_the_import_of_the_first_file_makes_no_second_dataset(send, alice, settings, monkeypatch):
+    send(alice, document(span(1)))
+    (path,) = spools(settings)
+    line = path.read_bytes()
+    later = timezone.now() + timedelta(minutes=2)
+    live.import_spools(now=later)
+    path.write_bytes(line)  # as if it had not been removed
+
+    assert live.import_spools(now=later) == 0
+    imports.run_import(Dataset.objects.get().pk)
+    assert live.import_spools(now=later) == 1
+
+    assert (Dataset.objects.count(), spools(settings)) == (1, [])
+
+
+@pytest.fixture
+def upload(as_principal):
+    """Import a file of a member's own."""
+
+    def upload(user, path, **asked):
+        dataset = services.create_dataset(
+            principal=as_principal(user), upload=services.LocalFile(path), metadata_only=True, **asked
+        )
+        imports.run_import(dataset.pk)
+        dataset.refresh_from_db()
+        return dataset
+
+    return upload
+
+
+def test_a_file_that_somebody_imported_keeps_no_live_calls_out(send, swept, alice, bob, upload, settings):
+    send(alice, document(span(1)))
+    (first,) = swept()
+    send(alice, document(span(2)))
+    mine = upload(bob, *spools(settings))
+
+    swept()
+
+    assert (mine.rows, [file.rows for file in first.later_files.all()], spools(settings)) == (1, [1], [])
+
+
+def test_a_file_that_somebody_added_to_the_live_calls_counts_once(send, swept, alice, upload, settings):
+    send(alice, document(span(1)))
+    (first,) = swept()
+    send(alice, document(span(2)))
+    upload(alice, *spools(settings), continues=first.pk)
+
+    swept()
+
+    files = first.later_files.order_by("id")
+    assert ([file.rows for file in files], [file.live for file in files], spools(settings)) == (
+        [1, 0],
+        [False, True],
+        [],
+    )
+
+
+def test_nobody_makes_a_dataset_of_his_the_live_one(send, swept, alice, bob, upload, settings):
+    send(alice, document(span(1)))
+    mine = upload(bob, *spools(settings), mapping={"model": "name", "output_tokens": None})
+
+    swept()
+    send(alice, document(span(2)))
+    _, made, later = swept()
+
+    assert (made.live, made.mapping, made.created_by, made.name, made.rows) == (True, {}, alice.pk, live.NAME, 1)
+    assert (later.continues_id, mine.live, mine.later_files.count()) == (made.pk, False, 0)
+
+
+def test_live_calls_that_somebody_uploads_too_are_a_dataset_of_his(send, swept, alice, bob, upload, settings, tmp_path):
+    send(alice, document(span(1)))
+    copy = tmp_path / "mine.jsonl"
+    copy.write_bytes(spools(settings)[0].read_bytes())
+    (made,) = swept()
+
+    mine = upload(bob, copy)
+
+    assert (mine.pk != made.pk, mine.live, mine.rows, mine.created_by) == (True, False, 1, bob.pk)
+
+
+def test_what_is_sent_again_after_a_cancelled_import_begins_anew(send, swept, alice, as_principal):
+    send(alice, document(span(1)))
+    live.import_spools(now=timezone.now() + timedelta(minutes=2))
+    services.cancel_import(principal=as_principal(alice), dataset_id=Dataset.objects.get().pk)
+    send(alice, document(span(1)))
+
+    assert [(dataset.state, dataset.rows) for dataset in swept()] == [("cancelled", 0), ("ready", 1)]
+
+
 def test_a_line_that_a_crash_cut_is_removed_and_nothing_else(send, swept, alice, settings):
     send(alice, document(span(1)))
     (path,) = spools(settings)
@@ -369,7 +458,7 @@ def test_prompts_of_live_calls_are_never_kept(send, swept, alice, settings):
 
 def test_senders_and_the_sweep_at_once_lose_and_double_no_request(acme, alice, settings, monkeypatch):
     taken = []
-    monkeypatch.setattr(live, "_hand_over", lambda principal, folder, path, first: taken.append(path.read_text()))
+    monkeypatch.setattr(live, "_hand_over", lambda principal, path, first: taken.append(path.read_text()))
     now, later = timezone.now(), timezone.now() + timedelta(minutes=2)
 
     def sender(name):
