@@ -31,7 +31,7 @@ NAME = "Live calls (OpenTelemetry)"
 SPOOL_SECONDS = 60
 SPOOL_BYTES = 8 * 1024**2  # above it, a file is imported before its minute is over
 MOST_SPOOLED = 512 * 1024**2  # bytes that wait for their import; above it senders are told to wait
-_FOLDER, _DATASET = "live", "dataset"
+_FOLDER = "live"
 
 log = structlog.get_logger(__name__)
 
@@ -128,7 +128,7 @@ def _import_next(folder: Path, now: datetime) -> int:
     path = next((path for path in sorted(folder.glob("*.jsonl")) if _is_due(path, now)), None)
     if principal is None or path is None:
         return 0
-    first = _live_dataset(principal, folder)
+    first = _live_dataset(principal)
     if first is not None and _is_busy(first):
         return 0  # a file must know what the one before it brought
     if first is not None:
@@ -136,7 +136,7 @@ def _import_next(folder: Path, now: datetime) -> int:
     try:
         with _locked(path):
             if path.stat().st_size:
-                _hand_over(principal, folder, path, first)
+                _hand_over(principal, path, first)
             path.unlink()
     except FileNotFoundError:
         return 0  # another sweep had it
@@ -154,9 +154,9 @@ def _put_together(first: Dataset) -> None:
         log.error("Files not put together", dataset=str(first.pk), reason=str(error), exc_info=error)
 
 
-def _hand_over(principal: Principal, folder: Path, path: Path, first: Dataset | None) -> None:
-    """Make the file a dataset's; after a crash in between, the same bytes find the dataset that there is."""
-    dataset = services.create_dataset(
+def _hand_over(principal: Principal, path: Path, first: Dataset | None) -> None:
+    """Make the file the live dataset's; after a crash in between, the same bytes are found there."""
+    services.create_dataset(
         principal=principal,
         upload=services.LocalFile(path),
         name=NAME,
@@ -164,8 +164,6 @@ def _hand_over(principal: Principal, folder: Path, path: Path, first: Dataset | 
         continues=first.pk if first else None,
         live=True,
     )
-    if first is None:
-        (folder / _DATASET).write_text(str(dataset.continues_id or dataset.pk))
 
 
 def _size(path: Path) -> int:
@@ -195,14 +193,12 @@ def _owner(organization: UUID) -> Principal | None:
     )
 
 
-def _live_dataset(principal: Principal, folder: Path) -> Dataset | None:
+def _live_dataset(principal: Principal) -> Dataset | None:
     """The dataset that the spools continue; None where there is none, it was deleted, or it never came to be."""
-    try:
-        known = UUID((folder / _DATASET).read_text())
-    except (FileNotFoundError, ValueError):
-        return None
     gone = [Dataset.State.FAILED, Dataset.State.CANCELLED]
-    found: Dataset | None = Dataset.objects.for_organization(principal).exclude(state__in=gone).filter(pk=known).first()
+    # Nothing but this module makes a dataset live.
+    begun = Dataset.objects.for_organization(principal).filter(live=True, continues=None).exclude(state__in=gone)
+    found: Dataset | None = begun.order_by("-id").first()
     return found
 
 

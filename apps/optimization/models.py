@@ -86,7 +86,7 @@ class Dataset(Job):
         constraints = [
             models.UniqueConstraint(
                 fields=["organization", "sha256", "metadata_only", "price_as"],
-                condition=~models.Q(state="failed"),
+                condition=~models.Q(state="failed") & models.Q(live=False),
                 name="dataset_file_once",
             ),
             models.CheckConstraint(

@@ -541,12 +541,21 @@ def _refuse_flood(principal: Principal) -> None:
 
 
 def _same_file(principal: Principal, dataset: Dataset) -> Dataset | None:
-    found: Dataset | None = (
+    """What holds the same bytes; a live file is the same only within its dataset, whatever members upload."""
+    same = (
         Dataset.objects.for_organization(principal)
-        .filter(sha256=dataset.sha256, metadata_only=dataset.metadata_only, price_as=dataset.price_as)
+        .filter(
+            sha256=dataset.sha256,
+            metadata_only=dataset.metadata_only,
+            price_as=dataset.price_as,
+            live=dataset.live,
+        )
         .exclude(state=Dataset.State.FAILED)
-        .first()
     )
+    if dataset.live:
+        first = dataset.continues_id or dataset.pk
+        same = same.filter(Q(pk=first) | Q(continues=first))
+    found: Dataset | None = same.first()
     return found
 
 

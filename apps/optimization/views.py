@@ -210,11 +210,11 @@ class TracesView(APIView):
         traces.refuse_large(int(request.META.get("CONTENT_LENGTH") or 0))
         # Read past Django's own bound on bodies; ours holds also where no length is announced.
         body = request._request.read(traces.MOST_BYTES + 1)
-        found = traces.traces_in(traces.plain(body, request.META.get("HTTP_CONTENT_ENCODING", "")), kind)
-        if found.has_calls:
-            organization = principal_of(request).organization_id
-            live.keep(organization_id=organization, document=found.document, now=timezone.now())
-        return HttpResponse(traces.accepted(found, kind), content_type=kind)
+        with traces.traces_in(traces.plain(body, request.META.get("HTTP_CONTENT_ENCODING", "")), kind) as found:
+            if found.has_calls:
+                organization = principal_of(request).organization_id
+                live.keep(organization_id=organization, document=found.document, now=timezone.now())
+            return HttpResponse(traces.accepted(found, kind), content_type=kind)
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # not rendered by REST
         answer = super().handle_exception(exc)

@@ -165,6 +165,95 @@ def test_a_crash_between_dataset_and_spool_makes_no_second_dataset(send, swept, 
     assert spools(settings) == []
 
 
+def test_a_crash_before_the_import_of_the_first_file_makes_no_second_dataset(send, alice, settings, monkeypatch):
+    send(alice, document(span(1)))
+    (path,) = spools(settings)
+    line = path.read_bytes()
+    later = timezone.now() + timedelta(minutes=2)
+    live.import_spools(now=later)
+    path.write_bytes(line)  # as if it had not been removed
+
+    assert live.import_spools(now=later) == 0
+    imports.run_import(Dataset.objects.get().pk)
+    assert live.import_spools(now=later) == 1
+
+    assert (Dataset.objects.count(), spools(settings)) == (1, [])
+
+
+@pytest.fixture
+def upload(as_principal):
+    """Import a file of a member's own."""
+
+    def upload(user, path, **asked):
+        dataset = services.create_dataset(
+            principal=as_principal(user), upload=services.LocalFile(path), metadata_only=True, **asked
+        )
+        imports.run_import(dataset.pk)
+        dataset.refresh_from_db()
+        return dataset
+
+    return upload
+
+
+def test_a_file_that_somebody_imported_keeps_no_live_calls_out(send, swept, alice, bob, upload, settings):
+    send(alice, document(span(1)))
+    (first,) = swept()
+    send(alice, document(span(2)))
+    mine = upload(bob, *spools(settings))
+
+    swept()
+
+    assert (mine.rows, [file.rows for file in first.later_files.all()], spools(settings)) == (1, [1], [])
+
+
+def test_a_file_that_somebody_added_to_the_live_calls_counts_once(send, swept, alice, upload, settings):
+    send(alice, document(span(1)))
+    (first,) = swept()
+    send(alice, document(span(2)))
+    upload(alice, *spools(settings), continues=first.pk)
+
+    swept()
+
+    files = first.later_files.order_by("id")
+    assert ([file.rows for file in files], [file.live for file in files], spools(settings)) == (
+        [1, 0],
+        [False, True],
+        [],
+    )
+
+
+def test_nobody_makes_a_dataset_of_his_the_live_one(send, swept, alice, bob, upload, settings):
+    send(alice, document(span(1)))
+    mine = upload(bob, *spools(settings), mapping={"model": "name", "output_tokens": None})
+
+    swept()
+    send(alice, document(span(2)))
+    _, made, later = swept()
+
+    assert (made.live, made.mapping, made.created_by, made.name, made.rows) == (True, {}, alice.pk, live.NAME, 1)
+    assert (later.continues_id, mine.live, mine.later_files.count()) == (made.pk, False, 0)
+
+
+def test_live_calls_that_somebody_uploads_too_are_a_dataset_of_his(send, swept, alice, bob, upload, settings, tmp_path):
+    send(alice, document(span(1)))
+    copy = tmp_path / "mine.jsonl"
+    copy.write_bytes(spools(settings)[0].read_bytes())
+    (made,) = swept()
+
+    mine = upload(bob, copy)
+
+    assert (mine.pk != made.pk, mine.live, mine.rows, mine.created_by) == (True, False, 1, bob.pk)
+
+
+def test_what_is_sent_again_after_a_cancelled_import_begins_anew(send, swept, alice, as_principal):
+    send(alice, document(span(1)))
+    live.import_spools(now=timezone.now() + timedelta(minutes=2))
+    services.cancel_import(principal=as_principal(alice), dataset_id=Dataset.objects.get().pk)
+    send(alice, document(span(1)))
+
+    assert [(dataset.state, dataset.rows) for dataset in swept()] == [("cancelled", 0), ("ready", 1)]
+
+
 def test_a_line_that_a_crash_cut_is_removed_and_nothing_else(send, swept, alice, settings):
     send(alice, document(span(1)))
     (path,) = spools(settings)
@@ -225,6 +314,110 @@ def test_a_bad_body_is_answered_with_a_status_in_its_own_form(send, alice, setti
     assert spools(settings) == []
 
 
+def field(number, content):
+    """A field of protobuf that holds bytes: what an attacker writes by hand."""
+    size, left = b"", len(content)
+    while left > 127:
+        size, left = size + bytes([left & 127 | 128]), left >> 7
+    return bytes([number << 3 | 2]) + size + bytes([left]) + content
+
+
+def scope_of(content):
+    return field(1, field(2, content))
+
+
+@pytest.fixture
+def no_objects(monkeypatch):
+    """Nothing may be made of a body before its values are counted."""
+
+    def made(*_):
+        raise AssertionError("objects were made of it")
+
+    monkeypatch.setattr(traces, "_from_json", made)
+    monkeypatch.setattr(traces, "_from_protobuf", made)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (scope_of(field(2, b"") * 500_001), PROTOBUF),
+        (field(1, b"") * 500_001, PROTOBUF),
+        (scope_of(field(2, field(9, b"") * 500_001)), PROTOBUF),
+        (scope_of(field(2, field(9, field(2, field(5, field(1, b"") * 500_001))))), PROTOBUF),
+        (b'{"resourceSpans":[' + b"{}," * 500_001 + b"{}]}", JSON),
+        (b'{"resourceSpans":[{"a":"\\\\","b":[' + b"[" * 500_001, JSON),
+    ],
+    ids=["spans", "resources", "attributes", "values", "objects", "lists"],
+)
+def test_a_small_body_of_very_many_values_is_refused_before_anything_is_made_of_it(send, alice, no_objects, body, kind):
+    packed = gzip.compress(body)
+    assert len(packed) < 10_000
+
+    answer = send(alice, packed, kind, HTTP_CONTENT_ENCODING="gzip")
+
+    said = Status.FromString(answer.content).message if kind == PROTOBUF else json.loads(answer.content)["message"]
+    assert (answer.status_code, "500,000 values" in said) == (413, True)
+
+
+def test_what_a_prompt_holds_are_no_values(send, swept, alice):
+    prompt = {"key": "gen_ai.prompt", "value": {"stringValue": '{"say": "\\\\", "rows": [' + "1," * 600_000 + "[{"}}
+
+    answer = send(alice, document(span(1, attributes=[*span()["attributes"], prompt])))
+
+    assert (answer.status_code, [dataset.rows for dataset in swept()]) == (200, [1])
+
+
+def test_a_batch_of_thousands_of_spans_is_taken(send, alice):
+    assert send(alice, in_protobuf(*range(1, 8193)), PROTOBUF).status_code == 200
+
+
+def test_fields_of_a_newer_protocol_are_passed_over(send, swept, alice):
+    unknown = b"\x98\x06\x96\x01" + b"\xa1\x06" + bytes(8) + b"\xad\x06" + bytes(4) + field(15, b"\xff\xff")
+
+    assert send(alice, in_protobuf(1) + unknown, PROTOBUF).status_code == 200
+    assert [dataset.rows for dataset in swept()] == [1]
+
+
+@pytest.mark.parametrize("body", [b"\x0a\x05\x12", b"\x0a\x80", b"\x0b\x0c", b"\x80" * 99, scope_of(b"\x12\x7f")])
+def test_lengths_that_do_not_fit_are_told(send, alice, no_objects, body):
+    assert send(alice, body, PROTOBUF).status_code == 400
+
+
+class Reason(str):
+    """Counts how often it became a part of a sentence."""
+
+    __slots__ = ()
+    written = 0
+
+    def __format__(self, how):
+        Reason.written += 1
+        return super().__format__(how)
+
+
+def test_of_very_many_rejected_spans_only_the_first_reason_is_kept(monkeypatch):
+    said = []
+    monkeypatch.setattr(traces, "_wrong_with", lambda span: said.append(span) or Reason(f"reason {len(said)}."))
+
+    with traces.traces_in(json.dumps(document(*[{}] * 1000)).encode(), JSON) as found:
+        assert (found.rejected, found.spans, found.document) == (1000, 0, {"resourceSpans": []})
+
+    assert found.reason == "resourceSpans[0].scopeSpans[0].spans[0]: reason 1."
+    assert Reason.written == 1
+
+
+def test_what_is_open_at_a_time_is_bounded_and_senders_try_again(send, alice, monkeypatch):
+    body = json.dumps(document(span(1))).encode()
+    monkeypatch.setattr(traces, "MOST_AT_ONCE", 40)
+
+    with traces.traces_in(body, JSON):
+        answer = send(alice, body)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert Status.FromString(send(alice, in_protobuf(*range(1, 9)), PROTOBUF).content).message.startswith("Many spans")
+    assert send(alice, b"{").status_code == 400
+    assert send(alice, body).status_code == 200
+
+
 def test_only_a_key_that_may_write_sends_spans(send, alice, bob, vera, settings):
     assert send(None, document(span(1))).status_code == 401
     assert send(vera, document(span(1))).status_code == 403
@@ -265,7 +458,7 @@ def test_prompts_of_live_calls_are_never_kept(send, swept, alice, settings):
 
 def test_senders_and_the_sweep_at_once_lose_and_double_no_request(acme, alice, settings, monkeypatch):
     taken = []
-    monkeypatch.setattr(live, "_hand_over", lambda principal, folder, path, first: taken.append(path.read_text()))
+    monkeypatch.setattr(live, "_hand_over", lambda principal, path, first: taken.append(path.read_text()))
     now, later = timezone.now(), timezone.now() + timedelta(minutes=2)
 
     def sender(name):
