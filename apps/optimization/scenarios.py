@@ -27,9 +27,10 @@ from apps.optimization.readers import is_storable
 from apps.optimization.repeats import look_up_seconds
 from apps.optimization.results import Changes, Dollars, Joint, Result, Strategy, in_dollars
 from apps.optimization.simulators import known
+from apps.optimization.simulators.batch_eligible import BATCH_WINDOW
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
+from apps.optimization.waits import no_such_feature, told_wait
 
-DAY = 24 * 3600.0
 MOST_MOVES = 20
 MOST_NAMES = 1000  # of features or models in one wish
 
@@ -78,6 +79,10 @@ class Asked(Result):
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
     bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
 
+    def may_take(self) -> dict[str, float]:
+        """Feature -> seconds that its answers may take, by all that was said of it."""
+        return self.waits
+
     def options(self) -> Options:
         """The same as simulators take it.
 
@@ -87,7 +92,7 @@ class Asked(Result):
         return Options(
             candidates=self.candidates,
             quality_floor=self.quality_floor,
-            waits=self.waits,
+            waits=self.may_take(),
             keep=self.keep,
             trimmed=self.trimmed,
             output_percentile=self.output_percentile,
@@ -124,8 +129,15 @@ class Scenario(Asked):
     growth: float = Field(0.0, ge=-1, le=100, description="0.5: half as many calls more, of the same kind.")
     moves: tuple[Move, ...] = Field((), max_length=MOST_MOVES)
     within: dict[Name, Seconds] = Field(
-        default_factory=dict, max_length=MOST_NAMES, description="Feature -> seconds that its answers must keep."
+        default_factory=dict,
+        max_length=MOST_NAMES,
+        description="Feature -> seconds that its answers must keep; nothing that takes longer is done with its calls.",
     )
+
+    def may_take(self) -> dict[str, float]:
+        """The smaller one of what a feature may wait and what it must keep: who must answer in a second waits for no
+        batch."""
+        return {**self.waits, **{name: min(limit, self.waits.get(name, limit)) for name, limit in self.within.items()}}
 
 
 class Moved(Result):
@@ -210,10 +222,23 @@ def refuse_unknown_features(calls: Calls, named: Collection[str]) -> None:
     """Raises UnknownFeature for a wish that would do nothing, since no call is of the feature that it names."""
     if not named:
         return
-    there = {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+    there = _features(calls)
     if missing := sorted(set(named) - there):
         known = ", ".join(sorted(there)[:20]) or "no features at all"
         raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
+
+
+def _features(calls: Calls) -> set[str]:
+    return {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+
+
+def told_waits(calls: Calls, asked: Asked) -> tuple[str, ...]:
+    """What follows from the times that features may take, in sentences; also where no call is of one of them."""
+    limits = asked.may_take()
+    there = _features(calls) if limits else set()
+    return tuple(
+        told_wait(name, seconds) if name in there else no_such_feature(name) for name, seconds in limits.items()
+    )
 
 
 Told = Callable[[float], None]  # hears percents, and stops the work by an error
@@ -261,7 +286,7 @@ def _answer(calls: Calls, asked: Scenario, moves: tuple[Moved, ...], together: J
         joint=together,
         saved_usd=_times(together.would_cost_usd, factor) if together else moved,
         promises=tuple(_promise(calls, feature, limit) for feature, limit in asked.within.items()),
-        assumptions=_ASSUMED,
+        assumptions=(*_ASSUMED, *told_waits(calls, asked)),
     )
 
 
@@ -373,6 +398,7 @@ def pareto(calls: Calls, asked: Asked, progress: Told = lambda percent: None) ->
             "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what "
             "is neither routed, trimmed nor answered for another question keeps all.",
             "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
+            *told_waits(calls, asked),
         ),
     )
 
@@ -404,7 +430,8 @@ def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str], look_
         f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"  # noqa: S608
         for stage in ("drop", "answer", "batch")
     )
-    taken = f"CASE WHEN {answer} THEN {look_up} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
+    own = "epoch(ended_at) - epoch(started_at)"
+    taken = f"CASE WHEN {answer} THEN {look_up} WHEN {batch} THEN {BATCH_WINDOW} ELSE {own} END"
     found: float | None = calls.row(
         f"""SELECT quantile_cont({taken}, 0.95) FROM calls
             WHERE status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608

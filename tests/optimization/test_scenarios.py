@@ -215,6 +215,36 @@ def test_who_keeps_to_a_time_is_read_from_the_log(opened_month):
     assert found.promises[0].p95 == 3
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [{"within": {"report": 5}}, {"within": {"report": 5}, "waits": {"report": 90_000}}],
+    ids=["a time to keep", "and a longer wait"],
+)
+def test_a_feature_that_must_answer_sooner_than_a_batch_is_not_batched(opened_month, wishes):
+    found = what_if(opened_month, Scenario(**wishes))
+
+    assert found.promises[0].keeps
+    assert found.joint is None
+    assert "report may take 5 s, so its calls are left out of batches, which may take 24 hours." in found.assumptions
+
+
+def test_a_feature_that_has_a_day_to_answer_is_batched(opened_month):
+    found = what_if(opened_month, Scenario(within={"report": 86_400}, waits={"report": 90_000}))
+
+    assert found.joint.strategies == ("batch_eligible",)
+    assert "report may take 24 hours, so its calls are counted as able to go through a batch API." in found.assumptions
+
+
+@pytest.mark.parametrize(("question", "asked"), [(what_if, Scenario), (pareto, Asked)])
+def test_a_time_for_a_feature_that_no_call_is_of_is_told_to_change_nothing(opened_month, question, asked):
+    wishes = {"waits": {"nosuch": 90_000}} | ({"within": {"nobody": 5}} if asked is Scenario else {})
+
+    told = [each for each in question(opened_month, asked(**wishes)).assumptions if each.startswith("No call is of")]
+
+    names = ["nosuch", "nobody"][: sum(map(len, wishes.values()))]
+    assert told == [f"No call is of feature {name}, so what was said of it changes nothing." for name in names]
+
+
 def test_features_that_nobody_may_touch_are_left_alone(opened_month):
     free = what_if(opened_month, Scenario()).joint
     kept = what_if(opened_month, Scenario(keep=("report",))).joint
@@ -277,6 +307,23 @@ def test_a_question_is_stored_with_its_answer_and_can_be_put_again(import_datase
     assert (asked.status_code, answer["state"], answer["parameters"]) == (202, "ready", question)
     assert Decimal(answer["result"]["grown_usd"]) == Decimal("1.5") * 280 * COST
     assert again["id"] == answer["id"]
+
+
+def test_the_savings_under_a_wait_of_a_feature_that_no_call_is_of_say_so(
+    import_dataset, client_for, alice, monkeypatch
+):
+    monkeypatch.setattr("apps.optimization.advice.ring", lambda analysis: None)
+    dataset, client = import_dataset(alice, month()), client_for(alice)
+    parameters = {"waits": {"nosuch": 90_000.0}}
+
+    asked = client.post(
+        ANALYSES, {"dataset": str(dataset.pk), "kind": "savings", "parameters": parameters}, format="json"
+    )
+    run_analyses()
+    answer = client.get(asked.headers["Location"]).json()
+
+    told = "No call is of feature nosuch, so what was said of it changes nothing."
+    assert told in answer["result"]["overview"]["assumptions"]
 
 
 @pytest.mark.parametrize(

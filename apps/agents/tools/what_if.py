@@ -20,9 +20,9 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.optimization.allowances import taken_as_allowed
-from apps.optimization.constraints import spelled_wait
 from apps.optimization.models import StoredAnalysis
 from apps.optimization.scenarios import Move, Moved, Promise, Scenario, WhatIf
+from apps.optimization.waits import spelled_wait
 
 COLUMNS = {
     "Feature": text("feature"),
