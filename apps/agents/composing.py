@@ -16,7 +16,7 @@ from apps.agents.artifacts import (
     Triage,
 )
 from apps.llm.amounts import spell_dollars
-from apps.optimization.constraints import spelled_wait
+from apps.optimization.waits import spelled_wait
 from apps.optimization.wishes import goal
 
 TITLES: dict[Intent, str] = {

@@ -35,6 +35,7 @@ from apps.optimization.scenarios import (
     compare_periods,
     pareto,
     refuse_unknown_features,
+    told_waits,
     what_if,
 )
 from apps.optimization.sufficiency import sufficiency
@@ -74,13 +75,15 @@ class Kind:
 
 
 def _savings(calls: Calls, asked: Asked, analysis: StoredAnalysis, progress: Progress) -> BaseModel:
-    return analyse(
+    found = analyse(
         calls,
         asked.options(),
         ceilings=asked.ceilings,
         capture_rate=_capture_rate(calls, asked.bill, analysis),
         progress=progress,
     )
+    assumed = (*found.overview.assumptions, *told_waits(calls, asked))
+    return found.model_copy(update={"overview": found.overview.model_copy(update={"assumptions": assumed})})
 
 
 def _sufficiency(calls: Calls, asked: Beside, analysis: StoredAnalysis, _: Progress) -> BaseModel:

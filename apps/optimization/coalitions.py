@@ -19,6 +19,7 @@ from apps.optimization.tariffs import Key, costs_sql, create_tariff, treated_key
 
 Coalition = frozenset[Stage]
 NOBODY: Coalition = frozenset()
+ROUTED: Coalition = frozenset({"route"})
 # Replays the prefix cache on the calls of a relation (call, model, provider); makes a table of that name with columns
 # call, cached_read_tokens, cached_write_tokens, cached_write_1h_tokens.
 Replay = Callable[[Calls, str, str], None]
@@ -96,9 +97,14 @@ def subsets(stages: Sequence[Stage]) -> tuple[Coalition, ...]:
 
 
 def saved(
-    calls: Calls, treatments: Mapping[Stage, str], replay: Replay | None = None, *, cluster: str = CLUSTER
+    calls: Calls,
+    treatments: Mapping[Stage, str],
+    replay: Replay | None = None,
+    *,
+    cluster: str = CLUSTER,
+    always: Coalition = NOBODY,
 ) -> Saved:
-    """Price the calls under every coalition of the stages in `treatments`.
+    """Price the calls under every coalition of the stages in `treatments` that has all of `always`.
 
     `treatments` gives for each stage the name of a relation with `call` and the columns of TREATMENTS, a
     row per changed call; `cluster` is the number of a call's cluster, as SQL. Calls without a known price are left out;
@@ -106,17 +112,58 @@ def saved(
     """
     _count_clusters(calls)
     stages = tuple(stage for stage in STAGES if stage in treatments)
-    with_prefix = [stages_ for stages_ in subsets(stages) if "prefix" in stages_]
+    coalitions = tuple(each for each in subsets(stages) if each >= always)
+    with_prefix = [each for each in coalitions if "prefix" in each]
     calls.connection.execute(
         "CREATE OR REPLACE TEMP TABLE cluster_saved (cluster UBIGINT, day DATE, coalition INTEGER, pico HUGEINT)"
     )
-    coalitions = subsets(stages)
     _add(calls, treatments, [each for each in coalitions if "prefix" not in each], coalitions, cluster)
     for before in subsets([stage for stage in _BEFORE_PREFIX if stage in treatments]):
         these = [each for each in with_prefix if each & frozenset(_BEFORE_PREFIX) == before]
         if these:
             _add(calls, _replayed(calls, treatments, before, replay), these, coalitions, cluster)
     return _collected(calls, coalitions, cluster)
+
+
+def saved_behind(calls: Calls, moves: str, treatments: Mapping[Stage, str], replay: Replay | None = None) -> Saved:
+    """What every coalition saves of what the calls cost once those of `moves` ask another model.
+
+    `moves` is a relation as one of a route is. It holds under every coalition and is no saving of any; the route in
+    `treatments` changes none of its calls.
+    """
+    moved = saved(calls, {**treatments, "route": moves}, replay, always=ROUTED)
+    both = moved
+    if route := treatments.get("route"):
+        columns = "SELECT call, model, provider FROM"
+        routes = f"({columns} {moves} UNION ALL {columns} {route})"
+        both = saved(calls, {**treatments, "route": routes}, replay, always=ROUTED)
+    coalitions = subsets([stage for stage in STAGES if stage in treatments])
+    found = [both if "route" in each else moved for each in coalitions]
+    places = [one.coalitions.index(each | ROUTED) for one, each in zip(found, coalitions, strict=True)]
+    picked = list(zip(found, places, strict=True))
+    alone = moved.coalitions.index(ROUTED)
+    by_cluster, by_day = moved.by_cluster[:, alone], moved.by_day[:, alone]
+    return Saved(
+        coalitions=coalitions,
+        totals=tuple(one.totals[place] - moved.totals[alone] for one, place in picked),
+        spent=moved.spent - moved.totals[alone],
+        by_cluster=np.column_stack([one.by_cluster[:, place] - by_cluster for one, place in picked]),
+        paid=moved.paid - by_cluster,
+        by_day=np.column_stack(
+            [*(one.by_day[:, place] - by_day for one, place in picked), moved.by_day[:, -1] - by_day]
+        ),
+        first_day=moved.first_day,
+    )
+
+
+def leave_priced(calls: Calls, route: str) -> None:
+    """Take out of the table of a route the calls whose price is not known where it leads them."""
+    _treat(calls, {"route": route}, CLUSTER)
+    _price(calls)
+    costs = costs_sql("treated", "treated_tariff", [ROUTED])
+    calls.connection.execute(
+        f"DELETE FROM {route} WHERE call IN (SELECT call FROM ({costs}) WHERE cost_0 IS NULL)"  # noqa: S608
+    )
 
 
 def _count_clusters(calls: Calls) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from apps.llm.pricing import PICO, STAGES, Stage
 from apps.optimization.calls import Calls
-from apps.optimization.coalitions import Coalition, Saved, saved
+from apps.optimization.coalitions import ROUTED, Coalition, Saved, saved, saved_behind
 from apps.optimization.results import Drift, Interaction, Joint, LeftOut, Strategy, in_dollars
 from apps.optimization.simulators import learnt_until, replay_of, stage_of
 from apps.optimization.statistics.backtest import backtest
@@ -26,17 +26,45 @@ from apps.optimization.statistics.dependence import resembling
 from apps.optimization.statistics.stationarity import stationarity
 
 
-def joint(calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = False) -> Joint | None:
+def joint(
+    calls: Calls, strategies: Sequence[Strategy], *, ceilings: bool = False, moves: str | None = None
+) -> Joint | None:
     """The joint saving of the strategies that prove something, after their simulators ran on `calls`.
 
     With `ceilings`, those that only bound a saving from above take part as well, and so the result is a ceiling too.
-    None if no strategy takes part.
+    With `moves`, a relation as one of a route is, the calls in it ask another model whatever else is done: `spent_usd`
+    is what all calls cost then, and the rest is about that. None if no strategy takes part.
     """
     taking, left_out = chosen(strategies, ceilings)
+    if moves:
+        taking = [_behind(calls, each, moves) for each in taking]
+        left_out += tuple(LeftOut(name=each.name, why=_MOVED) for each in taking if not _saves(each))
+        taking = list(filter(_saves, taking))
     if not taking:
         return None
     by_stage = staged(taking)
-    return _told(saved_by(calls, by_stage), by_stage, taking, left_out)
+    return _told(saved_by(calls, by_stage, moves), by_stage, taking, left_out)
+
+
+_MOVED = "Once the calls are moved, it saves nothing."
+
+
+def _saves(strategy: Strategy) -> bool:
+    return (strategy.saving_usd or 0) > 0
+
+
+def _behind(calls: Calls, strategy: Strategy, moves: str) -> Strategy:
+    """The strategy with what it saves alone of what the calls cost once they are moved. One that routes changes only
+    the calls that do not move: its table loses the others, and it keeps its share of what is left at list prices."""
+    stage, table = stage_of(strategy.name), _table(strategy)
+    if stage != "route":
+        found = saved_behind(calls, moves, {stage: table}, replay_of(strategy.name))
+        return strategy.model_copy(update={"saving_usd": in_dollars(found.total(frozenset({stage})))})
+    whole = _alone(calls, strategy).total(ROUTED)
+    calls.connection.execute(f"DELETE FROM {table} WHERE call IN (SELECT call FROM {moves})")  # noqa: S608
+    left = _alone(calls, strategy).total(ROUTED)
+    pico = Fraction(strategy.saving_usd or 0) * PICO * (Fraction(left, whole) if whole else 0)
+    return strategy.model_copy(update={"saving_usd": in_dollars(round(pico))})
 
 
 def chosen(strategies: Sequence[Strategy], ceilings: bool) -> tuple[list[Strategy], tuple[LeftOut, ...]]:
@@ -61,8 +89,8 @@ def staged(strategies: Sequence[Strategy]) -> dict[Stage, list[Strategy]]:
     return {stage: [each for each in strategies if stage_of(each.name) == stage] for stage in STAGES}
 
 
-def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Saved:
-    """What the strategies save under every coalition of their stages.
+def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]], moves: str | None = None) -> Saved:
+    """What the strategies save under every coalition of their stages; with `moves`, see `saved_behind`.
 
     A routed call is priced at its own tokens here. What the candidate's answers really cost (longer ones, failures,
     the router) only their strategies know, so of what routing adds that part counts which they found.
@@ -70,7 +98,8 @@ def saved_by(calls: Calls, by_stage: Mapping[Stage, Sequence[Strategy]]) -> Save
     treatments = {stage: merged(calls, stage, several) for stage, several in by_stage.items() if several}
     weight = _found_share(calls, by_stage["route"]) if by_stage["route"] else Fraction(1)
     replays = [replay_of(each.name) for each in by_stage["prefix"]]
-    found = saved(calls, treatments, replays[0] if replays else None)
+    replay = replays[0] if replays else None
+    found = saved_behind(calls, moves, treatments, replay) if moves else saved(calls, treatments, replay)
     found = found if weight == 1 else found.weighed("route", weight)
     # Behind a route, the provider's cache may cost more than it saves; nobody would use it there.
     return found.at_will("prefix")

@@ -17,7 +17,7 @@ from apps.errors import Invalid
 from apps.llm.pricing import STAGES, Stage
 from apps.optimization.calls import Calls
 from apps.optimization.changes import Span, changes
-from apps.optimization.coalitions import Coalition, Saved, saved, subsets
+from apps.optimization.coalitions import ROUTED, Coalition, Saved, leave_priced, saved, subsets
 from apps.optimization.duck import quoted
 from apps.optimization.forecast import forecast
 from apps.optimization.joint import chosen, joint, merged, saved_by, staged
@@ -27,9 +27,10 @@ from apps.optimization.readers import is_storable
 from apps.optimization.repeats import look_up_seconds
 from apps.optimization.results import Changes, Dollars, Joint, Result, Strategy, in_dollars
 from apps.optimization.simulators import known
+from apps.optimization.simulators.batch_eligible import BATCH_WINDOW
 from apps.optimization.simulators.model_swap_ceiling import FEWER_TOKENS, MORE_TOKENS
+from apps.optimization.waits import no_such_feature, told_wait
 
-DAY = 24 * 3600.0
 MOST_MOVES = 20
 MOST_NAMES = 1000  # of features or models in one wish
 
@@ -78,6 +79,10 @@ class Asked(Result):
     ceilings: bool = Field(False, description="Let those that only bound a saving take part in the joint one.")
     bill: UUID | None = Field(None, description="A bill of the organization to compare with.")
 
+    def may_take(self) -> dict[str, float]:
+        """Feature -> seconds that its answers may take, by all that was said of it."""
+        return self.waits
+
     def options(self) -> Options:
         """The same as simulators take it.
 
@@ -87,7 +92,7 @@ class Asked(Result):
         return Options(
             candidates=self.candidates,
             quality_floor=self.quality_floor,
-            waits=self.waits,
+            waits=self.may_take(),
             keep=self.keep,
             trimmed=self.trimmed,
             output_percentile=self.output_percentile,
@@ -124,15 +129,22 @@ class Scenario(Asked):
     growth: float = Field(0.0, ge=-1, le=100, description="0.5: half as many calls more, of the same kind.")
     moves: tuple[Move, ...] = Field((), max_length=MOST_MOVES)
     within: dict[Name, Seconds] = Field(
-        default_factory=dict, max_length=MOST_NAMES, description="Feature -> seconds that its answers must keep."
+        default_factory=dict,
+        max_length=MOST_NAMES,
+        description="Feature -> seconds that its answers must keep; nothing that takes longer is done with its calls.",
     )
+
+    def may_take(self) -> dict[str, float]:
+        """The smaller one of what a feature may wait and what it must keep: who must answer in a second waits for no
+        batch."""
+        return {**self.waits, **{name: min(limit, self.waits.get(name, limit)) for name, limit in self.within.items()}}
 
 
 class Moved(Result):
     """What a move would have cost: the same tokens at other list prices."""
 
     move: Move
-    calls: int
+    calls: int  # that move
     cost_usd: Dollars | None  # of these calls, today
     would_cost_usd: Dollars | None  # None: the model has no known price
     low_usd: Dollars | None  # if the other model takes a fifth fewer tokens
@@ -162,8 +174,8 @@ class WhatIf(Result):
     forecast_days: int
     moves: tuple[Moved, ...]
     moved_usd: Dollars | None  # grown, with all moves
-    joint: Joint | None  # what the allowed ways to save bring on these calls as they are
-    saved_usd: Dollars | None  # `moved_usd` less that share of it
+    joint: Joint | None  # what the allowed ways to save bring beside the moves, on as many calls as there are
+    saved_usd: Dollars | None  # `moved_usd` less that, grown alike
     promises: tuple[Promise, ...]
     assumptions: tuple[str, ...]
 
@@ -210,10 +222,23 @@ def refuse_unknown_features(calls: Calls, named: Collection[str]) -> None:
     """Raises UnknownFeature for a wish that would do nothing, since no call is of the feature that it names."""
     if not named:
         return
-    there = {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+    there = _features(calls)
     if missing := sorted(set(named) - there):
         known = ", ".join(sorted(there)[:20]) or "no features at all"
         raise UnknownFeature(f"No call is of feature {missing[0]!r}; the log has {known}.")
+
+
+def _features(calls: Calls) -> set[str]:
+    return {feature for (feature,) in calls.rows("SELECT DISTINCT feature FROM calls WHERE feature IS NOT NULL")}
+
+
+def told_waits(calls: Calls, asked: Asked) -> tuple[str, ...]:
+    """What follows from the times that features may take, in sentences; also where no call is of one of them."""
+    limits = asked.may_take()
+    there = _features(calls) if limits else set()
+    return tuple(
+        told_wait(name, seconds) if name in there else no_such_feature(name) for name, seconds in limits.items()
+    )
 
 
 Told = Callable[[float], None]  # hears percents, and stops the work by an error
@@ -230,14 +255,21 @@ def _simulated(calls: Calls, asked: Asked, progress: Told) -> list[Strategy]:
 
 def what_if(calls: Calls, asked: Scenario, progress: Told = lambda percent: None) -> WhatIf:
     """Cost of the scenario on the owner's calls: grown, moved, then saved on."""
-    return what_if_with(calls, asked, joint(calls, _simulated(calls, asked, progress), ceilings=asked.ceilings))
+    strategies = _simulated(calls, asked, progress)
+    moves = _all_moved(calls, asked.moves)
+    moving = MOVED if any(move.would_cost_usd is not None for move in moves) else None
+    return _answer(calls, asked, moves, joint(calls, strategies, ceilings=asked.ceilings, moves=moving))
 
 
 def what_if_with(calls: Calls, asked: Scenario, together: Joint | None) -> WhatIf:
-    """The same where the joint saving of these calls, under what is `asked`, is known already."""
+    """The same where the joint saving of these calls as they are, under what is `asked`, is known already; only moves
+    change it."""
+    return what_if(calls, asked) if asked.moves else _answer(calls, asked, (), together)
+
+
+def _answer(calls: Calls, asked: Scenario, moves: tuple[Moved, ...], together: Joint | None) -> WhatIf:
+    """`together` is the joint saving of the calls once they are moved."""
     whole, factor = spend(calls), Decimal(str(1 + asked.growth))
-    calls.connection.execute("CREATE OR REPLACE TEMP TABLE moved_already (call BIGINT)")
-    moves = tuple(_moved(calls, move) for move in asked.moves)
     less = sum((_less(move) for move in moves), Decimal(0))
     spent = in_dollars(whole)
     coming = forecast(calls)
@@ -252,9 +284,9 @@ def what_if_with(calls: Calls, asked: Scenario, together: Joint | None) -> WhatI
         moves=moves,
         moved_usd=moved,
         joint=together,
-        saved_usd=_after(moved, together),
+        saved_usd=_times(together.would_cost_usd, factor) if together else moved,
         promises=tuple(_promise(calls, feature, limit) for feature, limit in asked.within.items()),
-        assumptions=_ASSUMED,
+        assumptions=(*_ASSUMED, *told_waits(calls, asked)),
     )
 
 
@@ -262,7 +294,9 @@ _ASSUMED = (
     "More calls are more of the same: features, models, sizes and hours stay as they are.",
     "A call moves once, by the first move that names it.",
     "A move asks the same tokens at the other model's list price; whether it answers well enough is not measured.",
-    "The share that ways to save bring is that of the calls as they are; moves may change it.",
+    "A call whose price at the other model is not known stays where it is.",
+    "Ways to save change the calls that they would change today, at the prices of the model that is asked after the "
+    "moves; none of them sends a call that moves elsewhere.",
 )
 
 
@@ -277,10 +311,13 @@ def _times(amount: Decimal | None, factor: Decimal) -> Decimal | None:
     return None if amount is None else amount * factor
 
 
-def _after(moved: Decimal | None, together: Joint | None) -> Decimal | None:
-    if moved is None or together is None or not together.spent_usd or together.saving_usd is None:
-        return moved
-    return (moved * (1 - together.saving_usd / together.spent_usd)).quantize(Decimal("1e-12"))
+MOVED = "moved"  # the relation of all calls that move, as one of a route is
+
+
+def _all_moved(calls: Calls, moves: Sequence[Move]) -> tuple[Moved, ...]:
+    """What each move would cost; leaves MOVED."""
+    calls.connection.execute(f"CREATE OR REPLACE TEMP TABLE {MOVED} (call BIGINT, model VARCHAR, provider VARCHAR)")
+    return tuple(_moved(calls, move) for move in moves)
 
 
 def _moved(calls: Calls, move: Move) -> Moved:
@@ -289,26 +326,26 @@ def _moved(calls: Calls, move: Move) -> Moved:
         f"{column} = {quoted(value)}" for column, value in (("feature", move.feature), ("model", move.model)) if value
     ]
     condition = " AND ".join(
-        ["billed", "cost_pico IS NOT NULL", "call NOT IN (SELECT call FROM moved_already)", *tests]
+        ["billed", "cost_pico IS NOT NULL", f"call NOT IN (SELECT call FROM {MOVED})", *tests]  # noqa: S608
     )
     provider = "NULL" if move.provider is None else quoted(move.provider)
     calls.connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE move AS
             SELECT call, {quoted(move.to)} AS model, {provider}::VARCHAR AS provider FROM calls WHERE {condition}"""  # noqa: S608
     )
-    count, cost, last = calls.row(
-        f"SELECT count(*), sum(cost_pico), max(price_moment) FROM calls WHERE {condition}"  # noqa: S608
-    )
+    count, cost = calls.row(f"SELECT count(*), sum(cost_pico) FROM calls WHERE {condition}")  # noqa: S608
     if not count:
         return _nothing(move, calls=0, cost=0, why="No priced call is of this feature and model.")
-    if calls.catalogue.rates(model=move.to, provider=move.provider or "", at=_aware(last)) is None:
+    leave_priced(calls, "move")
+    moving, moving_cost = calls.row("SELECT count(*), sum(cost_pico) FROM calls SEMI JOIN move USING (call)")
+    if not moving:
         return _nothing(move, calls=count, cost=int(cost), why=f"No price is known for {move.to}.")
-    would = int(cost) - saved(calls, {"route": "move"}).total(frozenset({"route"}))
-    calls.connection.execute("INSERT INTO moved_already SELECT call FROM move")
+    would = int(moving_cost) - saved(calls, {"route": "move"}).total(ROUTED)
+    calls.connection.execute(f"INSERT INTO {MOVED} FROM move")
     return Moved(
         move=move,
-        calls=count,
-        cost_usd=in_dollars(cost),
+        calls=moving,
+        cost_usd=in_dollars(moving_cost),
         would_cost_usd=in_dollars(would),
         low_usd=in_dollars(int(would * FEWER_TOKENS)),
         high_usd=in_dollars(int(would * MORE_TOKENS)),
@@ -320,10 +357,6 @@ def _nothing(move: Move, *, calls: int, cost: int, why: str) -> Moved:
     return Moved(
         move=move, calls=calls, cost_usd=in_dollars(cost), would_cost_usd=None, low_usd=None, high_usd=None, why=why
     )
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC)
 
 
 def _promise(calls: Calls, feature: str, limit: float) -> Promise:
@@ -365,6 +398,7 @@ def pareto(calls: Calls, asked: Asked, progress: Told = lambda percent: None) ->
             "Quality is what pairs of judged answers prove to be kept, less the false hits of a semantic cache; what "
             "is neither routed, trimmed nor answered for another question keeps all.",
             "How long a routed or trimmed call takes is not known, so the latency of such a choice is not either.",
+            *told_waits(calls, asked),
         ),
     )
 
@@ -396,7 +430,8 @@ def _p95(calls: Calls, stages: Coalition, treatments: Mapping[Stage, str], look_
         f"call IN (SELECT call FROM {treatments[stage]})" if stage in stages else "false"  # noqa: S608
         for stage in ("drop", "answer", "batch")
     )
-    taken = f"CASE WHEN {answer} THEN {look_up} WHEN {batch} THEN {DAY} ELSE epoch(ended_at) - epoch(started_at) END"
+    own = "epoch(ended_at) - epoch(started_at)"
+    taken = f"CASE WHEN {answer} THEN {look_up} WHEN {batch} THEN {BATCH_WINDOW} ELSE {own} END"
     found: float | None = calls.row(
         f"""SELECT quantile_cont({taken}, 0.95) FROM calls
             WHERE status IS DISTINCT FROM 'failed' AND batch IS NOT TRUE AND ended_at IS NOT NULL AND NOT ({drop})"""  # noqa: S608

@@ -158,7 +158,9 @@ def test_what_is_asked_is_answered_for_people_and_machines_alike(write):
     assert "Answers of chat do not keep to 200 ms" in out
     assert [row["key"] for row in document["breakdown"]["day"]["rows"]] == ["2026-10-02", "2026-10-03", "2026-10-04"]
     assert document["what_if"]["grown_usd"] == "0.0315"
-    assert document["what_if"]["joint"] == document["joint"] is not None
+    # Three reports are sent as a batch; with the move, at half the price of the other model.
+    assert (document["joint"]["saving_usd"], document["what_if"]["joint"]["saving_usd"]) == ("0.00525", "0.000315")
+    assert document["what_if"]["saved_usd"] == "0.0162225"
     assert document["goal"]["share"] == 0.01
     assert document["report"] == {"time_zone": "Europe/Berlin", "currency": "EUR", "currency_rate": "0.5"}
     assert document["cost_usd"] == "0.021"

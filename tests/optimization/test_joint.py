@@ -1,5 +1,6 @@
 """Several ways to save at once: what they save together, whose share is whose, and how sure that is."""
 
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from random import Random
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from apps.llm.catalogue import Catalogue, Override
 from apps.llm.pricing import STAGES, Prefix, Rates, Tier, Treatment, Usage, cost_pico
 from apps.optimization.calls import reading
-from apps.optimization.coalitions import MOST_CLUSTERS, saved, subsets
+from apps.optimization.coalitions import MOST_CLUSTERS, ROUTED, saved, saved_behind, subsets
 from apps.optimization.joint import joint, shapley, with_interval
 from apps.optimization.options import Options
 from apps.optimization.results import in_dollars
@@ -36,7 +37,7 @@ def rates(price, tiers=()):
     )
 
 
-MODELS = {"dear": rates(10), "cheap": rates(1)}
+MODELS = {"dear": rates(10), "middle": rates(4), "cheap": rates(1)}
 CATALOGUE = Catalogue([Override(model=name, rates=each) for name, each in MODELS.items()])
 CALLS = 12
 
@@ -137,6 +138,44 @@ def test_each_of_the_64_coalitions_costs_what_its_calls_cost_one_by_one(dozen, u
         assert found.total(stages) == one_by_one
     assert found.spent == sum(cost_pico(usage, MODELS["dear"]) for usage in usages)
     assert found.by_cluster.sum(axis=0) == pytest.approx(found.totals)
+
+
+@QUICK
+@given(changes=treatments(), moved=st.sets(st.integers(0, CALLS - 1)))
+def test_behind_moves_each_coalition_saves_of_what_the_moved_calls_cost_one_by_one(dozen, usages, changes, moved):
+    """A call that moves is routed by nobody else, and moves whoever takes part."""
+    moving = [change if place not in moved else replace(change, rates=None) for place, change in enumerate(changes)]
+    relations = tables(dozen, moving)
+    dozen.connection.execute("CREATE OR REPLACE TEMP TABLE moves (call BIGINT, model VARCHAR, provider VARCHAR)")
+    keys = [key for (key,) in dozen.rows("SELECT call FROM calls ORDER BY call")]
+    for place in moved:
+        dozen.connection.execute("INSERT INTO moves VALUES (?, 'middle', NULL)", [keys[place]])
+    found = saved_behind(dozen, "moves", relations)
+    unrouted = saved_behind(dozen, "moves", {each: name for each, name in relations.items() if each != "route"})
+
+    def paid(stages):
+        return sum(
+            cost_pico(usage, MODELS["dear"], treatment=replace(change, rates=MODELS["middle"]), stages=stages | ROUTED)
+            if place in moved
+            else cost_pico(usage, MODELS["dear"], treatment=change, stages=stages)
+            for place, (usage, change) in enumerate(zip(usages, changes, strict=True))
+        )
+
+    at_start = sum(
+        cost_pico(usage, MODELS["dear"], treatment=Treatment(rates=MODELS["middle"]), stages=ROUTED)
+        if place in moved
+        else cost_pico(usage, MODELS["dear"])
+        for place, usage in enumerate(usages)
+    )
+    assert len(found.coalitions) == 64
+    assert found.spent == at_start
+    for stages in found.coalitions:
+        assert found.total(stages) == at_start - paid(stages)
+    for stages in unrouted.coalitions:
+        assert unrouted.total(stages) == found.total(stages)
+    assert found.by_cluster.sum(axis=0) == pytest.approx(found.totals)
+    assert found.by_day.sum(axis=0) == pytest.approx([*found.totals, found.spent])
+    assert found.paid.sum() == pytest.approx(found.spent)
 
 
 def test_a_saving_that_changes_every_call_is_summed_in_little_memory(tmp_path):

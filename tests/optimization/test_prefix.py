@@ -15,6 +15,7 @@ from apps.llm.pricing import Rates
 from apps.optimization.joint import joint
 from apps.optimization.management.commands.evaluate import PUBLIC
 from apps.optimization.prefix.replay import FOREVER, Stream, replay
+from apps.optimization.scenarios import Move, Scenario, what_if
 from apps.optimization.simulators import Options, replay_of, simulate
 from tests.optimization.conftest import call
 
@@ -295,3 +296,18 @@ def test_behind_a_route_nobody_uses_a_cache_that_costs_more_than_it_saves(write,
 
     assert prefix.saving_usd > 0
     assert together.saving_usd >= alone.saving_usd > 0
+
+
+def test_calls_that_somebody_moves_read_from_the_cache_of_their_new_model(write, calls_of):
+    """The other half stays, and reads what its own model has cached."""
+    tenth = Rates(input=Decimal(1), output=Decimal(0), cached_read=Decimal("0.1"))
+    both = Catalogue([Override(model="gpt-4o", rates=READS), Override(model="gpt-4o-mini", rates=tenth)])
+    rows = [reader(n, feature="chat" if n % 2 else "search", cached_tokens=0) for n in range(20)]
+
+    with calls_of(write("calls.csv", rows), both) as calls:
+        found = what_if(calls, Scenario(moves=(Move(feature="chat", to="gpt-4o-mini"),)))
+
+    a_call = Decimal(2048) / 10**6
+    assert found.moved_usd == 10 * a_call * 10 + 10 * a_call
+    assert found.joint.shares == {"prefix_cache": 9 * a_call * 9 + 9 * a_call * Decimal("0.9")}
+    assert found.saved_usd == found.moved_usd - found.joint.saving_usd

@@ -5,6 +5,8 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
+from apps.llm.catalogue import Catalogue, Override
+from apps.llm.pricing import Rates
 from apps.optimization.scenarios import Asked, Move, Periods, Scenario, compare_periods, pareto, what_if
 from tests.optimization.conftest import call, run_analyses
 
@@ -61,6 +63,87 @@ def test_a_call_that_two_moves_are_about_is_moved_once(opened_month):
 
     assert [move.calls for move in found.moves] == [280, 0]
     assert found.moved_usd == found.moves[0].would_cost_usd > 0
+
+
+# --- Moves and ways to save at once ----------------------------------------------------------------------------------
+
+MINI = (1000 * Decimal("0.15") + 100 * Decimal("0.6")) / 10**6  # of one `call()` at gpt-4o-mini
+SAVED = Decimal("0.0035") - MINI
+
+
+def answered_twice(*features):
+    """Ninety questions of each feature, answered as well by the cheaper model."""
+    return [
+        call(prompt=f"q{n}", session=f"{feature} {n}", feature=feature, quality="1", model=model)
+        for feature in features
+        for n in range(90)
+        for model in ("gpt-4o", "gpt-4o-mini")
+    ]
+
+
+def test_a_move_that_is_what_a_way_to_save_would_do_is_not_saved_again(write, calls_of):
+    with calls_of(write("calls.csv", answered_twice("chat"))) as calls:
+        as_it_is = what_if(calls, Scenario())
+        found = what_if(calls, Scenario(moves=(Move(model="gpt-4o", to="gpt-4o-mini"),)))
+
+    assert as_it_is.joint.saving_usd == 90 * SAVED
+    assert found.moved_usd == found.saved_usd == 180 * MINI
+    assert found.joint is None
+
+
+def test_a_way_to_save_routes_the_calls_that_do_not_move(write, calls_of):
+    moves = (Move(feature="chat", model="gpt-4o", to="gpt-4o-mini"),)
+    with calls_of(write("calls.csv", answered_twice("chat", "search"))) as calls:
+        found = what_if(calls, Scenario(growth=1, moves=moves))
+
+    assert found.moved_usd == 2 * (90 * COST + 270 * MINI)
+    assert found.joint.strategies == ("model_swap_by_task",)
+    assert found.joint.spent_usd == 90 * COST + 270 * MINI
+    assert found.joint.saving_usd == 90 * SAVED
+    assert found.joint.low <= found.joint.saving_usd <= found.joint.high
+    assert found.saved_usd == 2 * 360 * MINI
+
+
+def test_caches_and_batches_save_what_a_moved_call_costs_at_its_new_model(write, calls_of):
+    """Each chat call has a repeat, which a cache would answer; reports wait for a batch, and stay where they are."""
+    rows = [row | {"prompt": f"c{place // 4}", "user": "ann"} for place, row in enumerate(month())]
+    rows = [row | ({} if row["feature"] == "chat" else {"prompt": row["session"]}) for row in rows]
+    with calls_of(write("calls.csv", rows)) as calls:
+        asked = Scenario(answers_kept=None, moves=(Move(feature="chat", to="gpt-4o-mini"),))
+        found = what_if(calls, asked)
+
+    assert set(found.joint.strategies) == {"batch_eligible", "exact_cache"}
+    assert found.moved_usd == 140 * COST + 140 * MINI == found.joint.spent_usd
+    assert found.joint.shares == {"exact_cache": 70 * MINI, "batch_eligible": 70 * COST}
+    assert found.saved_usd == found.moved_usd - 70 * MINI - 70 * COST == found.joint.would_cost_usd
+
+
+def test_a_moved_call_is_batched_at_the_price_of_its_new_model(opened_month):
+    found = what_if(opened_month, Scenario(moves=(Move(to="gpt-4o-mini"),)))
+
+    assert found.saved_usd == 140 * MINI + 140 * MINI / 2
+
+
+def test_a_call_whose_price_elsewhere_is_unknown_stays_where_it_is_and_saves_there(write, calls_of):
+    """In the tier `flex`, the other model has no price."""
+    here = Rates(input=Decimal(10), output=Decimal(50))
+    half = here.scaled(Decimal("0.5"))
+    here = Rates(input=Decimal(10), output=Decimal(50), service={"flex": half, "batch": half.scaled(Decimal("0.5"))})
+    there = Rates(input=Decimal(1), output=Decimal(5))
+    catalogue = Catalogue([Override(model="here", rates=here), Override(model="there", rates=there)])
+    rows = [
+        call(model="here", service_tier=tier, interactive="false", prompt=f"{tier} {n}", session=f"{tier} {n}")
+        for tier in ("flex", "default")
+        for n in range(40)
+    ]
+
+    with calls_of(write("calls.csv", rows), catalogue) as calls:
+        found = what_if(calls, Scenario(moves=(Move(to="there"),)))
+
+    [move] = found.moves
+    assert (move.calls, move.cost_usd, move.would_cost_usd) == (40, Decimal("0.6"), Decimal("0.06"))
+    assert found.moved_usd == Decimal("0.06") + Decimal("0.3")
+    assert found.saved_usd == Decimal("0.06") + Decimal("0.15")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +215,36 @@ def test_who_keeps_to_a_time_is_read_from_the_log(opened_month):
     assert found.promises[0].p95 == 3
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [{"within": {"report": 5}}, {"within": {"report": 5}, "waits": {"report": 90_000}}],
+    ids=["a time to keep", "and a longer wait"],
+)
+def test_a_feature_that_must_answer_sooner_than_a_batch_is_not_batched(opened_month, wishes):
+    found = what_if(opened_month, Scenario(**wishes))
+
+    assert found.promises[0].keeps
+    assert found.joint is None
+    assert "report may take 5 s, so its calls are left out of batches, which may take 24 hours." in found.assumptions
+
+
+def test_a_feature_that_has_a_day_to_answer_is_batched(opened_month):
+    found = what_if(opened_month, Scenario(within={"report": 86_400}, waits={"report": 90_000}))
+
+    assert found.joint.strategies == ("batch_eligible",)
+    assert "report may take 24 hours, so its calls are counted as able to go through a batch API." in found.assumptions
+
+
+@pytest.mark.parametrize(("question", "asked"), [(what_if, Scenario), (pareto, Asked)])
+def test_a_time_for_a_feature_that_no_call_is_of_is_told_to_change_nothing(opened_month, question, asked):
+    wishes = {"waits": {"nosuch": 90_000}} | ({"within": {"nobody": 5}} if asked is Scenario else {})
+
+    told = [each for each in question(opened_month, asked(**wishes)).assumptions if each.startswith("No call is of")]
+
+    names = ["nosuch", "nobody"][: sum(map(len, wishes.values()))]
+    assert told == [f"No call is of feature {name}, so what was said of it changes nothing." for name in names]
+
+
 def test_features_that_nobody_may_touch_are_left_alone(opened_month):
     free = what_if(opened_month, Scenario()).joint
     kept = what_if(opened_month, Scenario(keep=("report",))).joint
@@ -194,6 +307,23 @@ def test_a_question_is_stored_with_its_answer_and_can_be_put_again(import_datase
     assert (asked.status_code, answer["state"], answer["parameters"]) == (202, "ready", question)
     assert Decimal(answer["result"]["grown_usd"]) == Decimal("1.5") * 280 * COST
     assert again["id"] == answer["id"]
+
+
+def test_the_savings_under_a_wait_of_a_feature_that_no_call_is_of_say_so(
+    import_dataset, client_for, alice, monkeypatch
+):
+    monkeypatch.setattr("apps.optimization.advice.ring", lambda analysis: None)
+    dataset, client = import_dataset(alice, month()), client_for(alice)
+    parameters = {"waits": {"nosuch": 90_000.0}}
+
+    asked = client.post(
+        ANALYSES, {"dataset": str(dataset.pk), "kind": "savings", "parameters": parameters}, format="json"
+    )
+    run_analyses()
+    answer = client.get(asked.headers["Location"]).json()
+
+    told = "No call is of feature nosuch, so what was said of it changes nothing."
+    assert told in answer["result"]["overview"]["assumptions"]
 
 
 @pytest.mark.parametrize(

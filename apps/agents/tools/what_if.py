@@ -20,9 +20,9 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
 from apps.optimization.allowances import taken_as_allowed
-from apps.optimization.constraints import spelled_wait
 from apps.optimization.models import StoredAnalysis
 from apps.optimization.scenarios import Move, Moved, Promise, Scenario, WhatIf
+from apps.optimization.waits import spelled_wait
 
 COLUMNS = {
     "Feature": text("feature"),
@@ -72,7 +72,8 @@ def _sentences(found: WhatIf, asked: Scenario) -> Iterator[str]:
     if moved:
         yield f"All calls together would cost **{spell_dollars(found.moved_usd)}**."
     if (asked.growth or moved) and found.joint and found.saved_usd is not None:
-        yield f"With the ways to save that are proven these calls would cost {spell_dollars(found.saved_usd)}."
+        beside = " beside that" if moved else ""
+        yield f"With the ways to save that are proven{beside} these calls would cost {spell_dollars(found.saved_usd)}."
     if asked.growth and found.forecast_usd is not None:
         amount = f"{spell_dollars(found.forecast_usd)}{_between(found)}"
         yield f"The next {found.forecast_days} days would cost {amount}, without any of them."
