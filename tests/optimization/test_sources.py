@@ -5,7 +5,9 @@ from decimal import Decimal
 
 import pytest
 
+from apps.optimization.importers import NoUsableColumns
 from apps.optimization.readers import open_table
+from tests.optimization.conftest import spend_log
 
 
 @pytest.fixture
@@ -276,8 +278,8 @@ def test_otlp_without_spans_has_no_columns_to_read(write, content):
 # --- Helicone, TensorZero, Mooncake, and usage as providers tell it --------------------------------------------------
 
 
-def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled_cost(read):
-    row = {
+def request(**more):
+    return {
         "request_id": "r1",
         "request_created_at": "2026-09-01 10:00:00.000",
         "response_created_at": "2026-09-01 10:00:02.000",
@@ -295,12 +297,15 @@ def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled
         "request_body": {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0},
         "cost": 6000000,
         "cache_reference_id": "00000000-0000-0000-0000-000000000000",
-    }
-    hit = row | {"request_id": "r2", "cache_reference_id": "0d9ed8d5-90b8-4a3c-b1c5-7b7c3e3d7f10"}
+    } | more
+
+
+def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled_cost(read):
+    hit = request(request_id="r2", cache_reference_id="0d9ed8d5-90b8-4a3c-b1c5-7b7c3e3d7f10")
 
     found, kept = read(
         "h.jsonl",
-        [row, hit],
+        [request(), hit],
         'cached_read_tokens, cost_pico, recorded_cost, feature, session, "user", temperature, cached_answer, '
         "epoch_ms(first_token_at - started_at)",
     )
@@ -312,8 +317,8 @@ def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled
     ]
 
 
-def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
-    row = {
+def inference(**more):
+    return {
         "id": "m1",
         "inference_id": "i1",
         "model_name": "gpt-4o",
@@ -327,11 +332,13 @@ def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
         "function_name": "extract",
         "episode_id": "e1",
         "value": True,
-    }
+    } | more
 
+
+def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
     found, [kept] = read(
         "t.jsonl",
-        [row],
+        [inference()],
         "epoch(ended_at - started_at), epoch_ms(first_token_at - started_at), cached_read_tokens, feature, session, "
         "quality",
     )
@@ -387,11 +394,73 @@ def test_a_usage_object_is_read_as_its_provider_means_it(read, usage, expected):
     assert kept == expected
 
 
+def blocks(number=0):
+    return {"timestamp": number * 1000, "input_length": 512, "output_length": 7, "hash_ids": [0, number]}
+
+
 def test_a_trace_of_blocks_is_a_table_with_its_own_clock(read):
-    rows = [{"timestamp": n * 1000, "input_length": 512, "output_length": 7, "hash_ids": [0, n]} for n in range(3)]
+    rows = [blocks(n) for n in range(3)]
 
     found, kept = read("trace.jsonl", rows, "input_tokens, output_tokens", price_as="gpt-5")
 
     assert kept == [(512, 7)] * 3
     assert found.source == "block_trace"
     assert Decimal(found.rows) == 3
+
+
+# --- A mapping of a source that is recognised ------------------------------------------------------------------------
+
+
+def test_a_mapping_of_one_column_leaves_all_other_rules_of_a_source(read):
+    logs = [
+        spend_log(model_group="a"),
+        spend_log(request_id="r2", cache_hit="True", spend=0, model_group="b"),
+        spend_log(request_id="r3", status="failure", spend=0, model_group="c"),
+    ]
+    columns = "cached_read_tokens, output_tokens, cached_answer, status, billed, cost_pico"
+
+    _, plain = read("l.jsonl", logs, columns)
+    found, kept = read("l.jsonl", logs, f"{columns}, feature", mapping={"feature": "model_group"})
+
+    assert found.source == "litellm"
+    assert found.columns["feature"] == "model_group"
+    assert [row[:-1] for row in kept] == plain
+    assert [(row[0], row[4]) for row in plain] == [(2000, True), (2000, False), (2000, False)]
+    assert [row[-1] for row in kept] == ["a", "b", "c"]
+
+
+def test_a_field_of_a_source_that_is_mapped_to_no_column_is_not_said(read):
+    found, [row] = read("o.jsonl", [observation()], '"user", session', mapping={"user": None})
+
+    assert (found.source, row) == ("langfuse", (None, "s1"))
+    assert "user" not in found.columns
+
+
+def test_what_a_source_says_of_its_count_of_input_holds_for_no_other_column(read):
+    row = observation(prompt_total=4000)
+
+    found, [kept] = read("o.jsonl", [row], "input_tokens", mapping={"input_tokens": "prompt_total"})
+
+    assert (found.verdicts[0].convention, kept) == ("inclusive", (4000,))
+
+
+def test_a_source_whose_token_counts_are_mapped_away_has_nothing_to_import(write, converted):
+    with pytest.raises(NoUsableColumns):
+        converted(write("l.jsonl", [spend_log()]), mapping={"input_tokens": None, "output_tokens": None})
+
+
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("litellm", spend_log),
+        ("langfuse", observation),
+        ("helicone", request),
+        ("tensorzero", inference),
+        ("block_trace", blocks),
+        ("otel", lambda: {"gen_ai.request.model": "gpt-4o", "gen_ai.usage.input_tokens": 30}),
+    ],
+)
+def test_every_source_takes_a_mapping(read, source, row):
+    found, [kept] = read("s.jsonl", [row() | {"team": "blue"}], "feature", mapping={"feature": "team"})
+
+    assert (found.source, found.columns["feature"], kept) == (source, "team", ("blue",))

@@ -5,7 +5,7 @@ place for all sources. A new source is a file here with a function that `@import
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Literal
@@ -90,7 +90,7 @@ class Importer:
     notes: tuple[str, ...] = ()  # what it assumes, in sentences
 
 
-Maker = Callable[[Texts, Mapping[str, str | None]], Importer | None]
+Maker = Callable[[Texts], Importer | None]
 _makers: list[tuple[int, Maker]] = []
 
 
@@ -105,22 +105,47 @@ def importer(*, order: int) -> Callable[[Maker], Maker]:
 
 
 def importer_for(texts: Texts, mapping: Mapping[str, str | None]) -> Importer:
-    """The importer for a file. A `mapping` (field -> column, None for "no column") overrules guesses.
+    """The importer for a file. A `mapping` (field -> column, None for "no column") overrules single fields of it.
 
     Raises:
         NoUsableColumns, WrongMapping: see there.
     """
+    from apps.optimization.importers.generic import generic  # needs this module
+
     for module in iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
     _check_mapping(texts.columns, mapping)
+    source = _source(texts)
+    found = generic(texts, mapping) if source is None else _overruled(texts, source, mapping)
+    if not {"input_tokens", "output_tokens"} & found.sql.keys():
+        raise NoUsableColumns(
+            f"No column holds token counts. Columns found: {_listed(texts.columns)}. Say which do, for example "
+            "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the "
+            "terminal, or as `mapping` over REST."
+        )
+    return found
+
+
+def _source(texts: Texts) -> Importer | None:
+    """What the first maker that knows the file makes of it; None for a table of somebody's own."""
     for _, maker in sorted(_makers, key=lambda entry: entry[0]):
         texts.forget()
-        if (found := maker(texts, mapping)) is not None:
+        if (found := maker(texts)) is not None:
             return found
-    raise NoUsableColumns(
-        f"No column holds token counts. Columns found: {_listed(texts.columns)}. Say which do, for example "
-        "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the terminal, "
-        "or as `mapping` over REST."
+    texts.forget()
+    return None
+
+
+def _overruled(texts: Texts, source: Importer, mapping: Mapping[str, str | None]) -> Importer:
+    """`source` with single fields read from other columns, or from none; all its other rules stay."""
+    own = {field: column for field, column in mapping.items() if column is not None}
+    _, sql = fields_at(texts, {field: (column,) for field, column in own.items()})
+    return replace(
+        source,
+        # What its makers say of their count of input holds for no other.
+        documented=None if "input_tokens" in mapping else source.documented,
+        columns={field: column for field, column in source.columns.items() if field not in mapping} | own,
+        sql={field: text for field, text in source.sql.items() if field not in mapping} | sql,
     )
 
 

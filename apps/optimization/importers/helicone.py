@@ -4,8 +4,6 @@ Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Hel
 by a factor that the export does not tell, so it is left alone and costs are computed.
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer
 from apps.optimization.texts import Texts
 
@@ -41,9 +39,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=30)
-def helicone(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def helicone(texts: Texts) -> Importer | None:
     """Takes requests, told by the names of their times."""
-    if mapping or not set(texts.columns) >= _TELLING:
+    if not set(texts.columns) >= _TELLING:
         return None
     texts.derive("asked", "request_body")
     texts.derive("answer", "response_body")

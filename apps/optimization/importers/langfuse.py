@@ -4,8 +4,6 @@ Source of the field names: `observation-field-groups.ts`, `commons.yml` and `blo
 `input` is meant to leave cached tokens out; integrations differ (langfuse#5568, #10592, #12306), so the calls decide.
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer
 from apps.optimization.texts import NOTHING, Texts
 
@@ -47,9 +45,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=20)
-def langfuse(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def langfuse(texts: Texts) -> Importer | None:
     """Takes observations, told by the map of usage beside the trace."""
-    if mapping or not any(set(texts.columns) >= columns for columns in _TELLING):
+    if not any(set(texts.columns) >= columns for columns in _TELLING):
         return None
     texts.derive("usage", "usage_details", "usageDetails")
     texts.derive("cost", "cost_details", "costDetails")

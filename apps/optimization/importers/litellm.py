@@ -4,8 +4,6 @@ Source of the field names: `schema.prisma`, `SpendLogsMetadata` and `types/utils
 includes cached tokens (BerriAI/litellm#15945); `cache_hit` is LiteLLM's own response cache (#11364).
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer, together
 from apps.optimization.texts import Texts
 
@@ -62,9 +60,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=10)
-def litellm(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
-    """Takes a table with the columns that make a spend log; an own mapping says that it is something else."""
-    if mapping or not (set(texts.columns) >= SPEND_LOG or set(texts.columns) >= PAYLOAD):
+def litellm(texts: Texts) -> Importer | None:
+    """Takes a table with the columns that make a spend log."""
+    if not any(set(texts.columns) >= columns for columns in (SPEND_LOG, PAYLOAD)):
         return None
     texts.derive("usage", *_USAGE)
     texts.derive("request", *_REQUEST)

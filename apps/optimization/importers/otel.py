@@ -5,8 +5,6 @@ Source of the names: semantic conventions v1.41.1 `gen-ai-spans.md` and their ol
 `output_tokens` counts reasoning.
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer, together
 from apps.optimization.texts import NOTHING, Texts
 
@@ -81,9 +79,9 @@ _DECIDES = (
 
 
 @importer(order=15)
-def otel(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def otel(texts: Texts) -> Importer | None:
     """Takes spans, told by the names of their token counts."""
-    if mapping or not set(texts.columns) & {*_IN, *_OUT}:
+    if not set(texts.columns) & {*_IN, *_OUT}:
         return None
     columns, sql = fields_at(texts, _PLACES)
     counted = [text for text in (texts.first(*_IN), texts.first(*_OUT)) if text != NOTHING]

@@ -3,8 +3,6 @@
 Source of the field names: `docs/gateway/data-model.mdx` of TensorZero.
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer
 from apps.optimization.texts import Texts
 
@@ -38,9 +36,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=40)
-def tensorzero(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def tensorzero(texts: Texts) -> Importer | None:
     """Takes inferences of models, told by the names of model and provider."""
-    if mapping or not set(texts.columns) >= _TELLING:
+    if not set(texts.columns) >= _TELLING:
         return None
     texts.derive("answer", "raw_response")
     texts.derive("asked", "raw_request", "inference_params/chat_completion")
