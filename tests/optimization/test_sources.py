@@ -6,7 +6,9 @@ from decimal import Decimal
 import pytest
 
 from apps.optimization.importers import NoUsableColumns
+from apps.optimization.options import Options
 from apps.optimization.readers import open_table
+from apps.optimization.simulators import simulate
 from tests.optimization.conftest import spend_log
 
 
@@ -406,6 +408,139 @@ def test_a_trace_of_blocks_is_a_table_with_its_own_clock(read):
     assert kept == [(512, 7)] * 3
     assert found.source == "block_trace"
     assert Decimal(found.rows) == 3
+
+
+# --- What was asked --------------------------------------------------------------------------------------------------
+
+HELLO = [{"role": "user", "content": "Hello"}]
+ROLE = [{"type": "function", "function": {"name": "role"}}]
+
+
+def at(number, form="2026-10-01T12:{:02}:{:02}Z"):
+    """The moments at which the call of this number begins and ends; all are within an hour."""
+    return form.format(number, 0), form.format(number, 5)
+
+
+def litellm_asked(number, system=None, tools=None):
+    body = {"system": system, "messages": HELLO, "tools": tools}
+    began, ended = at(number)
+    times = {"startTime": began, "endTime": ended, "completionStartTime": None}
+    return spend_log(request_id=f"r{number}", messages=HELLO, proxy_server_request=json.dumps(body), **times)
+
+
+def litellm_forwarded(number, system=None, tools=None):
+    row = litellm_asked(number, system, tools)
+    return row | {"proxy_server_request": {"url": "/v1/messages", "body": json.loads(row["proxy_server_request"])}}
+
+
+def langfuse_asked(number, system=None, tools=None):
+    began, ended = at(number)
+    said = {"messages": [{"role": "system", "content": system}, *HELLO], "tools": tools}
+    times = {"startTime": began, "endTime": ended, "completionStartTime": None}
+    return observation(id=f"o{number}", input=said, modelParameters={}, **times)
+
+
+def langfuse_with_tools_beside(number, system=None, tools=None):
+    row = langfuse_asked(number, system)
+    return row | {"modelParameters": {"tools": tools} if tools else {}}
+
+
+def langfuse_with_definitions(number, system=None, tools=None):
+    return langfuse_asked(number, system) | {"tool_definitions": {"role": json.dumps(tools)} if tools else {}}
+
+
+def helicone_asked(number, system=None, tools=None):
+    began, ended = at(number)
+    body = {"system": system, "messages": HELLO, "tools": tools, "temperature": 0}
+    return request(request_id=f"r{number}", request_created_at=began, response_created_at=ended, request_body=body)
+
+
+def tensorzero_asked(number, system=None, tools=None):
+    _, ended = at(number)
+    params = json.dumps({"tools_available": tools, "tool_choice": "auto"}) if tools else None
+    return inference(id=f"m{number}", timestamp=ended, system=system, input_messages=HELLO, tool_params=params)
+
+
+def tensorzero_asked_the_provider(number, system=None, tools=None):
+    body = {"model": "gpt-4o", "messages": HELLO, "tools": tools}
+    return tensorzero_asked(number, system) | {"raw_request": json.dumps(body)}
+
+
+def span_asked(number, system=None, tools=None):
+    said = {
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.usage.input_tokens": 3000,
+        "gen_ai.usage.output_tokens": 100,
+        "gen_ai.input.messages": json.dumps(HELLO),
+        "gen_ai.system_instructions": json.dumps([{"type": "text", "content": system}]),
+        "gen_ai.tool.definitions": json.dumps(tools),
+    }
+    began = 1788253200 + 60 * number
+    times = {"startTimeUnixNano": f"{began}000000000", "endTimeUnixNano": f"{began + 5}000000000"}
+    return otlp(span(number + 1, attributes=said, **times))
+
+
+ASKED = [
+    litellm_asked,
+    litellm_forwarded,
+    langfuse_asked,
+    langfuse_with_tools_beside,
+    langfuse_with_definitions,
+    helicone_asked,
+    tensorzero_asked,
+    tensorzero_asked_the_provider,
+    span_asked,
+]
+
+
+@pytest.fixture
+def repeats(write, calls_of):
+    """How many of the calls an answer to another one could have served, told apart or not; and which offer tools."""
+
+    def repeats(rows):
+        with calls_of(write("asked.jsonl", rows)) as calls:
+            found = simulate(calls, "exact_cache", Options(answers_kept=None, answers_shared=True))
+            apart = sum(each["repeats"] for each in found.detail["apart"])
+            return found.detail["repeats"] + apart, {tools for (tools,) in calls.rows("SELECT tools FROM calls")}
+
+    return repeats
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_same_words_under_other_instructions_are_another_question(repeats, asked):
+    same, _ = repeats([asked(number, "You sell shoes.") for number in range(20)])
+    different, _ = repeats([asked(number, f"You sell shoes of size {number}.") for number in range(20)])
+
+    assert (same, different) == (19, 0)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_same_words_with_other_tools_are_another_question_and_the_tools_are_seen(repeats, asked):
+    same, offered = repeats([asked(number, "You sell shoes.", ROLE) for number in range(4)])
+    different, _ = repeats(
+        [
+            asked(number, "You sell shoes.", [{"type": "function", "function": {"name": f"n{number}"}}])
+            for number in range(4)
+        ]
+    )
+    _, none = repeats([asked(number, "You sell shoes.") for number in range(4)])
+
+    assert (same, different, offered) == (3, 0, {True})
+    assert True not in none
+
+
+@pytest.mark.parametrize("asked", [litellm_asked, helicone_asked, tensorzero_asked_the_provider])
+def test_a_request_without_tools_is_known_to_offer_none(repeats, asked):
+    assert repeats([asked(0, "You sell shoes.", [])]) == (0, {False})
+
+
+@pytest.mark.parametrize("asked", [litellm_asked, helicone_asked, tensorzero_asked, span_asked])
+def test_what_the_system_is_told_begins_the_prompt(read, asked):
+    found, [(prompt,)] = read("asked.jsonl", [asked(0, "You sell shoes.")], "prompt")
+
+    assert "You sell shoes." in prompt.partition("\n")[0]
+    assert json.loads(prompt.partition("\n")[2]) == HELLO
+    assert "system" in found.columns["prompt"].split(",")[0]
 
 
 # --- A mapping of a source that is recognised ------------------------------------------------------------------------

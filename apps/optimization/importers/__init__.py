@@ -62,6 +62,24 @@ FIELDS = (
     "blocks",
     "cached_answer",
 )
+# What of the body of a request decides the answer, besides the model and the messages.
+DECIDES = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "seed",
+    "stop",
+    "stop_sequences",
+    "tools",
+    "functions",
+    "tool_choice",
+    "response_format",
+    "reasoning_effort",
+    "thinking",
+)
 HASHED = ("prompt", "parameters", "answer")  # of which it counts whether they are the same, to the last blank
 
 
@@ -187,12 +205,34 @@ def _listed(columns: tuple[str, ...]) -> str:
     return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown
 
 
-def fields_at(texts: Texts, places: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, str], dict[str, str]]:
-    """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first."""
+def fields_at(
+    texts: Texts, places: Mapping[str, tuple[str, ...]], *, system: tuple[str, ...] = ()
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first.
+
+    What stands at one of the places `system` is said to the model before the messages, and begins the prompt.
+    """
     found = {field: [name for name in names if texts.at(name) != NOTHING] for field, names in places.items()}
     columns = {field: ", ".join(name.replace("/", ".") for name in names) for field, names in found.items() if names}
     first = {field: texts.first_untouched if field in HASHED else texts.first for field in found}
-    return columns, {field: first[field](*names) for field, names in found.items() if names}
+    sql = {field: first[field](*names) for field, names in found.items() if names}
+    told = [name for name in system if texts.at(name) != NOTHING]
+    if told and (messages := sql.get("prompt")):
+        columns["prompt"] = ", ".join([*(name.replace("/", ".") for name in told), columns["prompt"]])
+        sql["prompt"] = f"""CASE WHEN {messages} IS NOT NULL
+            THEN concat_ws(chr(10), {texts.first_untouched(*told)}, {messages}) END"""
+    return columns, sql
+
+
+def decided_by(texts: Texts, body: str, *more: str) -> str:
+    """`parameters`: what of the body of a request that stands at `body`, and of `more` places, decides the answer."""
+    return together(texts.at(place) for place in (*(f"{body}/{name}" for name in DECIDES), *more))
+
+
+def offered(texts: Texts, *tools: str, body: str | None = None) -> str:
+    """`tools`: whether a call offers some. It offers none where they would stand in a `body` that is said."""
+    none = f"WHEN {texts.at(body)} IS NOT NULL THEN 'false'" if body else ""
+    return f"CASE WHEN {texts.first(*tools)} IS NOT NULL THEN 'true' {none} END"
 
 
 def together(texts: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Hel
 by a factor that the export does not tell, so it is left alone and costs are computed.
 """
 
-from apps.optimization.importers import Importer, fields_at, importer
+from apps.optimization.importers import Importer, decided_by, fields_at, importer, offered
 from apps.optimization.texts import Texts
 
 _TELLING = {"request_id", "request_created_at", "prompt_tokens", "completion_tokens"}
@@ -46,7 +46,7 @@ def helicone(texts: Texts) -> Importer | None:
     texts.derive("asked", "request_body")
     texts.derive("answer", "response_body")
     texts.derive("tags", "properties", "request_properties")
-    columns, sql = fields_at(texts, _PLACES)
+    columns, sql = fields_at(texts, _PLACES, system=("asked/system", "asked/instructions"))
     started, wait = texts.at("request_created_at"), texts.at("time_to_first_token")
     hit = (
         f"({texts.first('cache_reference_id')}) IS DISTINCT FROM NULL AND {texts.at('cache_reference_id')} <> {_NO_HIT}"
@@ -60,6 +60,8 @@ def helicone(texts: Texts) -> Importer | None:
             "first_token_at": f"(try_cast({started} AS TIMESTAMPTZ)::TIMESTAMP + to_milliseconds("
             f"try_cast({wait} AS BIGINT)))::VARCHAR",
             "cached_answer": f"({hit})::VARCHAR",
+            "parameters": decided_by(texts, "asked"),
+            "tools": offered(texts, "asked/tools", "asked/functions", body="asked"),
         },
         notes=(
             "Helicone: the recorded cost may be scaled, so costs are computed from tokens.",

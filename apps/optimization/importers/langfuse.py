@@ -4,10 +4,11 @@ Source of the field names: `observation-field-groups.ts`, `commons.yml` and `blo
 `input` is meant to leave cached tokens out; integrations differ (langfuse#5568, #10592, #12306), so the calls decide.
 """
 
-from apps.optimization.importers import Importer, fields_at, importer
+from apps.optimization.importers import Importer, fields_at, importer, offered, together
 from apps.optimization.texts import NOTHING, Texts
 
 _TELLING = ({"traceId", "startTime", "usageDetails"}, {"trace_id", "start_time", "usage_details"})
+_TOOLS = ("tool_definitions", "toolDefinitions")
 _PLACES: dict[str, tuple[str, ...]] = {
     "call_id": ("id",),
     "trace_id": ("trace_id", "traceId"),
@@ -38,7 +39,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "stream": ("parameters/stream",),
     "service_tier": ("parameters/service_tier",),
     "quality": ("scores/quality", "scores/correctness"),
-    "parameters": ("model_parameters", "modelParameters"),
+    # Tools that stand in the input are told apart as a part of the prompt.
+    "parameters": ("model_parameters", "modelParameters", *_TOOLS),
     "prompt": ("input",),
     "answer": ("output/content", "output"),
 }
@@ -54,6 +56,7 @@ def langfuse(texts: Texts) -> Importer | None:
     texts.derive("parameters", "model_parameters", "modelParameters")
     columns, sql = fields_at(texts, _PLACES)
     kind, level = texts.first("type"), texts.first("level")
+    parameters = texts.first_untouched("model_parameters", "modelParameters")
     return Importer(
         kind="langfuse",
         documented="exclusive",
@@ -62,6 +65,8 @@ def langfuse(texts: Texts) -> Importer | None:
         | {
             "output_tokens": _output(texts),
             "cached_write_tokens": _written(texts),
+            "parameters": together([parameters, texts.first_untouched(*_TOOLS)]),
+            "tools": offered(texts, *_TOOLS, "parameters/tools", "parameters/functions", "input/tools"),
             "status": f"CASE upper({level}) WHEN 'ERROR' THEN 'failed' ELSE 'succeeded' END",
         },
         is_call="true" if kind == NOTHING else f"upper({kind}) IN ('GENERATION', 'EMBEDDING')",
