@@ -319,6 +319,33 @@ def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled
     ]
 
 
+def test_an_export_of_helicones_requests_is_read_by_its_own_names(read):
+    row = {
+        "provider": "OPENAI",
+        "request_id": "r1",
+        "request_created_at": "2026-09-01T10:00:00.000Z",
+        "request_body": {"messages": [{"role": "user", "content": "Hi"}]},
+        "request_model": "gpt-4o",
+        "request_user_id": "u1",
+        "request_properties": {"Feature": "search", "Helicone-Session-Id": "s1"},
+        "response_id": "a1",
+        "response_body": {"choices": [{"finish_reason": "stop"}]},
+        "response_status": 200,
+        "response_model": "gpt-4o-2024-08-06",
+        "helicone_user": "of-the-house",
+        "delay_ms": 2000,
+        "prompt_tokens": 3000,
+        "completion_tokens": 100,
+    }
+
+    found, [kept] = read(
+        "h.csv", [as_text(row)], '"user", feature, session, model, status, epoch(ended_at - started_at), finish_reason'
+    )
+
+    assert found.source == "helicone"
+    assert kept == ("u1", "search", "s1", "gpt-4o-2024-08-06", "succeeded", 2.0, "stop")
+
+
 def inference(**more):
     return {
         "id": "m1",

@@ -1,6 +1,7 @@
 """Helicone requests, as its ClickHouse table and its exports name them.
 
-Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Helicone. The recorded `cost` may be scaled
+Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Helicone, and `HeliconeRequest`, which its
+exports write. The recorded `cost` may be scaled
 by a factor that the export does not tell, so it is left alone and costs are computed.
 """
 
@@ -12,8 +13,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "call_id": ("request_id",),
     "started_at": ("request_created_at",),
     "ended_at": ("response_created_at",),
-    "latency_ms": ("latency",),
-    "model": ("model", "response_model", "request_model"),
+    "latency_ms": ("latency", "delay_ms"),
+    "model": ("model", "model_override", "response_model", "request_model"),
     "provider": ("provider",),
     "input_tokens": ("prompt_tokens",),
     "cached_read_tokens": ("prompt_cache_read_tokens",),
@@ -24,7 +25,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "reasoning_tokens": ("answer/usage/completion_tokens_details/reasoning_tokens",),
     "status": ("status", "response_status"),
     "finish_reason": ("answer/choices/0/finish_reason", "answer/stop_reason"),
-    "user": ("user_id",),
+    "user": ("user_id", "request_user_id"),
     "feature": ("tags/Feature", "tags/feature", "tags/App", "tags/Helicone-Session-Name"),
     "session": ("tags/Helicone-Session-Id",),
     "api_key": ("proxy_key_id",),
