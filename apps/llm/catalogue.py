@@ -57,8 +57,14 @@ PROVIDERS = {
     "cohere_chat": "cohere",
     "deepseek": "deepseek",
     "fireworks_ai": "fireworks",
+    "gcp.gemini": "google",
+    "gcp.gen_ai": "google",
+    "gcp.vertex_ai": "google",
+    "gcp_vertex_anthropic": "google",
+    "gcp_vertex_gemini": "google",
     "gemini": "google",
     "google": "google",
+    "google_ai_studio_gemini": "google",
     "groq": "groq",
     "mistral": "mistral",
     "mistralai": "mistral",
@@ -74,6 +80,8 @@ PROVIDERS = {
     "xai": "x-ai",
 }
 _AWS_REGION = re.compile(r"^[a-z]{2}(-[a-z]+)+-\d/")
+# As Google's APIs name models: models/M, or publishers/P/models/M in a project or without one.
+_GOOGLE_PATH = re.compile(r"^(projects/[^/]+/locations/[^/]+/)?(publishers/[^/]+/)?models/")
 _PER_TOKEN = {
     "input": "input_mtok",
     "cached_read": "cache_read_mtok",
@@ -210,15 +218,34 @@ def _find(model: str, provider: str) -> _Found | None:
 
 def _readings(model: str, provider: str) -> Iterator[tuple[str, str | None]]:
     """Ways to read a model's name, the most literal first. A provider that is named is never overruled."""
-    prefix, _, rest = model.partition("/")
-    prefixed = PROVIDERS.get(prefix.lower()) if rest else None
+    rest, prefixed = _placed(model)
     place = PROVIDERS.get(provider.lower(), provider or None)
     if place is not None:
         yield model, place
     if prefixed is not None and place in (None, prefixed):
-        yield _AWS_REGION.sub("", rest), prefixed
+        yield rest, prefixed
     if place is None and prefixed is None:
         yield model, None
+
+
+def _placed(model: str) -> tuple[str, str | None]:
+    """A model's name without the provider before it, and that provider; None where the name does not begin with one.
+
+    >>> _placed("openai::gpt-4o"), _placed("azure/gpt-4o"), _placed("models/gemini-2.5-flash"), _placed("gpt-4o")
+    (('gpt-4o', 'openai'), ('gpt-4o', 'azure'), ('gemini-2.5-flash', 'google'), ('gpt-4o', None))
+    """
+    if _GOOGLE_PATH.match(model):
+        return _GOOGLE_PATH.sub("", model), "google"
+    prefix, shorthand, rest = model.partition("::")  # as TensorZero writes it, which may name OpenAI's API too
+    if shorthand:
+        place, rest = PROVIDERS.get(prefix.lower(), prefix.lower()), rest.removeprefix("responses::")
+    else:
+        prefix, _, rest = model.partition("/")
+        known = PROVIDERS.get(prefix.lower()) if rest else None
+        if known is None:
+            return model, None
+        place, rest = known, _AWS_REGION.sub("", rest)
+    return _GOOGLE_PATH.sub("", rest) if place == "google" else rest, place
 
 
 def _changes_within_a_day(model: ModelInfo) -> bool:

@@ -225,7 +225,7 @@ def canonical(model: str | None) -> str | None:
     """
     if not model:
         return None
-    name = re.sub(r"[\s._]+", "-", model.lower().rpartition("/")[2].strip())
+    name = re.sub(r"[\s._]+", "-", re.split("/|::", model.lower())[-1].strip())
     name = re.sub(r"^([a-z]{2,6}-)?(anthropic|meta|amazon|mistral|cohere|openai)-(?=[a-z])", "", name)
     return re.sub(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-latest|-v\d+(:\d+)?|@\w+)+$", "", name) or None
 

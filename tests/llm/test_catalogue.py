@@ -57,6 +57,10 @@ def test_a_provider_that_is_not_known_is_not_priced_as_somebody_else():
         ("azure/gpt-4o", "azure"),
         ("gpt-4o-2024-08-06", "openai"),
         ("openai/gpt-4o", "openai"),
+        ("openai::gpt-4o", ""),
+        ("openai::gpt-4o", "openai"),
+        ("openai::responses::gpt-4o", "openai"),
+        ("azure::gpt-4o", ""),
     ],
 )
 def test_a_gateways_spelling_of_a_model_finds_the_same_price(model, provider):
@@ -76,6 +80,36 @@ def test_bedrocks_spellings_find_bedrocks_price(model, provider):
 
     assert found.provenance.entry.startswith("aws/")
     assert found.input == Decimal(3)
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("models/gemini-2.5-flash", ""),
+        ("models/gemini-2.5-flash", "google"),
+        ("models/gemini-2.5-flash", "gcp.gen_ai"),
+        ("gemini/models/gemini-2.5-flash", ""),
+        ("publishers/google/models/gemini-2.5-flash", "vertex_ai"),
+        ("projects/p/locations/us-central1/publishers/google/models/gemini-2.5-flash", ""),
+        ("gcp_vertex_gemini::projects/p/locations/global/publishers/google/models/gemini-2.5-flash", ""),
+        ("google_ai_studio_gemini::gemini-2.5-flash", "google_ai_studio_gemini"),
+    ],
+)
+def test_googles_spellings_find_googles_price(model, provider):
+    assert rates(model, provider).provenance.entry == "google/gemini-2.5-flash"
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("vllm::gpt-4o", ""),
+        ("openai::gpt-4o", "hosted_vllm"),
+        ("models/gemini-2.5-flash", "hosted_vllm"),
+        ("models/gpt-4o", ""),
+    ],
+)
+def test_a_spelling_that_names_a_provider_is_not_priced_as_somebody_else(model, provider):
+    assert rates(model, provider) is None
 
 
 def test_a_lent_models_batch_price_is_not_assumed():

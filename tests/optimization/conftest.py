@@ -110,6 +110,31 @@ def call(**more):
     } | more
 
 
+def spend_log(**more):
+    """One request of a LiteLLM proxy, of whose 3,000 tokens 2,000 were cached."""
+    usage = {"prompt_tokens": 3000, "prompt_tokens_details": {"cached_tokens": 2000}}
+    return {
+        "request_id": "r1",
+        "call_type": "acompletion",
+        "spend": 0.006,
+        "prompt_tokens": 3000,
+        "completion_tokens": 100,
+        "startTime": "2026-10-01T12:00:00.000Z",
+        "endTime": "2026-10-01T12:00:02.000Z",
+        "completionStartTime": "2026-10-01T12:00:01.000Z",
+        "model": "gpt-4o",
+        "custom_llm_provider": "openai",
+        "metadata": json.dumps({"usage_object": usage, "user_api_key_alias": "search-key", "status": "success"}),
+        "cache_hit": "False",
+        "request_tags": '["search"]',
+        "end_user": "",
+        "user": "u1",
+        "session_id": "s1",
+        "messages": "{}",
+        "proxy_server_request": json.dumps({"temperature": 0.2}),
+    } | more
+
+
 def uploaded(content, name="calls.csv"):
     content = as_csv(content) if isinstance(content, list) else content
     return SimpleUploadedFile(name, content if isinstance(content, bytes) else content.encode())

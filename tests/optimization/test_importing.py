@@ -23,7 +23,7 @@ from apps.optimization.importers import NoUsableColumns, WrongMapping, importer_
 from apps.optimization.limits import DiskFull, TookTooLong
 from apps.optimization.readers import TooLargeInside, UnusableFile
 from apps.optimization.texts import Place, Texts
-from tests.optimization.conftest import as_csv, call
+from tests.optimization.conftest import as_csv, call, spend_log
 
 
 def one(calls, columns):
@@ -506,30 +506,6 @@ def test_two_models_of_one_file_may_count_differently(write, converted):
 
 
 # --- LiteLLM ---------------------------------------------------------------------------------------------------------
-
-
-def spend_log(**more):
-    usage = {"prompt_tokens": 3000, "prompt_tokens_details": {"cached_tokens": 2000}}
-    return {
-        "request_id": "r1",
-        "call_type": "acompletion",
-        "spend": 0.006,
-        "prompt_tokens": 3000,
-        "completion_tokens": 100,
-        "startTime": "2026-10-01T12:00:00.000Z",
-        "endTime": "2026-10-01T12:00:02.000Z",
-        "completionStartTime": "2026-10-01T12:00:01.000Z",
-        "model": "gpt-4o",
-        "custom_llm_provider": "openai",
-        "metadata": json.dumps({"usage_object": usage, "user_api_key_alias": "search-key", "status": "success"}),
-        "cache_hit": "False",
-        "request_tags": '["search"]',
-        "end_user": "",
-        "user": "u1",
-        "session_id": "s1",
-        "messages": "{}",
-        "proxy_server_request": json.dumps({"temperature": 0.2}),
-    } | more
 
 
 @pytest.mark.parametrize("name", ["spend.csv", "spend.jsonl", "spend.parquet"])

@@ -182,6 +182,7 @@ def test_calls_without_any_time_cannot_be_compared():
     ("name", "means"),
     [
         ("openai/gpt-4o-2024-08-06", "gpt-4o"),
+        ("openai::gpt-4o-2024-08-06", "gpt-4o"),
         ("gpt-4o-mini", "gpt-4o-mini"),
         ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5"),
         ("Claude Sonnet 4.5", "claude-sonnet-4-5"),

@@ -5,7 +5,11 @@ from decimal import Decimal
 
 import pytest
 
+from apps.optimization.importers import NoUsableColumns
+from apps.optimization.options import Options
 from apps.optimization.readers import open_table
+from apps.optimization.simulators import simulate
+from tests.optimization.conftest import spend_log
 
 
 @pytest.fixture
@@ -276,8 +280,8 @@ def test_otlp_without_spans_has_no_columns_to_read(write, content):
 # --- Helicone, TensorZero, Mooncake, and usage as providers tell it --------------------------------------------------
 
 
-def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled_cost(read):
-    row = {
+def request(**more):
+    return {
         "request_id": "r1",
         "request_created_at": "2026-09-01 10:00:00.000",
         "response_created_at": "2026-09-01 10:00:02.000",
@@ -295,12 +299,15 @@ def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled
         "request_body": {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0},
         "cost": 6000000,
         "cache_reference_id": "00000000-0000-0000-0000-000000000000",
-    }
-    hit = row | {"request_id": "r2", "cache_reference_id": "0d9ed8d5-90b8-4a3c-b1c5-7b7c3e3d7f10"}
+    } | more
+
+
+def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled_cost(read):
+    hit = request(request_id="r2", cache_reference_id="0d9ed8d5-90b8-4a3c-b1c5-7b7c3e3d7f10")
 
     found, kept = read(
         "h.jsonl",
-        [row, hit],
+        [request(), hit],
         'cached_read_tokens, cost_pico, recorded_cost, feature, session, "user", temperature, cached_answer, '
         "epoch_ms(first_token_at - started_at)",
     )
@@ -312,8 +319,35 @@ def test_a_request_of_helicone_is_priced_from_its_tokens_and_never_by_its_scaled
     ]
 
 
-def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
+def test_an_export_of_helicones_requests_is_read_by_its_own_names(read):
     row = {
+        "provider": "OPENAI",
+        "request_id": "r1",
+        "request_created_at": "2026-09-01T10:00:00.000Z",
+        "request_body": {"messages": [{"role": "user", "content": "Hi"}]},
+        "request_model": "gpt-4o",
+        "request_user_id": "u1",
+        "request_properties": {"Feature": "search", "Helicone-Session-Id": "s1"},
+        "response_id": "a1",
+        "response_body": {"choices": [{"finish_reason": "stop"}]},
+        "response_status": 200,
+        "response_model": "gpt-4o-2024-08-06",
+        "helicone_user": "of-the-house",
+        "delay_ms": 2000,
+        "prompt_tokens": 3000,
+        "completion_tokens": 100,
+    }
+
+    found, [kept] = read(
+        "h.csv", [as_text(row)], '"user", feature, session, model, status, epoch(ended_at - started_at), finish_reason'
+    )
+
+    assert found.source == "helicone"
+    assert kept == ("u1", "search", "s1", "gpt-4o-2024-08-06", "succeeded", 2.0, "stop")
+
+
+def inference(**more):
+    return {
         "id": "m1",
         "inference_id": "i1",
         "model_name": "gpt-4o",
@@ -327,11 +361,13 @@ def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
         "function_name": "extract",
         "episode_id": "e1",
         "value": True,
-    }
+    } | more
 
+
+def test_an_inference_of_tensorzero_began_before_its_row_was_written(read):
     found, [kept] = read(
         "t.jsonl",
-        [row],
+        [inference()],
         "epoch(ended_at - started_at), epoch_ms(first_token_at - started_at), cached_read_tokens, feature, session, "
         "quality",
     )
@@ -387,11 +423,206 @@ def test_a_usage_object_is_read_as_its_provider_means_it(read, usage, expected):
     assert kept == expected
 
 
+def blocks(number=0):
+    return {"timestamp": number * 1000, "input_length": 512, "output_length": 7, "hash_ids": [0, number]}
+
+
 def test_a_trace_of_blocks_is_a_table_with_its_own_clock(read):
-    rows = [{"timestamp": n * 1000, "input_length": 512, "output_length": 7, "hash_ids": [0, n]} for n in range(3)]
+    rows = [blocks(n) for n in range(3)]
 
     found, kept = read("trace.jsonl", rows, "input_tokens, output_tokens", price_as="gpt-5")
 
     assert kept == [(512, 7)] * 3
     assert found.source == "block_trace"
     assert Decimal(found.rows) == 3
+
+
+# --- What was asked --------------------------------------------------------------------------------------------------
+
+HELLO = [{"role": "user", "content": "Hello"}]
+ROLE = [{"type": "function", "function": {"name": "role"}}]
+
+
+def at(number, form="2026-10-01T12:{:02}:{:02}Z"):
+    """The moments at which the call of this number begins and ends; all are within an hour."""
+    return form.format(number, 0), form.format(number, 5)
+
+
+def litellm_asked(number, system=None, tools=None):
+    body = {"system": system, "messages": HELLO, "tools": tools}
+    began, ended = at(number)
+    times = {"startTime": began, "endTime": ended, "completionStartTime": None}
+    return spend_log(request_id=f"r{number}", messages=HELLO, proxy_server_request=json.dumps(body), **times)
+
+
+def litellm_forwarded(number, system=None, tools=None):
+    row = litellm_asked(number, system, tools)
+    return row | {"proxy_server_request": {"url": "/v1/messages", "body": json.loads(row["proxy_server_request"])}}
+
+
+def langfuse_asked(number, system=None, tools=None):
+    began, ended = at(number)
+    said = {"messages": [{"role": "system", "content": system}, *HELLO], "tools": tools}
+    times = {"startTime": began, "endTime": ended, "completionStartTime": None}
+    return observation(id=f"o{number}", input=said, modelParameters={}, **times)
+
+
+def langfuse_with_tools_beside(number, system=None, tools=None):
+    row = langfuse_asked(number, system)
+    return row | {"modelParameters": {"tools": tools} if tools else {}}
+
+
+def langfuse_with_definitions(number, system=None, tools=None):
+    return langfuse_asked(number, system) | {"tool_definitions": {"role": json.dumps(tools)} if tools else {}}
+
+
+def helicone_asked(number, system=None, tools=None):
+    began, ended = at(number)
+    body = {"system": system, "messages": HELLO, "tools": tools, "temperature": 0}
+    return request(request_id=f"r{number}", request_created_at=began, response_created_at=ended, request_body=body)
+
+
+def tensorzero_asked(number, system=None, tools=None):
+    _, ended = at(number)
+    params = json.dumps({"tools_available": tools, "tool_choice": "auto"}) if tools else None
+    return inference(id=f"m{number}", timestamp=ended, system=system, input_messages=HELLO, tool_params=params)
+
+
+def tensorzero_asked_the_provider(number, system=None, tools=None):
+    body = {"model": "gpt-4o", "messages": HELLO, "tools": tools}
+    return tensorzero_asked(number, system) | {"raw_request": json.dumps(body)}
+
+
+def span_asked(number, system=None, tools=None):
+    said = {
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.usage.input_tokens": 3000,
+        "gen_ai.usage.output_tokens": 100,
+        "gen_ai.input.messages": json.dumps(HELLO),
+        "gen_ai.system_instructions": json.dumps([{"type": "text", "content": system}]),
+        "gen_ai.tool.definitions": json.dumps(tools),
+    }
+    began = 1788253200 + 60 * number
+    times = {"startTimeUnixNano": f"{began}000000000", "endTimeUnixNano": f"{began + 5}000000000"}
+    return otlp(span(number + 1, attributes=said, **times))
+
+
+ASKED = [
+    litellm_asked,
+    litellm_forwarded,
+    langfuse_asked,
+    langfuse_with_tools_beside,
+    langfuse_with_definitions,
+    helicone_asked,
+    tensorzero_asked,
+    tensorzero_asked_the_provider,
+    span_asked,
+]
+
+
+@pytest.fixture
+def repeats(write, calls_of):
+    """How many of the calls an answer to another one could have served, told apart or not; and which offer tools."""
+
+    def repeats(rows):
+        with calls_of(write("asked.jsonl", rows)) as calls:
+            found = simulate(calls, "exact_cache", Options(answers_kept=None, answers_shared=True))
+            apart = sum(each["repeats"] for each in found.detail["apart"])
+            return found.detail["repeats"] + apart, {tools for (tools,) in calls.rows("SELECT tools FROM calls")}
+
+    return repeats
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_same_words_under_other_instructions_are_another_question(repeats, asked):
+    same, _ = repeats([asked(number, "You sell shoes.") for number in range(20)])
+    different, _ = repeats([asked(number, f"You sell shoes of size {number}.") for number in range(20)])
+
+    assert (same, different) == (19, 0)
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_same_words_with_other_tools_are_another_question_and_the_tools_are_seen(repeats, asked):
+    same, offered = repeats([asked(number, "You sell shoes.", ROLE) for number in range(4)])
+    different, _ = repeats(
+        [
+            asked(number, "You sell shoes.", [{"type": "function", "function": {"name": f"n{number}"}}])
+            for number in range(4)
+        ]
+    )
+    _, none = repeats([asked(number, "You sell shoes.") for number in range(4)])
+
+    assert (same, different, offered) == (3, 0, {True})
+    assert True not in none
+
+
+@pytest.mark.parametrize("asked", [litellm_asked, helicone_asked, tensorzero_asked_the_provider])
+def test_a_request_without_tools_is_known_to_offer_none(repeats, asked):
+    assert repeats([asked(0, "You sell shoes.", [])]) == (0, {False})
+
+
+@pytest.mark.parametrize("asked", [litellm_asked, helicone_asked, tensorzero_asked, span_asked])
+def test_what_the_system_is_told_begins_the_prompt(read, asked):
+    found, [(prompt,)] = read("asked.jsonl", [asked(0, "You sell shoes.")], "prompt")
+
+    assert "You sell shoes." in prompt.partition("\n")[0]
+    assert json.loads(prompt.partition("\n")[2]) == HELLO
+    assert "system" in found.columns["prompt"].split(",")[0]
+
+
+# --- A mapping of a source that is recognised ------------------------------------------------------------------------
+
+
+def test_a_mapping_of_one_column_leaves_all_other_rules_of_a_source(read):
+    logs = [
+        spend_log(model_group="a"),
+        spend_log(request_id="r2", cache_hit="True", spend=0, model_group="b"),
+        spend_log(request_id="r3", status="failure", spend=0, model_group="c"),
+    ]
+    columns = "cached_read_tokens, output_tokens, cached_answer, status, billed, cost_pico"
+
+    _, plain = read("l.jsonl", logs, columns)
+    found, kept = read("l.jsonl", logs, f"{columns}, feature", mapping={"feature": "model_group"})
+
+    assert found.source == "litellm"
+    assert found.columns["feature"] == "model_group"
+    assert [row[:-1] for row in kept] == plain
+    assert [(row[0], row[4]) for row in plain] == [(2000, True), (2000, False), (2000, False)]
+    assert [row[-1] for row in kept] == ["a", "b", "c"]
+
+
+def test_a_field_of_a_source_that_is_mapped_to_no_column_is_not_said(read):
+    found, [row] = read("o.jsonl", [observation()], '"user", session', mapping={"user": None})
+
+    assert (found.source, row) == ("langfuse", (None, "s1"))
+    assert "user" not in found.columns
+
+
+def test_what_a_source_says_of_its_count_of_input_holds_for_no_other_column(read):
+    row = observation(prompt_total=4000)
+
+    found, [kept] = read("o.jsonl", [row], "input_tokens", mapping={"input_tokens": "prompt_total"})
+
+    assert (found.verdicts[0].convention, kept) == ("inclusive", (4000,))
+
+
+def test_a_source_whose_token_counts_are_mapped_away_has_nothing_to_import(write, converted):
+    with pytest.raises(NoUsableColumns):
+        converted(write("l.jsonl", [spend_log()]), mapping={"input_tokens": None, "output_tokens": None})
+
+
+@pytest.mark.parametrize(
+    ("source", "row"),
+    [
+        ("litellm", spend_log),
+        ("langfuse", observation),
+        ("helicone", request),
+        ("tensorzero", inference),
+        ("block_trace", blocks),
+        ("otel", lambda: {"gen_ai.request.model": "gpt-4o", "gen_ai.usage.input_tokens": 30}),
+    ],
+)
+def test_every_source_takes_a_mapping(read, source, row):
+    found, [kept] = read("s.jsonl", [row() | {"team": "blue"}], "feature", mapping={"feature": "team"})
+
+    assert (found.source, found.columns["feature"], kept) == (source, "team", ("blue",))

@@ -5,7 +5,7 @@ place for all sources. A new source is a file here with a function that `@import
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Literal
@@ -62,6 +62,24 @@ FIELDS = (
     "blocks",
     "cached_answer",
 )
+# What of the body of a request decides the answer, besides the model and the messages.
+DECIDES = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "seed",
+    "stop",
+    "stop_sequences",
+    "tools",
+    "functions",
+    "tool_choice",
+    "response_format",
+    "reasoning_effort",
+    "thinking",
+)
 HASHED = ("prompt", "parameters", "answer")  # of which it counts whether they are the same, to the last blank
 
 
@@ -90,7 +108,7 @@ class Importer:
     notes: tuple[str, ...] = ()  # what it assumes, in sentences
 
 
-Maker = Callable[[Texts, Mapping[str, str | None]], Importer | None]
+Maker = Callable[[Texts], Importer | None]
 _makers: list[tuple[int, Maker]] = []
 
 
@@ -105,22 +123,47 @@ def importer(*, order: int) -> Callable[[Maker], Maker]:
 
 
 def importer_for(texts: Texts, mapping: Mapping[str, str | None]) -> Importer:
-    """The importer for a file. A `mapping` (field -> column, None for "no column") overrules guesses.
+    """The importer for a file. A `mapping` (field -> column, None for "no column") overrules single fields of it.
 
     Raises:
         NoUsableColumns, WrongMapping: see there.
     """
+    from apps.optimization.importers.generic import generic  # needs this module
+
     for module in iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
     _check_mapping(texts.columns, mapping)
+    source = _source(texts)
+    found = generic(texts, mapping) if source is None else _overruled(texts, source, mapping)
+    if not {"input_tokens", "output_tokens"} & found.sql.keys():
+        raise NoUsableColumns(
+            f"No column holds token counts. Columns found: {_listed(texts.columns)}. Say which do, for example "
+            "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the "
+            "terminal, or as `mapping` over REST."
+        )
+    return found
+
+
+def _source(texts: Texts) -> Importer | None:
+    """What the first maker that knows the file makes of it; None for a table of somebody's own."""
     for _, maker in sorted(_makers, key=lambda entry: entry[0]):
         texts.forget()
-        if (found := maker(texts, mapping)) is not None:
+        if (found := maker(texts)) is not None:
             return found
-    raise NoUsableColumns(
-        f"No column holds token counts. Columns found: {_listed(texts.columns)}. Say which do, for example "
-        "input_tokens=prompt_len: under “Column names, where unusual” of the Data page, after --map in the terminal, "
-        "or as `mapping` over REST."
+    texts.forget()
+    return None
+
+
+def _overruled(texts: Texts, source: Importer, mapping: Mapping[str, str | None]) -> Importer:
+    """`source` with single fields read from other columns, or from none; all its other rules stay."""
+    own = {field: column for field, column in mapping.items() if column is not None}
+    _, sql = fields_at(texts, {field: (column,) for field, column in own.items()})
+    return replace(
+        source,
+        # What its makers say of their count of input holds for no other.
+        documented=None if "input_tokens" in mapping else source.documented,
+        columns={field: column for field, column in source.columns.items() if field not in mapping} | own,
+        sql={field: text for field, text in source.sql.items() if field not in mapping} | sql,
     )
 
 
@@ -162,12 +205,34 @@ def _listed(columns: tuple[str, ...]) -> str:
     return f"{shown} and {len(columns) - 20} more" if len(columns) > 20 else shown
 
 
-def fields_at(texts: Texts, places: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, str], dict[str, str]]:
-    """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first."""
+def fields_at(
+    texts: Texts, places: Mapping[str, tuple[str, ...]], *, system: tuple[str, ...] = ()
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(columns, sql) of the fields that a file has at one of their `places`, the first that says something first.
+
+    What stands at one of the places `system` is said to the model before the messages, and begins the prompt.
+    """
     found = {field: [name for name in names if texts.at(name) != NOTHING] for field, names in places.items()}
     columns = {field: ", ".join(name.replace("/", ".") for name in names) for field, names in found.items() if names}
     first = {field: texts.first_untouched if field in HASHED else texts.first for field in found}
-    return columns, {field: first[field](*names) for field, names in found.items() if names}
+    sql = {field: first[field](*names) for field, names in found.items() if names}
+    told = [name for name in system if texts.at(name) != NOTHING]
+    if told and (messages := sql.get("prompt")):
+        columns["prompt"] = ", ".join([*(name.replace("/", ".") for name in told), columns["prompt"]])
+        sql["prompt"] = f"""CASE WHEN {messages} IS NOT NULL
+            THEN concat_ws(chr(10), {texts.first_untouched(*told)}, {messages}) END"""
+    return columns, sql
+
+
+def decided_by(texts: Texts, body: str, *more: str) -> str:
+    """`parameters`: what of the body of a request that stands at `body`, and of `more` places, decides the answer."""
+    return together(texts.at(place) for place in (*(f"{body}/{name}" for name in DECIDES), *more))
+
+
+def offered(texts: Texts, *tools: str, body: str | None = None) -> str:
+    """`tools`: whether a call offers some. It offers none where they would stand in a `body` that is said."""
+    none = f"WHEN {texts.at(body)} IS NOT NULL THEN 'false'" if body else ""
+    return f"CASE WHEN {texts.first(*tools)} IS NOT NULL THEN 'true' {none} END"
 
 
 def together(texts: Iterable[str]) -> str:

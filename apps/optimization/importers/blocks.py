@@ -4,8 +4,6 @@ Source: the traces of Mooncake (kvcache-ai, FAST '25): `timestamp` in millisecon
 `output_length` in tokens, `hash_ids` one per block of 512 tokens; equal ids are equal prefixes up to that block.
 """
 
-from collections.abc import Mapping
-
 from apps.optimization.importers import Importer, fields_at, importer
 from apps.optimization.texts import Texts
 
@@ -21,9 +19,9 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=25)
-def block_trace(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
-    """Takes a table with lengths and block ids; an own mapping says that it is something else."""
-    if mapping or not set(texts.columns) >= TELLING:
+def block_trace(texts: Texts) -> Importer | None:
+    """Takes a table with lengths and block ids."""
+    if not set(texts.columns) >= TELLING:
         return None
     columns, sql = fields_at(texts, _PLACES)
     return Importer(

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from apps.optimization.importers import Convention, Importer, importer
+from apps.optimization.importers import Convention, Importer
 from apps.optimization.readers import MAX_NAME, is_storable
 from apps.optimization.texts import Texts
 
@@ -109,13 +109,10 @@ _INCLUSIVE_NAMES = ("prompttokens",)
 _INCLUSIVE_PART = ".input_tokens_details."
 
 
-@importer(order=90)
-def generic(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
-    """Takes every table in which some column holds token counts."""
+def generic(texts: Texts, mapping: Mapping[str, str | None]) -> Importer:
+    """Takes every table, whether or not some column of it holds token counts."""
     known = {**_guess(texts.columns), **mapping}
     columns = {field: column for field, column in known.items() if column}
-    if not {"input_tokens", "output_tokens"} & columns.keys():
-        return None
     return Importer(
         kind="table",
         documented=_documented(columns),

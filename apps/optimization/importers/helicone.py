@@ -1,12 +1,11 @@
 """Helicone requests, as its ClickHouse table and its exports name them.
 
-Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Helicone. The recorded `cost` may be scaled
+Source of the field names: `RequestResponseRMT` in `ClickhouseWrapper.ts` of Helicone, and `HeliconeRequest`, which its
+exports write. The recorded `cost` may be scaled
 by a factor that the export does not tell, so it is left alone and costs are computed.
 """
 
-from collections.abc import Mapping
-
-from apps.optimization.importers import Importer, fields_at, importer
+from apps.optimization.importers import Importer, decided_by, fields_at, importer, offered
 from apps.optimization.texts import Texts
 
 _TELLING = {"request_id", "request_created_at", "prompt_tokens", "completion_tokens"}
@@ -14,8 +13,8 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "call_id": ("request_id",),
     "started_at": ("request_created_at",),
     "ended_at": ("response_created_at",),
-    "latency_ms": ("latency",),
-    "model": ("model", "response_model", "request_model"),
+    "latency_ms": ("latency", "delay_ms"),
+    "model": ("model", "model_override", "response_model", "request_model"),
     "provider": ("provider",),
     "input_tokens": ("prompt_tokens",),
     "cached_read_tokens": ("prompt_cache_read_tokens",),
@@ -26,7 +25,7 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "reasoning_tokens": ("answer/usage/completion_tokens_details/reasoning_tokens",),
     "status": ("status", "response_status"),
     "finish_reason": ("answer/choices/0/finish_reason", "answer/stop_reason"),
-    "user": ("user_id",),
+    "user": ("user_id", "request_user_id"),
     "feature": ("tags/Feature", "tags/feature", "tags/App", "tags/Helicone-Session-Name"),
     "session": ("tags/Helicone-Session-Id",),
     "api_key": ("proxy_key_id",),
@@ -41,14 +40,14 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=30)
-def helicone(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def helicone(texts: Texts) -> Importer | None:
     """Takes requests, told by the names of their times."""
-    if mapping or not set(texts.columns) >= _TELLING:
+    if not set(texts.columns) >= _TELLING:
         return None
     texts.derive("asked", "request_body")
     texts.derive("answer", "response_body")
     texts.derive("tags", "properties", "request_properties")
-    columns, sql = fields_at(texts, _PLACES)
+    columns, sql = fields_at(texts, _PLACES, system=("asked/system", "asked/instructions"))
     started, wait = texts.at("request_created_at"), texts.at("time_to_first_token")
     hit = (
         f"({texts.first('cache_reference_id')}) IS DISTINCT FROM NULL AND {texts.at('cache_reference_id')} <> {_NO_HIT}"
@@ -62,6 +61,8 @@ def helicone(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None
             "first_token_at": f"(try_cast({started} AS TIMESTAMPTZ)::TIMESTAMP + to_milliseconds("
             f"try_cast({wait} AS BIGINT)))::VARCHAR",
             "cached_answer": f"({hit})::VARCHAR",
+            "parameters": decided_by(texts, "asked"),
+            "tools": offered(texts, "asked/tools", "asked/functions", body="asked"),
         },
         notes=(
             "Helicone: the recorded cost may be scaled, so costs are computed from tokens.",

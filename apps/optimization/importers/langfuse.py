@@ -4,12 +4,11 @@ Source of the field names: `observation-field-groups.ts`, `commons.yml` and `blo
 `input` is meant to leave cached tokens out; integrations differ (langfuse#5568, #10592, #12306), so the calls decide.
 """
 
-from collections.abc import Mapping
-
-from apps.optimization.importers import Importer, fields_at, importer
+from apps.optimization.importers import Importer, fields_at, importer, offered, together
 from apps.optimization.texts import NOTHING, Texts
 
 _TELLING = ({"traceId", "startTime", "usageDetails"}, {"trace_id", "start_time", "usage_details"})
+_TOOLS = ("tool_definitions", "toolDefinitions")
 _PLACES: dict[str, tuple[str, ...]] = {
     "call_id": ("id",),
     "trace_id": ("trace_id", "traceId"),
@@ -40,22 +39,24 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "stream": ("parameters/stream",),
     "service_tier": ("parameters/service_tier",),
     "quality": ("scores/quality", "scores/correctness"),
-    "parameters": ("model_parameters", "modelParameters"),
+    # Tools that stand in the input are told apart as a part of the prompt.
+    "parameters": ("model_parameters", "modelParameters", *_TOOLS),
     "prompt": ("input",),
     "answer": ("output/content", "output"),
 }
 
 
 @importer(order=20)
-def langfuse(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def langfuse(texts: Texts) -> Importer | None:
     """Takes observations, told by the map of usage beside the trace."""
-    if mapping or not any(set(texts.columns) >= columns for columns in _TELLING):
+    if not any(set(texts.columns) >= columns for columns in _TELLING):
         return None
     texts.derive("usage", "usage_details", "usageDetails")
     texts.derive("cost", "cost_details", "costDetails")
     texts.derive("parameters", "model_parameters", "modelParameters")
     columns, sql = fields_at(texts, _PLACES)
     kind, level = texts.first("type"), texts.first("level")
+    parameters = texts.first_untouched("model_parameters", "modelParameters")
     return Importer(
         kind="langfuse",
         documented="exclusive",
@@ -64,6 +65,8 @@ def langfuse(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None
         | {
             "output_tokens": _output(texts),
             "cached_write_tokens": _written(texts),
+            "parameters": together([parameters, texts.first_untouched(*_TOOLS)]),
+            "tools": offered(texts, *_TOOLS, "parameters/tools", "parameters/functions", "input/tools"),
             "status": f"CASE upper({level}) WHEN 'ERROR' THEN 'failed' ELSE 'succeeded' END",
         },
         is_call="true" if kind == NOTHING else f"upper({kind}) IN ('GENERATION', 'EMBEDDING')",

@@ -4,17 +4,13 @@ Source of the field names: `schema.prisma`, `SpendLogsMetadata` and `types/utils
 includes cached tokens (BerriAI/litellm#15945); `cache_hit` is LiteLLM's own response cache (#11364).
 """
 
-from collections.abc import Mapping
-
-from apps.optimization.importers import Importer, fields_at, importer, together
+from apps.optimization.importers import Importer, decided_by, fields_at, importer, offered
 from apps.optimization.texts import Texts
 
 SPEND_LOG = {"request_id", "call_type", "startTime", "prompt_tokens", "completion_tokens", "spend"}
 PAYLOAD = {"call_type", "response_cost", "startTime", "prompt_tokens", "completion_tokens"}
 _USAGE = ("metadata/usage_object", "metadata/additional_usage_values", "response/usage")
 _REQUEST = ("proxy_server_request/body", "proxy_server_request", "model_parameters")
-# What of a request decides the answer, besides the model and the messages.
-_DECIDES = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "tools", "response_format")
 _PLACES: dict[str, tuple[str, ...]] = {
     "call_id": ("request_id", "id"),
     "trace_id": ("trace_id", "litellm_call_id"),
@@ -62,23 +58,22 @@ _PLACES: dict[str, tuple[str, ...]] = {
 
 
 @importer(order=10)
-def litellm(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
-    """Takes a table with the columns that make a spend log; an own mapping says that it is something else."""
-    if mapping or not (set(texts.columns) >= SPEND_LOG or set(texts.columns) >= PAYLOAD):
+def litellm(texts: Texts) -> Importer | None:
+    """Takes a table with the columns that make a spend log."""
+    if not any(set(texts.columns) >= columns for columns in (SPEND_LOG, PAYLOAD)):
         return None
     texts.derive("usage", *_USAGE)
     texts.derive("request", *_REQUEST)
-    columns, sql = fields_at(texts, _PLACES)
-    request, tools = texts.at("request"), texts.at("request/tools")
-    decides = [texts.at(f"request/{name}") for name in _DECIDES]
+    # Beside the messages, as Anthropic's API has it and OpenAI's Responses.
+    columns, sql = fields_at(texts, _PLACES, system=("request/system", "request/instructions"))
     return Importer(
         kind="litellm",
         documented="inclusive",
         columns=columns,
         sql=sql
         | {
-            "parameters": together(decides),
-            "tools": f"CASE WHEN {request} IS NOT NULL THEN ({tools} IS NOT NULL)::VARCHAR END",
+            "parameters": decided_by(texts, "request"),
+            "tools": offered(texts, "request/tools", "request/functions", body="request"),
         },
         notes=(
             "LiteLLM: prompt_tokens counts cached tokens; they are priced apart where the usage object gives them.",

@@ -5,9 +5,7 @@ Source of the names: semantic conventions v1.41.1 `gen-ai-spans.md` and their ol
 `output_tokens` counts reasoning.
 """
 
-from collections.abc import Mapping
-
-from apps.optimization.importers import Importer, fields_at, importer, together
+from apps.optimization.importers import Importer, fields_at, importer, offered, together
 from apps.optimization.texts import NOTHING, Texts
 
 _USAGE = "gen_ai.usage."
@@ -78,17 +76,18 @@ _DECIDES = (
     "frequency_penalty",
     "presence_penalty",
 )
+_TOOLS = "gen_ai.tool.definitions"
 
 
 @importer(order=15)
-def otel(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def otel(texts: Texts) -> Importer | None:
     """Takes spans, told by the names of their token counts."""
-    if mapping or not set(texts.columns) & {*_IN, *_OUT}:
+    if not set(texts.columns) & {*_IN, *_OUT}:
         return None
-    columns, sql = fields_at(texts, _PLACES)
+    columns, sql = fields_at(texts, _PLACES, system=("gen_ai.system_instructions",))
     counted = [text for text in (texts.first(*_IN), texts.first(*_OUT)) if text != NOTHING]
     status, error = texts.first("status.code", "status"), texts.first("error.type")
-    decides = [texts.at(f"gen_ai.request.{name}") for name in _DECIDES]
+    decides = [texts.at(name) for name in (*(f"gen_ai.request.{name}" for name in _DECIDES), _TOOLS)]
     return Importer(
         kind="otel",
         documented="inclusive",
@@ -101,7 +100,7 @@ def otel(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
             "call_id": _call_id(texts),
             "first_token_at": _first_token(texts),
             "parameters": together(decides),
-            "tools": f"CASE WHEN {texts.first('gen_ai.tool.definitions')} IS NOT NULL THEN 'true' END",
+            "tools": offered(texts, _TOOLS),
         },
         is_call=f"coalesce({', '.join(counted)}) IS NOT NULL",
         notes=("OpenTelemetry: spans with token counts are calls; the spans around them are not.",),

@@ -3,9 +3,7 @@
 Source of the field names: `docs/gateway/data-model.mdx` of TensorZero.
 """
 
-from collections.abc import Mapping
-
-from apps.optimization.importers import Importer, fields_at, importer
+from apps.optimization.importers import Importer, decided_by, fields_at, importer, offered
 from apps.optimization.texts import Texts
 
 _TELLING = {"inference_id", "model_name", "model_provider_name", "input_tokens", "output_tokens"}
@@ -33,38 +31,49 @@ _PLACES: dict[str, tuple[str, ...]] = {
     "temperature": ("asked/temperature",),
     "max_output_tokens": ("asked/max_tokens", "asked/max_completion_tokens"),
     "quality": ("value",),
+    "prompt": ("input_messages", "input"),
     "answer": ("output",),
 }
+# What a function offers at the call; what its configuration offers stands in the request to the provider.
+_TOOLS = ("tool_params/tools_available", "dynamic_tools", "dynamic_provider_tools")
+_DECIDES = (
+    "tool_params",
+    "dynamic_tools",
+    "dynamic_provider_tools",
+    "allowed_tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "output_schema",
+)
 
 
 @importer(order=40)
-def tensorzero(texts: Texts, mapping: Mapping[str, str | None]) -> Importer | None:
+def tensorzero(texts: Texts) -> Importer | None:
     """Takes inferences of models, told by the names of model and provider."""
-    if mapping or not set(texts.columns) >= _TELLING:
+    if not set(texts.columns) >= _TELLING:
         return None
     texts.derive("answer", "raw_response")
     texts.derive("asked", "raw_request", "inference_params/chat_completion")
     usage = {
         field: tuple(place.replace("usage/", "answer/usage/") for place in places) for field, places in _PLACES.items()
     }
-    columns, sql = fields_at(texts, usage)
+    columns, sql = fields_at(texts, usage, system=("system",))
     # The row is written when the answer is there, so a call began its own time earlier.
     written, took = texts.first("timestamp", "created_at"), texts.at("response_time_ms")
     at = f"try_cast({written} AS TIMESTAMPTZ)::TIMESTAMP"
     began = f"({at} - to_milliseconds(coalesce(try_cast({took} AS BIGINT), 0)))"
     first = f"{began} + to_milliseconds(try_cast({texts.at('ttft_ms')} AS BIGINT))"
-    prompt = texts.first_untouched("input_messages", "input")
     return Importer(
         kind="tensorzero",
         documented=None,
-        columns=columns
-        | {"started_at": "timestamp, response_time_ms", "ended_at": "timestamp", "prompt": "input_messages"},
+        columns=columns | {"started_at": "timestamp, response_time_ms", "ended_at": "timestamp"},
         sql=sql
         | {
             "started_at": f"({began})::VARCHAR",
             "ended_at": f"({at})::VARCHAR",
             "first_token_at": f"({first})::VARCHAR",
-            "prompt": f"CASE WHEN {prompt} IS NOT NULL THEN concat_ws(chr(10), {texts.at('system')}, {prompt}) END",
+            "parameters": decided_by(texts, "asked", *_DECIDES),
+            "tools": offered(texts, *_TOOLS, "asked/tools", "asked/functions", body="asked"),
         },
         notes=("TensorZero: a call began its response time before its row was written.",),
     )
