@@ -614,18 +614,19 @@ def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
 
 
 # A call that has another call below it, through spans of whatever kind, was reported by an outer instrumentation too.
+# One that is turned away pushes none out: else nothing would be left of the two.
 _NESTED = """
     INSERT INTO nested
     WITH RECURSIVE above AS (
         SELECT raw_trace_id AS trace, raw_parent_id AS span, 1 AS height FROM examined
-        WHERE is_call AND raw_parent_id <> ''
+        WHERE is_call AND reason IS NULL AND raw_parent_id <> ''
         UNION
         SELECT a.trace, s.raw_parent_id, a.height + 1 FROM above a
         JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
         WHERE s.raw_parent_id <> '' AND a.height < 64
     )
     SELECT DISTINCT s.number FROM above a JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
-    WHERE s.is_call
+    WHERE s.is_call AND s.reason IS NULL
 """
 # Few rows share an id, and only they have to be put in order.
 _SHARED = """

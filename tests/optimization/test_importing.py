@@ -696,6 +696,34 @@ def test_a_call_that_two_instrumentations_report_is_the_inner_one(write, convert
         assert sorted(n for (n,) in calls.rows("SELECT input_tokens FROM calls")) == [7, 40, 50]
 
 
+def test_a_call_that_is_turned_away_pushes_no_other_out(write, converted, opened):
+    def observation(number, parent="", **usage):
+        return {
+            "id": f"o{number}",
+            "traceId": "t",
+            "parentObservationId": parent,
+            "type": "GENERATION",
+            "startTime": "2026-10-01T12:00:00Z",
+            "providedModelName": "gpt-4o",
+            "usageDetails": usage,
+        }
+
+    rows = [observation(1, input=40, output=5), observation(2, "o1"), observation(3, "o2", input=30, output=5)]
+    kept = {}
+    for last in (2, 3):
+        found = converted(write("observations.jsonl", rows[:last]))
+        with opened() as calls:
+            kept[last] = found.rejected, found.nested, calls.rows("SELECT input_tokens FROM calls")
+
+    assert kept == {2: (1, 0, [(40,)]), 3: (1, 1, [(30,)])}
+
+
+def test_a_row_that_is_turned_away_is_not_left_out_a_second_time(write, converted):
+    found = converted(write("calls.csv", [span(1, input_tokens="x"), span(2, "s1")]))
+
+    assert (found.rows, found.rejected, found.nested) == (1, 1, 0)
+
+
 def test_spans_that_are_each_others_parents_end(write, converted):
     found = converted(write("calls.csv", [span(1, "s2"), span(2, "s1"), span(3)]))
 
