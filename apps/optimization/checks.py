@@ -84,7 +84,8 @@ MACROS = (
     "CREATE TEMP MACRO since_1970(n) AS CASE WHEN n < 1e11 THEN make_timestamp((n * 1e6)::BIGINT)"
     " WHEN n < 1e14 THEN make_timestamp((n * 1e3)::BIGINT) WHEN n < 1e17 THEN make_timestamp(n::BIGINT)"
     " WHEN n < 1e20 THEN make_timestamp((n / 1e3)::BIGINT) END",
-    r"CREATE TEMP MACRO is_utc(t) AS strlen(t) = 19 AND t[5] = '-'"
+    # A whole date and time without an offset: with one, the seventeenth of 19 characters is no colon.
+    r"CREATE TEMP MACRO is_utc(t) AS strlen(t) = 19 AND t[17] = ':' AND t[5] = '-'"
     r" OR regexp_full_match(t, '\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?')",
     # ISO 8601, or day.month.year; without an offset it is UTC.
     r"CREATE TEMP MACRO calendar(t) AS CASE"

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -134,6 +134,18 @@ def test_a_column_whose_name_cannot_be_stored_is_no_column(write, converted, nam
 def test_a_moment_is_read_in_every_usual_spelling(write, calls_of, text):
     with calls_of(write("calls.csv", [call(timestamp=text)])) as calls:
         assert one(calls, "started_at") == (datetime.fromisoformat("2026-10-01T12:30"),)
+
+
+@pytest.mark.parametrize("clock", ["12:00", "12:00:00", "12:00:00.0", "12:00:00.000", "12:00:00.000000"])
+@pytest.mark.parametrize("between", ["T", " "])
+def test_an_offset_counts_however_a_moment_is_written(write, calls_of, between, clock):
+    offsets = {"": 0, "Z": 0, "+00": 0, "+02": 2, "+0200": 2, "+02:00": 2, "-11": -11, "-0330": -3.5, "+05:45": 5.75}
+    rows = [call(timestamp=f"2026-01-31{between}{clock}{offset}") for offset in offsets]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        read = [at for (at,) in calls.rows("SELECT started_at FROM calls ORDER BY line")]
+
+    assert read == [datetime.fromisoformat("2026-01-31T12:00") - timedelta(hours=hours) for hours in offsets.values()]
 
 
 def test_a_semicolon_file_with_decimal_commas_is_read(write, calls_of):
