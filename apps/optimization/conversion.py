@@ -383,20 +383,21 @@ def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
     """Seconds of one step if times are counted from the start of the trace; None if they are calendar times.
 
     Numbers below a billion would all be before 2002: whole ones are taken for milliseconds, others for seconds. One
-    other time decides, so the first rows are asked before all are.
+    other time decides, so the first rows are asked before all are; a text that is no time at all decides nothing.
     """
     if "started_at" not in work.fields:
         return None
     unit: float | None = None
     for limit in (f"LIMIT {PEEKED}", ""):
-        said, numbers, largest, whole = connection.execute(
-            f"""SELECT count(t), count(*) FILTER (is_number(t)), max(try_cast(t AS DOUBLE)),
-                       bool_and(NOT contains(t, '.'))
+        dated, largest, whole = connection.execute(
+            f"""SELECT count(*) FILTER (NOT is_number(t) AND calendar(t) IS NOT NULL),
+                       max(try_cast(t AS DOUBLE)) FILTER (is_number(t)),
+                       bool_and(NOT contains(t, '.')) FILTER (is_number(t))
                 FROM (SELECT raw_started_at AS t FROM texts WHERE is_call {limit})"""  # noqa: S608
         ).fetchall()[0]
-        if said and (said != numbers or largest >= 1e9):
+        if dated or (largest or 0) >= 1e9:
             return None
-        unit = (1e-3 if whole else 1.0) if said else None
+        unit = None if largest is None else 1e-3 if whole else 1.0
     return unit
 
 

@@ -170,6 +170,26 @@ def test_times_of_a_trace_without_a_calendar_are_kept_relative_and_it_is_said(wr
         assert one(calls, "epoch(max(started_at) - min(started_at))") == (6.0,)
 
 
+@pytest.mark.parametrize("damaged", ["n/a", "n.a.", "-5", "nan", "infinity", "2026-13-45T00:00:00Z"])
+@pytest.mark.parametrize("step", [3000, 2.5])
+def test_a_damaged_time_among_relative_ones_costs_its_own_row_only(write, converted, opened, damaged, step):
+    times = [*(number * step for number in range(150)), damaged, *(number * step for number in range(150, 300))]
+
+    found = converted(write("calls.csv", [call(timestamp=at) for at in times]))
+
+    assert (found.rows, [(reject.line, reject.column) for reject in found.rejects]) == (300, [(152, "timestamp")])
+    assert "cannot be read" in found.rejects[0].reason
+    with opened() as calls:
+        assert one(calls, "epoch(max(started_at) - min(started_at))") == (897 if step == 3000 else 747.5,)
+
+
+@pytest.mark.parametrize("good", ["2026-10-01T12:00:00Z", "2026-10-01 12:00:00", "01.10.2026 12:00", "1790857800"])
+def test_one_time_of_the_calendar_shows_that_small_numbers_are_damaged(write, converted, good):
+    found = converted(write("calls.csv", [call(timestamp=at) for at in ("5", "n/a", good)]))
+
+    assert (found.rows, [reject.line for reject in found.rejects]) == (1, [2, 3])
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
