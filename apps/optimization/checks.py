@@ -114,7 +114,8 @@ def unsaid(said: Set[str]) -> dict[str, str]:
 
 
 def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: float | None, longest: int) -> str:
-    """A query over `texts`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
+    """A query over `texts`: typed columns (NULL where unreadable), which counts are empty (`untold_counts`),
+    `bad_column` and `reason` (NULL where fine).
 
     `said` are the fields with a column; `unit` is the seconds of one step of a clock that starts with the trace, None
     for calendar times; `longest` is the most characters of a prompt.
@@ -131,7 +132,8 @@ def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: flo
     reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in asked)
     nesting = [_raw(name) for name in NESTING if name in said]
     typed = _typed(said, decimal_comma, unit)
-    kept = ", ".join(("line", "is_call", *nesting, *map(named, typed)))
+    untold = [f"{_raw(name)} IS NULL AS {column}" for name, column in untold_counts(said).items()]
+    kept = ", ".join(("line", "is_call", *nesting, *untold, *map(named, typed)))
     doubt = _doubt(said, now, relative=unit is not None, longest=longest)
     # Which check fails is asked only where one may.
     return f"""
@@ -263,6 +265,12 @@ def _count_checks(said: Set[str]) -> list[Check]:
         ),
         (_counted(said)[0], _without_tokens(said), "The row has no token counts."),
     ]
+
+
+def untold_counts(said: Set[str]) -> dict[str, str]:
+    """Count -> column of `checked_sql` with whether a row leaves it empty, where one may while the other is there."""
+    counted = _counted(said)
+    return {name: f"{name}_untold" for name in counted} if len(counted) > 1 else {}
 
 
 def _without_tokens(said: Set[str]) -> str:

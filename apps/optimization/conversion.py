@@ -510,6 +510,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         notes=(
             *importer.notes,
             *_notes(order, importer, verdicts, tally.unit),
+            *_half_told(connection, work),
             *counts.notes(),
             *reused.notes(),
         ),
@@ -777,6 +778,18 @@ def _no_calls(rejected: int, rejects: tuple[Reject, ...], counts: _LeftOut) -> N
     first = rejects[0]
     where = f"line {first.line}" + (f", column {first.column!r}" if first.column else "")
     return NoCalls(f"None of {rejected:,} rows is a usable call. The first, {where}: {first.reason}", rejects, rejected)
+
+
+def _half_told(connection: duckdb.DuckDBPyConnection, work: _Work) -> Iterator[str]:
+    """That an empty count was taken for 0, which it is where an embedding writes nothing, and else a guess."""
+    for name, column in checks.untold_counts(set(work.fields)).items():
+        calls = connection.execute(
+            f"SELECT count(*) FROM counted WHERE {column} AND NOT ({_CONTRADICTS})"  # noqa: S608
+        ).fetchall()[0][0]
+        told, untold = ("wrote", "read") if name == "input_tokens" else ("read", "wrote")
+        if calls:
+            said = f"say how many tokens they {told} and not how many they {untold}"
+            yield f"{calls:,} calls {said}; those are taken for none."
 
 
 def _notes(order: Order, importer: Importer, verdicts: list[Verdict], unit: float | None) -> Iterator[str]:

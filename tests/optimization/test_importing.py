@@ -228,6 +228,27 @@ def test_a_bad_row_is_turned_away_with_its_line_and_reason_and_stops_nothing(wri
     assert reason in reject.reason
 
 
+def test_an_empty_count_beside_another_is_none_and_it_is_said_how_often(write, converted, opened):
+    no_output, no_input = call(output_tokens=""), call(input_tokens="")
+    rows = [call(), *[no_output] * 3, *[no_input] * 2, no_output | {"model": "nobody-s", "timestamp": "yesterday"}]
+
+    found = converted(write("calls.csv", rows))
+
+    assert (found.rows, found.rejected) == (6, 1)
+    said = [note for note in found.notes if "taken for none" in note]
+    assert said == [
+        "2 calls say how many tokens they wrote and not how many they read; those are taken for none.",
+        "3 calls say how many tokens they read and not how many they wrote; those are taken for none.",
+    ]
+    with opened() as calls:
+        assert one(calls, "sum(input_tokens), sum(output_tokens)") == (4000, 300)
+
+
+@pytest.mark.parametrize("rows", [[call(), call(output_tokens=0)], [{"model": "gpt-4o", "input_tokens": 5}]])
+def test_where_no_count_is_empty_nothing_is_said_of_it(write, converted, rows):
+    assert "taken for none" not in " ".join(converted(write("calls.csv", rows)).notes)
+
+
 def test_only_the_first_hundred_rejects_are_kept_and_all_are_counted(write, converted):
     rows = [call()] + [call(input_tokens=-n) for n in range(1, 251)] + [call()]
 
