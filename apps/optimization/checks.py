@@ -1,8 +1,8 @@
 """From text to typed calls, in SQL: how each field is read, and the reason for which a row is turned away.
 
-The view `texts` holds the `line` of a row, `is_call`, the hashes and the prompt, and each field that the file may say
-as text in a column `raw_<field>`, without blanks around it and NULL where nothing is said. Of a field that it cannot
-say nothing is looked at.
+The view `texts` holds the `place` of a row among all and its `line`, `is_call`, the hashes and the prompt, and each
+field that the file may say as text in a column `raw_<field>`, without blanks around it and NULL where nothing is said.
+Of a field that it cannot say nothing is looked at.
 """
 
 from collections.abc import Mapping, Set
@@ -133,7 +133,7 @@ def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: flo
     nesting = [_raw(name) for name in NESTING if name in said]
     typed = _typed(said, decimal_comma, unit)
     untold = [f"{_raw(name)} IS NULL AS {column}" for name, column in untold_counts(said).items()]
-    kept = ", ".join(("line", "is_call", *nesting, *untold, *map(named, typed)))
+    kept = ", ".join(("place", "line", "is_call", *nesting, *untold, *map(named, typed)))
     doubt = _doubt(said, now, relative=unit is not None, longest=longest)
     # Which check fails is asked only where one may.
     return f"""

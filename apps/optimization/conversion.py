@@ -46,7 +46,7 @@ from apps.optimization.readers import (
     refuse_endless,
 )
 from apps.optimization.tariffs import Key, create_tariff, tier_sql
-from apps.optimization.texts import LINE, MACROS, Texts
+from apps.optimization.texts import LINE, MACROS, ROW, Texts
 from apps.optimization.watching import Progress, execute
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
@@ -298,7 +298,8 @@ def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
     relation = work.table.relation(tuple(work.texts.needed))
     if relation:
         try:
-            rows = f"(SELECT NULL::BIGINT AS {named(LINE)}, * FROM {relation} {work.limit})"  # noqa: S608
+            numbers = ", ".join(f"NULL::BIGINT AS {named(name)}" for name in (ROW, LINE))
+            rows = f"(SELECT {numbers}, * FROM {relation} {work.limit})"  # noqa: S608
             return _check(connection, work, rows, _Tally())
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
@@ -342,7 +343,7 @@ def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tall
 
 
 def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str) -> None:
-    """Show the rows of `source` as `texts`: `line`, `is_call`, the text of each field, the prompt's hash."""
+    """Show the rows of `source` as `texts`: `place`, `line`, `is_call`, the text of each field, the prompt's hash."""
     order = work.order
     raw = [named(f"raw_{name}") for name in work.fields]
     columns = [f"({work.importer.sql[name]})::VARCHAR AS {text}" for name, text in zip(work.fields, raw, strict=True)]
@@ -357,7 +358,7 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
         f"({kept})::VARCHAR AS prompt",
         f"({work.importer.is_call}) AS is_call",
     ]
-    columns = [f"{named(LINE)} AS line", *columns]
+    columns = [f"{named(ROW)} AS place", f"{named(LINE)} AS line", *columns]
     untrimmed = [name for name in work.fields if not work.texts.is_trimmed(work.importer.sql[name])]
     said = ", ".join(f"said({text}) AS {text}" for text in (named(f"raw_{name}") for name in untrimmed))
     trimmed = f"* REPLACE ({said})" if said else "*"
@@ -368,9 +369,10 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
 
 
 def _same(work: _Work, tally: _Tally) -> dict[str, str]:
-    """What need not be read from the rows: columns that are the same for all of them, and lines that can be counted."""
+    """What need not be read from the rows: columns that are the same for all of them, and rows that can be counted."""
     said = work.importer.sql.keys()
-    columns = {} if tally.careful else {"line": f"file_row_number + {work.table.first_line}"}
+    counted = {"place": f"file_row_number + {work.table.first_line}", "line": "NULL::BIGINT"}
+    columns = {} if tally.careful else counted
     columns |= {"is_call": "true"} if work.importer.is_call == "true" else {}
     columns |= {} if "prompt" in said else {"prompt_hash": "NULL::UUID", "prompt_characters": "NULL::BIGINT"}
     columns |= {} if said & {"prompt", "blocks"} else {"blocks": "NULL::UBIGINT[]"}
@@ -426,22 +428,22 @@ def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
 
 
 def _repair(work: _Work) -> _Tally:
-    """Write the needed columns of every readable row to a well-formed file, with their lines."""
+    """Write the needed columns of every readable row to a well-formed file, with their numbers and lines."""
     tally, order = _Tally(careful=True), work.order
     needed = tuple(work.texts.needed)
     with _repaired_path(work).open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
         writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
         records = work.table.records(work.telling(0.0, CHECKED / 2))
-        for number, record in enumerate(islice(records, work.first), start=1):
+        for number, record in enumerate(islice(records, work.first)):
             work.deadline.check()
-            refuse_endless(number)
+            refuse_endless(number + 1)
             if isinstance(record, Reject):
                 tally.add(record)
                 continue
             line, row = record
             try:
-                writer.writerow((line, *_texts(row, needed)))
+                writer.writerow((number + work.table.first_line, line, *_texts(row, needed)))
             except OverlongRow:
                 tally.add(Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} characters."))
     return tally
@@ -461,9 +463,10 @@ def _repaired_path(work: _Work) -> Path:
 def _repaired(work: _Work) -> str:
     """The repaired file as a relation."""
     needed = tuple(work.texts.needed)
-    shape = {"line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
+    shape = {"place": "BIGINT", "line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
     columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in shape.items())
-    read = ", ".join([f"line AS {named(LINE)}", *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
+    ours = (f"place AS {named(ROW)}", f"line AS {named(LINE)}")
+    read = ", ".join([*ours, *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
     size = MAX_LINE + 1024**2  # bytes of one line
     return f"""(SELECT {read} FROM read_csv({quoted(str(_repaired_path(work).resolve()))}, columns = {{{columns}}},
         auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
@@ -738,6 +741,7 @@ def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
 def _priced_sql(*, ordered: bool) -> str:
     """The final rows, in the order and types of COLUMNS; `ordered` where a join may have changed that of the file."""
     derived = {
+        "line": "c.place",
         "ended_at": "coalesce(c.ended_at, c.started_at + to_microseconds((c.latency_ms * 1000)::BIGINT))",
         "cached_answer": "coalesce(c.cached_answer, false)",
         "billed": _BILLED,

@@ -815,6 +815,28 @@ def test_a_damaged_file_gives_the_calls_of_a_whole_one(write, converted, opened,
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("damage", ["", "1,2,3\n"])
+def test_a_call_keeps_its_row_whichever_way_its_file_is_read(write, converted, opened, damage):
+    header, *lines = as_csv([call(prompt="one\ntwo"), call(prompt="x"), call(prompt="three\nfour")]).split("\r\n")
+
+    converted(write("calls.csv", f"{header}\n{damage}\n" + "\n".join(lines)))
+
+    with opened() as calls:
+        first = 3 if damage else 2
+        assert calls.rows("SELECT line FROM calls") == [(first,), (first + 1,), (first + 2,)]
+
+
+def test_spans_of_one_document_have_a_row_each(write, converted, opened):
+    counts = [{"key": f"gen_ai.usage.{side}_tokens", "value": {"intValue": "5"}} for side in ("input", "output")]
+    spans = [{"traceId": "t", "spanId": f"s{n}", "startTimeUnixNano": "1790857800000000000"} for n in range(3)]
+    scope = {"spans": [span | {"name": "chat", "attributes": counts} for span in spans]}
+
+    converted(write("spans.json", json.dumps({"resourceSpans": [{"scopeSpans": [scope]}]})))
+
+    with opened() as calls:
+        assert calls.rows("SELECT line FROM calls") == [(1,), (2,), (3,)]
+
+
 def test_a_line_is_the_one_in_the_file_where_prompts_span_lines(write, converted):
     rows = [call(prompt="one\ntwo"), call(prompt="x", input_tokens=-1), call(prompt="a\n\nb", input_tokens="y")]
 
