@@ -439,14 +439,20 @@ def _repair(work: _Work) -> _Tally:
             work.deadline.check()
             refuse_endless(number + 1)
             if isinstance(record, Reject):
-                tally.add(record)
+                tally.add(replace(record, reason=_which(work.table, number) + record.reason))
                 continue
             line, row = record
             try:
                 writer.writerow((number + work.table.first_line, line, *_texts(row, needed)))
             except OverlongRow:
-                tally.add(Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} characters."))
+                reason = f"{_which(work.table, number)}The row is longer than {MAX_FIELD:,} characters."
+                tally.add(Reject(line=line, column=None, reason=reason))
     return tally
+
+
+def _which(table: Table, row: int) -> str:
+    """What begins the reason for which a row, from 0, is turned away, where its line does not tell which it is."""
+    return f"Element {row + 1}: " if table.shares_lines else ""
 
 
 def _texts(row: Row, needed: tuple[str, ...]) -> list[str]:
@@ -709,19 +715,23 @@ _CONTRADICTS = "cached_read_tokens + cached_write_tokens > input_tokens"
 def _rejects(connection: duckdb.DuckDBPyConnection, tally: _Tally, work: _Work) -> tuple[int, tuple[Reject, ...]]:
     """How many rows were turned away in all, and the first of them."""
     found = connection.execute(
-        f"""SELECT number, line, bad_column, reason, count(*) OVER () FROM (
-              SELECT number, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
-              SELECT number, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
+        f"""SELECT number, place, line, bad_column, reason, count(*) OVER () FROM (
+              SELECT number, place, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
+              SELECT number, place, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
               WHERE {_CONTRADICTS}) ORDER BY number LIMIT {KEPT_REJECTS}"""  # noqa: S608
     ).fetchall()
     lines = {}
     if found and not tally.careful:  # else blank lines and line ends in quotes come between
         lines = work.table.lines([number for number, *_ in found], work.telling(CHECKED, NUMBERED))
     rejects = [
-        Reject(line=lines.get(number, line), column=work.importer.columns.get(bad, bad), reason=reason)
-        for number, line, bad, reason, _ in found
+        Reject(
+            line=lines.get(number, line),
+            column=work.importer.columns.get(bad, bad),
+            reason=_which(work.table, place - work.table.first_line) + reason,
+        )
+        for number, place, line, bad, reason, _ in found
     ]
-    total = tally.rejected + (found[0][4] if found else 0)
+    total = tally.rejected + (found[0][-1] if found else 0)
     return total, tuple(sorted([*tally.rejects, *rejects], key=lambda reject: reject.line)[:KEPT_REJECTS])
 
 

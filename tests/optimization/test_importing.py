@@ -860,6 +860,27 @@ def test_a_line_is_the_one_in_the_file_whatever_comes_between_rows(write, conver
     assert [reject.line for reject in converted(write(name, content)).rejects] == lines
 
 
+@pytest.mark.parametrize("shape", ["{}", '{{"data": {}}}'])
+@pytest.mark.parametrize("third", [call(), 7])
+def test_where_elements_share_a_line_it_is_said_which_is_turned_away(write, converted, shape, third):
+    rows = [call(), call(input_tokens=-1), third, call(output_tokens="x")]
+
+    found = converted(write("calls.json", shape.format(json.dumps(rows))))
+
+    expected = ["Element 2: The number of tokens is negative.", "Element 4: It is not a whole number of tokens."]
+    expected += ["Element 3: The element is not a JSON object."] if third == 7 else []
+    assert {reject.line for reject in found.rejects} == {1}
+    assert {reject.reason for reject in found.rejects} == set(expected)
+
+
+def test_where_each_element_has_a_line_that_is_enough(write, converted):
+    rows = ",\n".join(json.dumps(row) for row in (call(), call(input_tokens=-1)))
+
+    [reject] = converted(write("calls.json", f"[{rows}]")).rejects
+
+    assert (reject.line, reject.reason) == (2, "The number of tokens is negative.")
+
+
 def test_who_says_stop_while_lines_are_counted_is_heard(write, converted):
     class Stop(Exception):
         pass

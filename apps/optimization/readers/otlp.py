@@ -43,6 +43,7 @@ class OtlpTable:
     kind = "otlp"
     decimal_comma = False
     first_line = 1
+    shares_lines = False
 
     def __init__(self, head: Head) -> None:
         self._path = head.path
