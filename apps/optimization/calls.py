@@ -16,7 +16,7 @@ ROW_BITS = 40  # of `call` that name the row; the others name the file
 
 # The columns of `calls.parquet`. NULL is "the source does not say". Times are UTC without an offset.
 COLUMNS: Mapping[str, str] = {
-    "line": "BIGINT",  # of the source file, from 1, the header counted; calls of one line share it
+    "line": "BIGINT",  # the row of the source file, from 1, a header counted; its line where each row is one
     "call_id": "VARCHAR",
     "trace_id": "VARCHAR",  # one request of a user: its retries and its nested spans share it
     "started_at": "TIMESTAMP",

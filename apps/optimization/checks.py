@@ -1,8 +1,8 @@
 """From text to typed calls, in SQL: how each field is read, and the reason for which a row is turned away.
 
-The view `texts` holds the `line` of a row, `is_call`, the hashes and the prompt, and each field that the file may say
-as text in a column `raw_<field>`, without blanks around it and NULL where nothing is said. Of a field that it cannot
-say nothing is looked at.
+The view `texts` holds the `place` of a row among all and its `line`, `is_call`, the hashes and the prompt, and each
+field that the file may say as text in a column `raw_<field>`, without blanks around it and NULL where nothing is said.
+Of a field that it cannot say nothing is looked at.
 """
 
 from collections.abc import Mapping, Set
@@ -84,7 +84,8 @@ MACROS = (
     "CREATE TEMP MACRO since_1970(n) AS CASE WHEN n < 1e11 THEN make_timestamp((n * 1e6)::BIGINT)"
     " WHEN n < 1e14 THEN make_timestamp((n * 1e3)::BIGINT) WHEN n < 1e17 THEN make_timestamp(n::BIGINT)"
     " WHEN n < 1e20 THEN make_timestamp((n / 1e3)::BIGINT) END",
-    r"CREATE TEMP MACRO is_utc(t) AS strlen(t) = 19 AND t[5] = '-'"
+    # A whole date and time without an offset: with one, the seventeenth of 19 characters is no colon.
+    r"CREATE TEMP MACRO is_utc(t) AS strlen(t) = 19 AND t[17] = ':' AND t[5] = '-'"
     r" OR regexp_full_match(t, '\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?')",
     # ISO 8601, or day.month.year; without an offset it is UTC.
     r"CREATE TEMP MACRO calendar(t) AS CASE"
@@ -113,7 +114,8 @@ def unsaid(said: Set[str]) -> dict[str, str]:
 
 
 def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: float | None, longest: int) -> str:
-    """A query over `texts`: typed columns (NULL where unreadable), `bad_column` and `reason` (NULL where fine).
+    """A query over `texts`: typed columns (NULL where unreadable), which counts are empty (`untold_counts`),
+    `bad_column` and `reason` (NULL where fine).
 
     `said` are the fields with a column; `unit` is the seconds of one step of a clock that starts with the trace, None
     for calendar times; `longest` is the most characters of a prompt.
@@ -130,7 +132,8 @@ def checked_sql(said: Set[str], *, now: datetime, decimal_comma: bool, unit: flo
     reasons = " ".join(f"WHEN {condition} THEN {quoted(reason)}" for _, condition, reason in asked)
     nesting = [_raw(name) for name in NESTING if name in said]
     typed = _typed(said, decimal_comma, unit)
-    kept = ", ".join(("line", "is_call", *nesting, *map(named, typed)))
+    untold = [f"{_raw(name)} IS NULL AS {column}" for name, column in untold_counts(said).items()]
+    kept = ", ".join(("place", "line", "is_call", *nesting, *untold, *map(named, typed)))
     doubt = _doubt(said, now, relative=unit is not None, longest=longest)
     # Which check fails is asked only where one may.
     return f"""
@@ -262,6 +265,12 @@ def _count_checks(said: Set[str]) -> list[Check]:
         ),
         (_counted(said)[0], _without_tokens(said), "The row has no token counts."),
     ]
+
+
+def untold_counts(said: Set[str]) -> dict[str, str]:
+    """Count -> column of `checked_sql` with whether a row leaves it empty, where one may while the other is there."""
+    counted = _counted(said)
+    return {name: f"{name}_untold" for name in counted} if len(counted) > 1 else {}
 
 
 def _without_tokens(said: Set[str]) -> str:

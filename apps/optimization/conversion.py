@@ -46,7 +46,7 @@ from apps.optimization.readers import (
     refuse_endless,
 )
 from apps.optimization.tariffs import Key, create_tariff, tier_sql
-from apps.optimization.texts import LINE, MACROS, Texts
+from apps.optimization.texts import LINE, MACROS, ROW, Texts
 from apps.optimization.watching import Progress, execute
 
 SCRATCH = "netra-import-"  # how the working folder beside the target begins; gone when the work is done
@@ -298,7 +298,8 @@ def _examine(connection: duckdb.DuckDBPyConnection, work: _Work) -> _Tally:
     relation = work.table.relation(tuple(work.texts.needed))
     if relation:
         try:
-            rows = f"(SELECT NULL::BIGINT AS {named(LINE)}, * FROM {relation} {work.limit})"  # noqa: S608
+            numbers = ", ".join(f"NULL::BIGINT AS {named(name)}" for name in (ROW, LINE))
+            rows = f"(SELECT {numbers}, * FROM {relation} {work.limit})"  # noqa: S608
             return _check(connection, work, rows, _Tally())
         except (duckdb.InvalidInputException, duckdb.ConversionException):
             pass
@@ -342,7 +343,7 @@ def _check(connection: duckdb.DuckDBPyConnection, work: _Work, source: str, tall
 
 
 def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str) -> None:
-    """Show the rows of `source` as `texts`: `line`, `is_call`, the text of each field, the prompt's hash."""
+    """Show the rows of `source` as `texts`: `place`, `line`, `is_call`, the text of each field, the prompt's hash."""
     order = work.order
     raw = [named(f"raw_{name}") for name in work.fields]
     columns = [f"({work.importer.sql[name]})::VARCHAR AS {text}" for name, text in zip(work.fields, raw, strict=True)]
@@ -357,7 +358,7 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
         f"({kept})::VARCHAR AS prompt",
         f"({work.importer.is_call}) AS is_call",
     ]
-    columns = [f"{named(LINE)} AS line", *columns]
+    columns = [f"{named(ROW)} AS place", f"{named(LINE)} AS line", *columns]
     untrimmed = [name for name in work.fields if not work.texts.is_trimmed(work.importer.sql[name])]
     said = ", ".join(f"said({text}) AS {text}" for text in (named(f"raw_{name}") for name in untrimmed))
     trimmed = f"* REPLACE ({said})" if said else "*"
@@ -368,9 +369,10 @@ def _show_texts(connection: duckdb.DuckDBPyConnection, work: _Work, source: str)
 
 
 def _same(work: _Work, tally: _Tally) -> dict[str, str]:
-    """What need not be read from the rows: columns that are the same for all of them, and lines that can be counted."""
+    """What need not be read from the rows: columns that are the same for all of them, and rows that can be counted."""
     said = work.importer.sql.keys()
-    columns = {} if tally.careful else {"line": f"file_row_number + {work.table.first_line}"}
+    counted = {"place": f"file_row_number + {work.table.first_line}", "line": "NULL::BIGINT"}
+    columns = {} if tally.careful else counted
     columns |= {"is_call": "true"} if work.importer.is_call == "true" else {}
     columns |= {} if "prompt" in said else {"prompt_hash": "NULL::UUID", "prompt_characters": "NULL::BIGINT"}
     columns |= {} if said & {"prompt", "blocks"} else {"blocks": "NULL::UBIGINT[]"}
@@ -383,20 +385,21 @@ def _unit(connection: duckdb.DuckDBPyConnection, work: _Work) -> float | None:
     """Seconds of one step if times are counted from the start of the trace; None if they are calendar times.
 
     Numbers below a billion would all be before 2002: whole ones are taken for milliseconds, others for seconds. One
-    other time decides, so the first rows are asked before all are.
+    other time decides, so the first rows are asked before all are; a text that is no time at all decides nothing.
     """
     if "started_at" not in work.fields:
         return None
     unit: float | None = None
     for limit in (f"LIMIT {PEEKED}", ""):
-        said, numbers, largest, whole = connection.execute(
-            f"""SELECT count(t), count(*) FILTER (is_number(t)), max(try_cast(t AS DOUBLE)),
-                       bool_and(NOT contains(t, '.'))
+        dated, largest, whole = connection.execute(
+            f"""SELECT count(*) FILTER (NOT is_number(t) AND calendar(t) IS NOT NULL),
+                       max(try_cast(t AS DOUBLE)) FILTER (is_number(t)),
+                       bool_and(NOT contains(t, '.')) FILTER (is_number(t))
                 FROM (SELECT raw_started_at AS t FROM texts WHERE is_call {limit})"""  # noqa: S608
         ).fetchall()[0]
-        if said and (said != numbers or largest >= 1e9):
+        if dated or (largest or 0) >= 1e9:
             return None
-        unit = (1e-3 if whole else 1.0) if said else None
+        unit = None if largest is None else 1e-3 if whole else 1.0
     return unit
 
 
@@ -425,25 +428,31 @@ def _blocks_sql(key: bytes, prompt: str, given: str | None) -> str:
 
 
 def _repair(work: _Work) -> _Tally:
-    """Write the needed columns of every readable row to a well-formed file, with their lines."""
+    """Write the needed columns of every readable row to a well-formed file, with their numbers and lines."""
     tally, order = _Tally(careful=True), work.order
     needed = tuple(work.texts.needed)
     with _repaired_path(work).open("wb") as file:
         # Every value in quotes, so that what a value looks like never matters to who reads it.
         writer = csv.writer(BoundedFile(file, work.scratch, order.staged_bytes), quoting=csv.QUOTE_NONNUMERIC)
         records = work.table.records(work.telling(0.0, CHECKED / 2))
-        for number, record in enumerate(islice(records, work.first), start=1):
+        for number, record in enumerate(islice(records, work.first)):
             work.deadline.check()
-            refuse_endless(number)
+            refuse_endless(number + 1)
             if isinstance(record, Reject):
-                tally.add(record)
+                tally.add(replace(record, reason=_which(work.table, number) + record.reason))
                 continue
             line, row = record
             try:
-                writer.writerow((line, *_texts(row, needed)))
+                writer.writerow((number + work.table.first_line, line, *_texts(row, needed)))
             except OverlongRow:
-                tally.add(Reject(line=line, column=None, reason=f"The row is longer than {MAX_FIELD:,} characters."))
+                reason = f"{_which(work.table, number)}The row is longer than {MAX_FIELD:,} characters."
+                tally.add(Reject(line=line, column=None, reason=reason))
     return tally
+
+
+def _which(table: Table, row: int) -> str:
+    """What begins the reason for which a row, from 0, is turned away, where its line does not tell which it is."""
+    return f"Element {row + 1}: " if table.shares_lines else ""
 
 
 def _texts(row: Row, needed: tuple[str, ...]) -> list[str]:
@@ -460,9 +469,10 @@ def _repaired_path(work: _Work) -> Path:
 def _repaired(work: _Work) -> str:
     """The repaired file as a relation."""
     needed = tuple(work.texts.needed)
-    shape = {"line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
+    shape = {"place": "BIGINT", "line": "BIGINT"} | {f"c{number}": "VARCHAR" for number in range(len(needed))}
     columns = ", ".join(f"{quoted(name)}: {quoted(kind)}" for name, kind in shape.items())
-    read = ", ".join([f"line AS {named(LINE)}", *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
+    ours = (f"place AS {named(ROW)}", f"line AS {named(LINE)}")
+    read = ", ".join([*ours, *(f"c{number} AS {named(name)}" for number, name in enumerate(needed))])
     size = MAX_LINE + 1024**2  # bytes of one line
     return f"""(SELECT {read} FROM read_csv({quoted(str(_repaired_path(work).resolve()))}, columns = {{{columns}}},
         auto_detect = false, header = false, delim = ',', quote = '"', escape = '"', new_line = '\\r\\n',
@@ -509,6 +519,7 @@ def _settle(connection: duckdb.DuckDBPyConnection, work: _Work, tally: _Tally) -
         notes=(
             *importer.notes,
             *_notes(order, importer, verdicts, tally.unit),
+            *_half_told(connection, work),
             *counts.notes(),
             *reused.notes(),
         ),
@@ -614,18 +625,19 @@ def _leave_out(connection: duckdb.DuckDBPyConnection, work: _Work) -> _LeftOut:
 
 
 # A call that has another call below it, through spans of whatever kind, was reported by an outer instrumentation too.
+# One that is turned away pushes none out: else nothing would be left of the two.
 _NESTED = """
     INSERT INTO nested
     WITH RECURSIVE above AS (
         SELECT raw_trace_id AS trace, raw_parent_id AS span, 1 AS height FROM examined
-        WHERE is_call AND raw_parent_id <> ''
+        WHERE is_call AND reason IS NULL AND raw_parent_id <> ''
         UNION
         SELECT a.trace, s.raw_parent_id, a.height + 1 FROM above a
         JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
         WHERE s.raw_parent_id <> '' AND a.height < 64
     )
     SELECT DISTINCT s.number FROM above a JOIN examined s ON s.raw_trace_id = a.trace AND s.raw_span_id = a.span
-    WHERE s.is_call
+    WHERE s.is_call AND s.reason IS NULL
 """
 # Few rows share an id, and only they have to be put in order.
 _SHARED = """
@@ -703,19 +715,23 @@ _CONTRADICTS = "cached_read_tokens + cached_write_tokens > input_tokens"
 def _rejects(connection: duckdb.DuckDBPyConnection, tally: _Tally, work: _Work) -> tuple[int, tuple[Reject, ...]]:
     """How many rows were turned away in all, and the first of them."""
     found = connection.execute(
-        f"""SELECT number, line, bad_column, reason, count(*) OVER () FROM (
-              SELECT number, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
-              SELECT number, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
+        f"""SELECT number, place, line, bad_column, reason, count(*) OVER () FROM (
+              SELECT number, place, line, bad_column, reason FROM checked WHERE reason IS NOT NULL UNION ALL
+              SELECT number, place, line, 'cached_read_tokens', 'More cached tokens than input tokens.' FROM counted
               WHERE {_CONTRADICTS}) ORDER BY number LIMIT {KEPT_REJECTS}"""  # noqa: S608
     ).fetchall()
     lines = {}
     if found and not tally.careful:  # else blank lines and line ends in quotes come between
         lines = work.table.lines([number for number, *_ in found], work.telling(CHECKED, NUMBERED))
     rejects = [
-        Reject(line=lines.get(number, line), column=work.importer.columns.get(bad, bad), reason=reason)
-        for number, line, bad, reason, _ in found
+        Reject(
+            line=lines.get(number, line),
+            column=work.importer.columns.get(bad, bad),
+            reason=_which(work.table, place - work.table.first_line) + reason,
+        )
+        for number, place, line, bad, reason, _ in found
     ]
-    total = tally.rejected + (found[0][4] if found else 0)
+    total = tally.rejected + (found[0][-1] if found else 0)
     return total, tuple(sorted([*tally.rejects, *rejects], key=lambda reject: reject.line)[:KEPT_REJECTS])
 
 
@@ -735,6 +751,7 @@ def _price_list(connection: duckdb.DuckDBPyConnection, order: Order) -> None:
 def _priced_sql(*, ordered: bool) -> str:
     """The final rows, in the order and types of COLUMNS; `ordered` where a join may have changed that of the file."""
     derived = {
+        "line": "c.place",
         "ended_at": "coalesce(c.ended_at, c.started_at + to_microseconds((c.latency_ms * 1000)::BIGINT))",
         "cached_answer": "coalesce(c.cached_answer, false)",
         "billed": _BILLED,
@@ -775,6 +792,18 @@ def _no_calls(rejected: int, rejects: tuple[Reject, ...], counts: _LeftOut) -> N
     first = rejects[0]
     where = f"line {first.line}" + (f", column {first.column!r}" if first.column else "")
     return NoCalls(f"None of {rejected:,} rows is a usable call. The first, {where}: {first.reason}", rejects, rejected)
+
+
+def _half_told(connection: duckdb.DuckDBPyConnection, work: _Work) -> Iterator[str]:
+    """That an empty count was taken for 0, which it is where an embedding writes nothing, and else a guess."""
+    for name, column in checks.untold_counts(set(work.fields)).items():
+        calls = connection.execute(
+            f"SELECT count(*) FROM counted WHERE {column} AND NOT ({_CONTRADICTS})"  # noqa: S608
+        ).fetchall()[0][0]
+        told, untold = ("wrote", "read") if name == "input_tokens" else ("read", "wrote")
+        if calls:
+            said = f"say how many tokens they {told} and not how many they {untold}"
+            yield f"{calls:,} calls {said}; those are taken for none."
 
 
 def _notes(order: Order, importer: Importer, verdicts: list[Verdict], unit: float | None) -> Iterator[str]:

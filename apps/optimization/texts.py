@@ -11,7 +11,8 @@ from typing import Any
 from apps.optimization.duck import named, quoted
 
 NOTHING = "NULL"
-LINE = "netra line number"  # our column beside those of the file, one of which may well be called "line"
+# Our columns beside those of the file, one of which may well be called "line".
+ROW, LINE = "netra row number", "netra line number"
 _EMPTY = ("", "{}", "[]", '""', "null")  # what is written where nothing is said
 
 
@@ -84,8 +85,8 @@ class Texts:
             asked.clear()
 
     def relation(self, source: str) -> str:
-        """`source`, which has the needed columns and LINE, with the JSON that is looked into taken apart."""
-        columns = [named(LINE), *map(named, self.needed)]
+        """`source`, which has the needed columns, ROW and LINE, with the JSON that is looked into taken apart."""
+        columns = [named(ROW), named(LINE), *map(named, self.needed)]
         rows = _apart(f'(SELECT {", ".join(columns)} FROM {source}) "text"', self.needed)  # noqa: S608
         if self._derived:
             named_ones = ", ".join(f"{sql} AS {named(name)}" for name, sql in self._derived.items())

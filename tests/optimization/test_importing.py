@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -136,6 +136,18 @@ def test_a_moment_is_read_in_every_usual_spelling(write, calls_of, text):
         assert one(calls, "started_at") == (datetime.fromisoformat("2026-10-01T12:30"),)
 
 
+@pytest.mark.parametrize("clock", ["12:00", "12:00:00", "12:00:00.0", "12:00:00.000", "12:00:00.000000"])
+@pytest.mark.parametrize("between", ["T", " "])
+def test_an_offset_counts_however_a_moment_is_written(write, calls_of, between, clock):
+    offsets = {"": 0, "Z": 0, "+00": 0, "+02": 2, "+0200": 2, "+02:00": 2, "-11": -11, "-0330": -3.5, "+05:45": 5.75}
+    rows = [call(timestamp=f"2026-01-31{between}{clock}{offset}") for offset in offsets]
+
+    with calls_of(write("calls.csv", rows)) as calls:
+        read = [at for (at,) in calls.rows("SELECT started_at FROM calls ORDER BY line")]
+
+    assert read == [datetime.fromisoformat("2026-01-31T12:00") - timedelta(hours=hours) for hours in offsets.values()]
+
+
 def test_a_semicolon_file_with_decimal_commas_is_read(write, calls_of):
     content = "timestamp;model;input_tokens;output_tokens;cost\n01.10.2026 12:30:00;gpt-4o;1.000;100;0,0035\n"
 
@@ -156,6 +168,26 @@ def test_times_of_a_trace_without_a_calendar_are_kept_relative_and_it_is_said(wr
     assert "start of the trace" in " ".join(conversion.notes)
     with opened() as calls:
         assert one(calls, "epoch(max(started_at) - min(started_at))") == (6.0,)
+
+
+@pytest.mark.parametrize("damaged", ["n/a", "n.a.", "-5", "nan", "infinity", "2026-13-45T00:00:00Z"])
+@pytest.mark.parametrize("step", [3000, 2.5])
+def test_a_damaged_time_among_relative_ones_costs_its_own_row_only(write, converted, opened, damaged, step):
+    times = [*(number * step for number in range(150)), damaged, *(number * step for number in range(150, 300))]
+
+    found = converted(write("calls.csv", [call(timestamp=at) for at in times]))
+
+    assert (found.rows, [(reject.line, reject.column) for reject in found.rejects]) == (300, [(152, "timestamp")])
+    assert "cannot be read" in found.rejects[0].reason
+    with opened() as calls:
+        assert one(calls, "epoch(max(started_at) - min(started_at))") == (897 if step == 3000 else 747.5,)
+
+
+@pytest.mark.parametrize("good", ["2026-10-01T12:00:00Z", "2026-10-01 12:00:00", "01.10.2026 12:00", "1790857800"])
+def test_one_time_of_the_calendar_shows_that_small_numbers_are_damaged(write, converted, good):
+    found = converted(write("calls.csv", [call(timestamp=at) for at in ("5", "n/a", good)]))
+
+    assert (found.rows, [reject.line for reject in found.rejects]) == (1, [2, 3])
 
 
 @pytest.mark.parametrize(
@@ -194,6 +226,27 @@ def test_a_bad_row_is_turned_away_with_its_line_and_reason_and_stops_nothing(wri
     [reject] = conversion.rejects
     assert reject.line == 302
     assert reason in reject.reason
+
+
+def test_an_empty_count_beside_another_is_none_and_it_is_said_how_often(write, converted, opened):
+    no_output, no_input = call(output_tokens=""), call(input_tokens="")
+    rows = [call(), *[no_output] * 3, *[no_input] * 2, no_output | {"model": "nobody-s", "timestamp": "yesterday"}]
+
+    found = converted(write("calls.csv", rows))
+
+    assert (found.rows, found.rejected) == (6, 1)
+    said = [note for note in found.notes if "taken for none" in note]
+    assert said == [
+        "2 calls say how many tokens they wrote and not how many they read; those are taken for none.",
+        "3 calls say how many tokens they read and not how many they wrote; those are taken for none.",
+    ]
+    with opened() as calls:
+        assert one(calls, "sum(input_tokens), sum(output_tokens)") == (4000, 300)
+
+
+@pytest.mark.parametrize("rows", [[call(), call(output_tokens=0)], [{"model": "gpt-4o", "input_tokens": 5}]])
+def test_where_no_count_is_empty_nothing_is_said_of_it(write, converted, rows):
+    assert "taken for none" not in " ".join(converted(write("calls.csv", rows)).notes)
 
 
 def test_only_the_first_hundred_rejects_are_kept_and_all_are_counted(write, converted):
@@ -672,6 +725,34 @@ def test_a_call_that_two_instrumentations_report_is_the_inner_one(write, convert
         assert sorted(n for (n,) in calls.rows("SELECT input_tokens FROM calls")) == [7, 40, 50]
 
 
+def test_a_call_that_is_turned_away_pushes_no_other_out(write, converted, opened):
+    def observation(number, parent="", **usage):
+        return {
+            "id": f"o{number}",
+            "traceId": "t",
+            "parentObservationId": parent,
+            "type": "GENERATION",
+            "startTime": "2026-10-01T12:00:00Z",
+            "providedModelName": "gpt-4o",
+            "usageDetails": usage,
+        }
+
+    rows = [observation(1, input=40, output=5), observation(2, "o1"), observation(3, "o2", input=30, output=5)]
+    kept = {}
+    for last in (2, 3):
+        found = converted(write("observations.jsonl", rows[:last]))
+        with opened() as calls:
+            kept[last] = found.rejected, found.nested, calls.rows("SELECT input_tokens FROM calls")
+
+    assert kept == {2: (1, 0, [(40,)]), 3: (1, 1, [(30,)])}
+
+
+def test_a_row_that_is_turned_away_is_not_left_out_a_second_time(write, converted):
+    found = converted(write("calls.csv", [span(1, input_tokens="x"), span(2, "s1")]))
+
+    assert (found.rows, found.rejected, found.nested) == (1, 1, 0)
+
+
 def test_spans_that_are_each_others_parents_end(write, converted):
     found = converted(write("calls.csv", [span(1, "s2"), span(2, "s1"), span(3)]))
 
@@ -710,6 +791,28 @@ def test_a_damaged_file_gives_the_calls_of_a_whole_one(write, converted, opened,
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize("damage", ["", "1,2,3\n"])
+def test_a_call_keeps_its_row_whichever_way_its_file_is_read(write, converted, opened, damage):
+    header, *lines = as_csv([call(prompt="one\ntwo"), call(prompt="x"), call(prompt="three\nfour")]).split("\r\n")
+
+    converted(write("calls.csv", f"{header}\n{damage}\n" + "\n".join(lines)))
+
+    with opened() as calls:
+        first = 3 if damage else 2
+        assert calls.rows("SELECT line FROM calls") == [(first,), (first + 1,), (first + 2,)]
+
+
+def test_spans_of_one_document_have_a_row_each(write, converted, opened):
+    counts = [{"key": f"gen_ai.usage.{side}_tokens", "value": {"intValue": "5"}} for side in ("input", "output")]
+    spans = [{"traceId": "t", "spanId": f"s{n}", "startTimeUnixNano": "1790857800000000000"} for n in range(3)]
+    scope = {"spans": [span | {"name": "chat", "attributes": counts} for span in spans]}
+
+    converted(write("spans.json", json.dumps({"resourceSpans": [{"scopeSpans": [scope]}]})))
+
+    with opened() as calls:
+        assert calls.rows("SELECT line FROM calls") == [(1,), (2,), (3,)]
+
+
 def test_a_line_is_the_one_in_the_file_where_prompts_span_lines(write, converted):
     rows = [call(prompt="one\ntwo"), call(prompt="x", input_tokens=-1), call(prompt="a\n\nb", input_tokens="y")]
 
@@ -731,6 +834,27 @@ def test_a_line_is_the_one_in_the_file_where_prompts_span_lines(write, converted
 )
 def test_a_line_is_the_one_in_the_file_whatever_comes_between_rows(write, converted, name, content, lines):
     assert [reject.line for reject in converted(write(name, content)).rejects] == lines
+
+
+@pytest.mark.parametrize("shape", ["{}", '{{"data": {}}}'])
+@pytest.mark.parametrize("third", [call(), 7])
+def test_where_elements_share_a_line_it_is_said_which_is_turned_away(write, converted, shape, third):
+    rows = [call(), call(input_tokens=-1), third, call(output_tokens="x")]
+
+    found = converted(write("calls.json", shape.format(json.dumps(rows))))
+
+    expected = ["Element 2: The number of tokens is negative.", "Element 4: It is not a whole number of tokens."]
+    expected += ["Element 3: The element is not a JSON object."] if third == 7 else []
+    assert {reject.line for reject in found.rejects} == {1}
+    assert {reject.reason for reject in found.rejects} == set(expected)
+
+
+def test_where_each_element_has_a_line_that_is_enough(write, converted):
+    rows = ",\n".join(json.dumps(row) for row in (call(), call(input_tokens=-1)))
+
+    [reject] = converted(write("calls.json", f"[{rows}]")).rejects
+
+    assert (reject.line, reject.reason) == (2, "The number of tokens is negative.")
 
 
 def test_who_says_stop_while_lines_are_counted_is_heard(write, converted):

@@ -368,6 +368,29 @@ def test_spans_in_one_huge_document_are_refused_before_they_are_in_memory(write,
             list(open_table(write("spans.json", text)).records(lambda read: None))
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_spans_in_a_document_that_breaks_off_fail_whole_and_it_is_said_where(write, indent):
+    document = {"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "chat"}]}]}]}
+    text = json.dumps(document, indent=indent)
+
+    with pytest.raises(MalformedFile, match=f"breaks off or is not JSON near line {text.count(chr(10)) + 1}\\."):
+        open_table(write("spans.json", text[:-1]))
+
+
+def test_a_line_of_spans_that_breaks_off_is_turned_away_alone(write):
+    line = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "chat"}]}]}]})
+
+    good, broken = open_table(write("spans.jsonl", f"{line}\n{line[:-1]}")).records(lambda read: None)
+
+    assert (good[1]["name"], broken.line) == ("chat", 2)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "9" * 10_000], ids=["lists", "digits"])
+def test_spans_with_a_value_without_end_are_never_a_failure_of_ours(write, value):
+    with pytest.raises(MalformedFile, match="too deeply"):
+        open_table(write("spans.json", f'{{"resourceSpans":\n[{value}]}}'))
+
+
 def test_a_span_whose_names_are_none_costs_only_those(write):
     odd = {"kvlistValue": {"values": [{"key": ["no name"]}, {"key": "good", "value": {"intValue": "1"}}]}}
     span = {"name": "chat", "attributes": [{"key": "odd", "value": odd}]}

@@ -14,7 +14,7 @@ COLUMNS = {
     "Feature": text("feature"),
     "Repeats": count("repeats"),
     "Cost of the repeats": money("saving_usd"),
-    "First seen in line": count("line"),
+    "First seen in row": count("line"),
 }
 CHOICES = {
     "Answers are given to": lambda row: "everybody" if row["shared"] else "the same user",

@@ -105,6 +105,7 @@ class Table(Protocol):
     places: Mapping[str, Place]  # name -> where its text is, for every name that is known from the beginning
     decimal_comma: bool
     first_line: int  # of the first row
+    shares_lines: bool  # rows are elements of an array, several of them on one line, so that a line tells none
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
         """Every row in order; `read` is told the bytes read so far, now and then."""

@@ -59,6 +59,7 @@ class DelimitedTable:
 
     kind = "csv"
     first_line = 2
+    shares_lines = False
 
     def __init__(self, head: Head, delimiter: str, columns: tuple[str, ...], *, decimal_comma: bool) -> None:
         self._path = head.path

@@ -70,8 +70,14 @@ class JsonTable:
         self._path, self._size, self._enveloped = head.path, head.size, enveloped
         self._objects = objects
         self._format = "array" if objects is _array else "newline_delimited"
-        sample = islice(self.records(lambda _: None), SAMPLE)
-        names = dict.fromkeys(name for record in sample for name in _names(record))
+        names: dict[str, None] = {}
+        lines = set()
+        rows = 0
+        for record in islice(self.records(lambda _: None), SAMPLE):
+            names |= dict.fromkeys(_names(record))
+            lines.add(_line(record))
+            rows += 1
+        self.shares_lines = len(lines) < rows
         self.places = {name: Place(column=name) for name in self._late_names()}
         self.places = {name: _place(name, names) for name in islice(names, MAX_COLUMNS)} | self.places
 
@@ -119,7 +125,7 @@ class JsonTable:
                 for number, record in enumerate(self._objects(text)):
                     if number % TELL_EVERY == 0:
                         read(raw.tell())
-                    line = record.line if isinstance(record, Reject) else record[0]
+                    line = _line(record)
                     yield record
             except UnicodeDecodeError:
                 raise not_utf8(line + 1) from None
@@ -146,6 +152,10 @@ def _place(name: str, names: Mapping[str, None]) -> Place:
         return Place(column=name)
     place = _place(outer, names)
     return Place(column=place.column, keys=(*place.keys, inner))
+
+
+def _line(record: Record) -> int:
+    return record.line if isinstance(record, Reject) else record[0]
 
 
 def _names(record: Record) -> tuple[str, ...]:
@@ -197,7 +207,7 @@ def _array(text: TextIO) -> Iterator[Record]:
         except (ValueError, RecursionError):
             complete = False
         if complete:
-            yield _row(line, value)
+            yield _row(line, value, "element")
             line += buffer.count("\n", at, end)
             at = end
         elif len(buffer) - at > MAX_FIELD or not (more := text.read(CHUNK)):
@@ -210,9 +220,9 @@ _BEGINNING = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
 _SEPARATORS = re.compile(r"[ \t\r\n,]*")
 
 
-def _row(line: int, value: Any) -> Record:
+def _row(line: int, value: Any, what: str = "line") -> Record:
     if not isinstance(value, dict):
-        return Reject(line=line, column=None, reason="The line is not a JSON object.")
+        return Reject(line=line, column=None, reason=f"The {what} is not a JSON object.")
     row: Row = {}
     try:
         _flatten(value, "", row, MAX_DEPTH)

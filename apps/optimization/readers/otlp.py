@@ -12,6 +12,7 @@ from apps.optimization.readers import (
     MAX_FIELD,
     MAX_NAME,
     Head,
+    MalformedFile,
     Record,
     Reject,
     Row,
@@ -42,6 +43,7 @@ class OtlpTable:
     kind = "otlp"
     decimal_comma = False
     first_line = 1
+    shares_lines = False
 
     def __init__(self, head: Head) -> None:
         self._path = head.path
@@ -56,23 +58,25 @@ class OtlpTable:
         return lines_of(self.records(read), rows)
 
     def records(self, read: Callable[[int], None]) -> Iterator[Record]:
-        for line, text in _documents(self._path.open("rb"), read):
-            try:
-                document = json.loads(text)
-            except (ValueError, RecursionError):
-                yield Reject(line=line, column=None, reason="The line is not a JSON object.")
-                continue
-            yield from _spans(line, document)
+        for line, document in _documents(self._path.open("rb"), read):
+            if isinstance(document, Reject):
+                yield document
+            else:
+                yield from _spans(line, document)
 
 
-def _documents(file: Any, read: Callable[[int], None]) -> Iterator[tuple[int, str]]:
-    """Each line, or the whole file where its first line is no document of its own; with the number of its line."""
+def _documents(file: Any, read: Callable[[int], None]) -> Iterator[tuple[int, Any]]:
+    """Each line, or the whole file where its first line is no document of its own; with the number of its line.
+
+    Raises:
+        MalformedFile: the whole file breaks off or is not JSON.
+    """
     with file:
         first = file.readline(MAX_FIELD)
         whole = not _is_document(first)
         file.seek(0)
         if whole:
-            yield 1, _text(_bounded(file.read(MOST_BYTES + 1)), 1)
+            yield 1, _whole(_text(_bounded(file.read(MOST_BYTES + 1)), 1))
             return
         number = 0
         while line := _bounded(file.readline(MOST_BYTES + 1)):
@@ -80,7 +84,23 @@ def _documents(file: Any, read: Callable[[int], None]) -> Iterator[tuple[int, st
             if number % TELL_EVERY == 0:
                 read(file.tell())
             if line.strip():
-                yield number, _text(line, number)
+                yield number, _parsed(number, _text(line, number))
+
+
+def _whole(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise MalformedFile(f"The JSON document breaks off or is not JSON near line {error.lineno}.") from None
+    except (ValueError, RecursionError):
+        raise MalformedFile("The JSON document holds a number too long or values nested too deeply.") from None
+
+
+def _parsed(line: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return Reject(line=line, column=None, reason="The line is not a JSON object.")
 
 
 def _bounded(data: bytes) -> bytes:

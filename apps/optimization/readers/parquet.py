@@ -45,6 +45,7 @@ class ParquetTable:
 
     kind = "parquet"
     first_line = 1
+    shares_lines = False
     decimal_comma = False
 
     def __init__(self, head: Head) -> None:
