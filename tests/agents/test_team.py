@@ -259,6 +259,21 @@ def test_each_question_is_answered_by_its_tool_on_a_stored_analysis(ask, dataset
         assert StoredAnalysis.objects.filter(pk=sources[tool], state="ready").exists()
 
 
+def test_a_bill_of_which_rows_could_not_be_read_is_not_compared_as_if_whole(
+    ask, dataset, as_principal, alice, tmp_path
+):
+    file = tmp_path / "focus.csv"
+    file.write_text(BILL.replace("6.15", "1.00") + BILL.splitlines()[1].replace("6.15", "much") + "\n")
+    brought(as_principal(alice), file)
+
+    run = ask("Does it match my bill?", dataset=dataset.pk)
+
+    assert "Incomplete bill: 1 row could not be read." in answer_of(run)
+    assert "nothing in the data says why" not in answer_of(run)
+    tables = {table["title"]: table["rows"] for table in Report.objects.get(run=run.pk).body["tables"]}
+    assert tables["Rows of the bill that could not be read"] == [["3", "BilledCost", "'much' is no amount."]]
+
+
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):
     run = ask("Where can I save?")
 
