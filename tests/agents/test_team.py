@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,72 @@ def test_an_analysis_that_somebody_cancels_is_said_to_be_missing(ask, dataset, a
 
     assert run.state == "completed"
     assert "*Not computed:* The analysis was cancelled." in answer_of(run)
+
+
+WAITED_FOR = "timestamp,model,prompt_tokens,completion_tokens,feature,interactive,batch"
+NIGHTLY = [
+    f"2026-06-{day:02}T0{hour}:00:00Z,gpt-4o,1000000,0,nightly,false,false" for day in (10, 20) for hour in range(9)
+]
+BATCHED = [
+    f"2026-07-{day:02}T0{hour}:00:00Z,gpt-4o,1000000,0,nightly,false,true" for day in (10, 20) for hour in range(9)
+]
+
+
+@pytest.fixture
+def adopted(as_principal, alice, tmp_path):
+    """Calls of June that could wait, the advice to batch them in use from July 1 on, and a function for July's."""
+    principal = as_principal(alice)
+    file = tmp_path / "june.csv"
+    file.write_text("\n".join([WAITED_FOR, *NIGHTLY]))
+    june = brought(principal, file)
+    advice.request_analysis(principal=principal, dataset_id=june.pk)
+    row = next(each for each in advice.list_recommendations(principal=principal) if each.strategy == "batch_eligible")
+    advice.decide(
+        principal=principal, recommendation_id=row.pk, state="adopted", adopted_at=datetime(2026, 7, 1, tzinfo=UTC)
+    )
+
+    def july():
+        later = tmp_path / "july.csv"
+        later.write_text("\n".join([WAITED_FOR, *BATCHED]))
+        upload = optimization.LocalFile(later)
+        made = optimization.create_dataset(principal=principal, upload=upload, continues=june.pk)
+        imports.run_import(made.pk)
+        made.refresh_from_db()
+        assert made.state == "ready", made.error_detail
+
+    june.july = july
+    return june
+
+
+@pytest.mark.parametrize("question", ["Where can I save?", "What should run as a batch?"])
+def test_what_is_in_use_is_told_with_its_outcome_and_not_advised_again(ask, adopted, question):
+    before = answer_of(ask(question, dataset=adopted.pk))
+    adopted.july()
+
+    run = ask(question, dataset=adopted.pk)
+
+    assert "In use since 2026-07-01. What it did is not measured yet" in before
+    after = answer_of(run)
+    assert "In use since 2026-07-01. On the calls from 2026-07-01 to 2026-07-20 it saved **$22.50**" in after
+    assert "of the $22.50 predicted for them" in after
+    for said in (before, after):
+        advised = [line for line in said.splitlines() if line.startswith(("**Do first", "**Then", "**Proven"))]
+        assert not any("batch" in line for line in advised)
+    findings = Report.objects.get(run=run.pk).body["findings"]
+    [batch] = [finding for finding in findings if finding["strategy"] == "batch_eligible"]
+    assert batch["adopted"]
+    assert batch["how"].startswith("In use since 2026-07-01.")
+    assert batch["plan"] is None
+
+
+def test_what_was_saved_is_answered_with_the_outcome(ask, adopted, dataset):
+    adopted.july()
+
+    said = answer_of(ask("What did I save since I adopted batching?", dataset=adopted.pk))
+    nothing = answer_of(ask("What did I save since I adopted batching?", dataset=dataset.pk))
+
+    assert "it saved **$22.50**" in said
+    assert "No way to save is marked as adopted" in nothing
 
 
 BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,ChargePeriodStart,ChargePeriodEnd

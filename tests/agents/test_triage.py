@@ -40,6 +40,39 @@ def test_the_intent_is_read_from_plain_words(text, intent):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "What did I save since I adopted batching?",
+        "What has batching saved so far?",
+        "How much have we already saved?",
+        "What did we save since chat was moved to gpt-4o-mini?",
+        "Since adopting the cache, what did it bring?",
+        "Did the recommendation come true?",
+        "What are our realised savings?",
+    ],
+)
+def test_what_was_saved_is_a_question_for_outcomes(text):
+    read = read_request(text)
+
+    assert (read.intent, read.moves) == ("outcomes", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("I have to save 20 %", "savings"),
+        ("How much could I have saved?", "savings"),
+        ("What would batching have saved?", "batch"),
+        ("What changed since we adopted batching?", "changes"),
+        ("Why did my cost jump, and how do I save?", "anomalies"),
+        ("What should I adopt to save?", "savings"),
+    ],
+)
+def test_what_could_be_saved_is_none(text, intent):
+    assert read_request(text).intent == intent
+
+
+@pytest.mark.parametrize(
     ("text", "percent"),
     [("cut 20 %", 20), ("cut 12.5% please", 12.5), ("cut 7,5 percent", 7.5), ("cut it", None), ("cut 300 %", None)],
 )

@@ -16,8 +16,8 @@ from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope, be_about
 from apps.operations.database import in_database
-from apps.optimization import services
-from apps.optimization.models import Dataset
+from apps.optimization import advice, services
+from apps.optimization.models import Dataset, Recommendation
 from apps.optimization.playbook import ALLOWANCES
 from apps.optimization.scenarios import Asked
 
@@ -35,10 +35,12 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "changes": ("dataset_overview", "changes"),
     "what_if": ("dataset_overview", "what_if"),
     "tradeoffs": ("dataset_overview", "pareto"),
+    "outcomes": ("dataset_overview", "outcomes"),
     "sufficiency": ("dataset_overview", "sufficiency"),
     "reconciliation": ("dataset_overview", "reconciliation"),
     "unclear": ("dataset_overview",),
 }
+ADVISING: frozenset[Intent] = frozenset({"savings", "batch", "duplicates", "models", "caching", "retries", "lengths"})
 TAKES_WISHES = ("joint_saving", "what_if", "pareto")
 DEADLINE = ANALYSIS_DEADLINE + 60.0  # seconds: the longest wait for an analysis, and the thinking around it
 EVERY = tuple(dict.fromkeys(chain.from_iterable(TOOLS.values())))
@@ -88,9 +90,13 @@ async def run(scope: StepScope) -> Completed:
     return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
 
 
-def tools_for(triage: Triage) -> tuple[str, ...]:
-    """The tools that answer a request; a goal and the rules of a cache take the joint saving, and times to keep are
-    looked up in the log."""
+def tools_for(triage: Triage, *, adopted: bool = False) -> tuple[str, ...]:
+    """The tools that answer a request; where something is `adopted`, advice needs what it did, not to repeat it."""
+    return (*_answering(triage), *(("outcomes",) if adopted and triage.intent in ADVISING else ()))
+
+
+def _answering(triage: Triage) -> tuple[str, ...]:
+    """A goal and the rules of a cache take the joint saving, and times to keep are looked up in the log."""
     named = TOOLS[triage.intent]
     if triage.intent == "savings" and (triage.delays or triage.limits):
         return (*named, "what_if")
@@ -127,7 +133,8 @@ async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequen
     from apps.agents.offline import Call, Turn, planner
     from apps.agents.runtime import Said, converse
 
-    wanted = tools_for(triage)
+    in_use = partial(advice.list_recommendations, dataset_id=dataset.pk, state=Recommendation.State.ADOPTED)
+    wanted = tools_for(triage, adopted=bool(await in_database(in_use, principal=scope.context.principal)))
     asked = {tool: arguments_for(tool, triage, dataset.pk) for tool in wanted}
 
     def script(answered: int) -> Turn:
