@@ -10,7 +10,7 @@ from uuid6 import uuid7
 
 from apps.agents.models import Report
 from apps.agents.services import as_markdown
-from apps.agents.team.data import _refused, pick_dataset
+from apps.agents.team.data import _named_in, _refused, pick_dataset
 from apps.conversations import journal
 from apps.conversations import services as conversations
 from apps.conversations.models import Message, Run, Step, ToolCall
@@ -362,6 +362,47 @@ def test_a_follow_up_stays_with_the_dataset_of_its_thread(ask, dataset, as_princ
 
     assert "$5.15" in answer_of(ask("And now?", thread=first.thread_id))
     assert "$5.15" not in answer_of(ask("What do I spend?"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Where can I save in the dataset Bank?", "bank"),
+        ("What do I spend in bank?", "bank"),
+        ("What does the bank dataset cost?", "bank"),
+        ('What do I spend on "bank"?', "bank"),
+        ("What do I spend in June 2026?", "june 2026"),
+        ("What did june.csv cost?", "june.csv"),
+        ("Where can I save in the dataset june 2026 all?", "june 2026 all"),
+        ("What does a bank transfer cost?", None),
+        ("What do I spend in the dataset bankers?", None),
+        ("What did old-june.csv cost?", None),
+        ("Where can I save?", None),
+    ],
+)
+def test_a_dataset_is_named_by_its_whole_name(text, name):
+    names = ("bank", "june 2026", "june 2026 all", "june.csv", "")
+
+    assert _named_in(text, [(each, each) for each in names]) == name
+
+
+def test_the_dataset_that_a_question_names_is_taken_of_the_own_organization_only(
+    ask, dataset, as_principal, alice, charlie, tmp_path
+):
+    optimization.change_dataset(principal=as_principal(alice), dataset_id=dataset.pk, name="bank")
+    newer = tmp_path / "newer.csv"
+    newer.write_text(CALLS.replace("1000000", "7000000"))
+    brought(as_principal(alice), newer)
+    strange = tmp_path / "strange.csv"
+    strange.write_text(CALLS.replace("1000000", "3000000"))
+    brought(as_principal(charlie), strange)
+
+    first = ask("What do I spend in the dataset BANK?")
+
+    assert answer_of(first).startswith("**bank:** Your 3 calls")
+    assert answer_of(ask("And what do I spend by feature?", thread=first.thread_id)).startswith("**bank:**")
+    assert answer_of(ask("What do I spend?")).startswith("**newer.csv:**")
+    assert answer_of(ask("What do I spend in the dataset bank?", user=charlie)).startswith("**strange.csv:**")
 
 
 def test_whatever_is_uploaded_meanwhile_a_later_attempt_works_on_the_same_dataset(

@@ -1,7 +1,8 @@
 """Data: computes on the person's own calls, with tools; its findings are the tools' results, never its own words."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -57,7 +58,8 @@ class Measured(BaseModel):
 
 
 def pick_dataset(scope: StepScope) -> Dataset | None:
-    """The dataset that the question names, else the one that its thread is about, else the newest that is ready.
+    """The dataset that was chosen, else the one that the question names, else the one that its thread is about, else
+    the newest that is ready.
 
     The run is about that one from then on.
     """
@@ -65,12 +67,28 @@ def pick_dataset(scope: StepScope) -> Dataset | None:
     named = scope.context.dataset_id
     if named is None:
         datasets = services.list_datasets(principal=principal).filter(state=ready)
-        earlier = conversations.latest_dataset(thread_id=scope.context.thread_id)
-        found = (datasets.filter(pk=earlier).first() if earlier else None) or datasets.first()
+        about = _named_in(scope.context.goal, datasets.values_list("pk", "name"))
+        about = about or conversations.latest_dataset(thread_id=scope.context.thread_id)
+        found = (datasets.filter(pk=about).first() if about else None) or datasets.first()
         if found is None:
             return None
         named = be_about(scope.context, found.pk)
     return services.get_dataset(principal=principal, dataset_id=named)
+
+
+def _named_in(text: str, datasets: Iterable[tuple[UUID, str]]) -> UUID | None:
+    """The dataset whose whole name stands in a text, the longest name first, of several the first.
+
+    A plain word may also be a feature or an everyday word, so it takes "in", "dataset" or quotation marks beside it.
+    """
+    for pk, name in sorted(datasets, key=lambda each: -len(each[1])):
+        words = re.escape(name.strip())
+        pattern = rf"(?<![\w.-]){words}(?![\w-]|\.\w)"
+        if name.strip().isalpha():
+            pattern = rf"\b(?:in|dataset)\s+{words}\b(?!-)|(?<![\w.-]){words}\s+dataset\b|[\"'“‘`]{words}[\"'”’`]"
+        if words and re.search(pattern, text, re.IGNORECASE):
+            return pk
+    return None
 
 
 async def run(scope: StepScope) -> Completed:
