@@ -39,7 +39,8 @@ _WORDS: tuple[tuple[Intent, str], ...] = (
     (
         "reconciliation",
         r"\breconcil|\b(match|agree|differ|compar)\w*\b.{0,40}\b(bill|invoice|dashboard)"
-        r"|\b(bill|invoice|dashboard)\b.{0,40}\b(match|agree|differ)",
+        r"|\b(bill|invoice|dashboard)\b.{0,40}\b(match|agree|differ)"
+        r"|\b(do|does|did)\b.{0,40}\b(explain|cover|account)\b.{0,20}\b(bill|invoice)",
     ),
     ("outcomes", _SAVED),
     (
@@ -177,6 +178,10 @@ _MOVE = re.compile(
 _MOVED = re.compile(
     rf"\b{_FEATURE}{_WORD}\s+(?:(?:were|was|is|are)\s+)?(?:moved|moves|switched|switches|goes)\s+{_TO}", re.IGNORECASE
 )
+_USED = re.compile(
+    rf"\bif\s+{_FEATURE}{_WORD}\s+(?:used|uses|ran on|runs on|asked|asks)\s+{_WORD}(?:\s+instead\s+of\s+{_WORD})?",
+    re.IGNORECASE,
+)
 _REPLACE = re.compile(rf"\breplace\s+{_WORD}\s+(?:by|with)\s+{_WORD}", re.IGNORECASE)
 _MAKERS = re.compile(
     r"(?:[\w.-]+/)?(?:gpt|claude|gemini|mistral|mixtral|llama|deepseek|command|qwen|grok|nova)", re.IGNORECASE
@@ -246,7 +251,8 @@ def _moves(text: str) -> list[ModelMove]:
 
 def _moved(text: str) -> Iterator[ModelMove]:
     supposed = re.search(r"\bif\b", text, re.IGNORECASE)
-    for feature, what, model, to in (*_MOVED.findall(text), *_MOVE.findall(_MOVED.sub(" ", text))):
+    used = ((feature, what, model.rstrip(".:/@-"), to) for feature, what, to, model in _USED.findall(text))
+    for feature, what, model, to in (*_MOVED.findall(text), *_MOVE.findall(_MOVED.sub(" ", text)), *used):
         everybody = what.lower() in _NOBODY | _EVERY
         if not _is_model(target := to.rstrip(".:/@-")) or (everybody and what.lower() not in _EVERY and not supposed):
             continue
