@@ -333,7 +333,16 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
 
 
 def _waiting(delays: list[FeatureDelay]) -> str:
-    return ", ".join(f"**{delay.feature}** can wait {spelled_wait(delay.may_wait_ms)}" for delay in delays)
+    """Who can wait for how long, or not at all.
+
+    >>> _waiting([FeatureDelay(feature="chat", may_wait_ms=500), FeatureDelay(feature="ads", may_wait_ms=0)])
+    '**chat** can wait 500 ms, **ads** cannot wait'
+    """
+    return ", ".join(
+        f"**{delay.feature}** "
+        + (f"can wait {spelled_wait(delay.may_wait_ms)}" if delay.may_wait_ms else "cannot wait")
+        for delay in delays
+    )
 
 
 def _listed(names: list[str]) -> str:

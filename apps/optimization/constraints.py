@@ -17,7 +17,9 @@ def constraints(asked: Asked, found: Analysis) -> Iterator[str]:
         if feature not in features and not by_feature.other_rows:
             yield f"No call is of feature **{feature}**, so what was said of it changes nothing."
             continue
-        wait = f"**{feature}** may take {spelled_wait(round(1000 * seconds))}"
+        wait = (
+            f"**{feature}** may take {spelled_wait(round(1000 * seconds))}" if seconds else f"**{feature}** cannot wait"
+        )
         if seconds >= BATCH_WINDOW:
             yield f"{wait}, so its calls are counted as able to go through a batch API."
         else:

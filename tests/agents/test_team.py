@@ -127,6 +127,13 @@ def test_a_wait_is_said_to_be_understood_and_what_follows_from_it(ask, dataset):
     assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
 
 
+def test_what_must_not_wait_is_left_out_of_batches_and_has_no_time_to_keep(ask, dataset):
+    run = ask("Where can I save? search must not wait", dataset=dataset.pk)
+
+    assert "**search** cannot wait, so its calls are left out of batches" in answer_of(run)
+    assert "0 ms" not in answer_of(run)
+
+
 def test_what_caches_are_allowed_is_asked_of_the_analysis_and_said_back(ask, dataset):
     run = ask("Where can I save? Answers may be given to everybody and kept for good.", dataset=dataset.pk)
 

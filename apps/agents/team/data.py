@@ -116,7 +116,7 @@ def tools_for(triage: Triage, *, adopted: bool = False) -> tuple[str, ...]:
 def _answering(triage: Triage) -> tuple[str, ...]:
     """A goal and the rules of a cache take the joint saving, and times to keep are looked up in the log."""
     named = TOOLS[triage.intent]
-    if triage.intent == "savings" and (triage.delays or triage.limits):
+    if triage.intent == "savings" and _within(triage):
         return (*named, "what_if")
     if triage.intent in ("caching", "duplicates") and _rules(triage):
         return ("dataset_overview", "joint_saving")  # which alone takes the rules of a cache
@@ -134,9 +134,15 @@ def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
             given["quality_floor"] = triage.quality_percent / 100
     if tool == "what_if":
         moves = [move.model_dump(exclude_none=True) for move in triage.moves]
-        given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}
+        given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": _within(triage)}
     rules = _rules(triage) if tool in TAKES_WISHES else {}
     return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value} | rules
+
+
+def _within(triage: Triage) -> dict[str, float]:
+    """Feature -> seconds to keep to. What cannot wait names no time that answers could keep to."""
+    delays = {delay.feature: delay.may_wait_ms / 1000 for delay in triage.delays if delay.may_wait_ms}
+    return delays | {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
 
 
 def _rules(triage: Triage) -> dict[str, Any]:
