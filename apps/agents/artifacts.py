@@ -216,6 +216,7 @@ class Findings(Artifact):
     dataset_name: str
     results: list[ToolResult]
     failures: list[str] = []
+    remarks: list[str] = Field([], description="What of the request the numbers do not follow, in sentences.")
 
 
 class Source(Artifact):

@@ -155,6 +155,7 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     return _joined(
         (
             f"**{_plain(findings.dataset_name)}:** {bill}",
+            *findings.remarks,
             *_answers(triage, findings),
             "" if triage.goal_percent is None else _goal(triage, findings, body),
             *_savings(body),

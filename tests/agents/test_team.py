@@ -299,6 +299,27 @@ def test_what_was_saved_is_answered_with_the_outcome(ask, adopted, dataset):
     assert "No way to save is marked as adopted" in nothing
 
 
+def test_a_part_of_the_log_is_said_to_be_ignored(ask, adopted):
+    adopted.july()
+    said = "This counts the whole log, from 2026-06-10 to 2026-07-20, and not July alone"
+
+    assert said in answer_of(ask("What do I spend on nightly in July?", dataset=adopted.pk))
+    assert "This counts the whole log" not in answer_of(ask("What do I spend?", dataset=adopted.pk))
+
+
+def test_two_months_that_are_named_are_compared_as_calendar_months(ask, adopted):
+    adopted.july()
+
+    months = answer_of(ask("What changed between June and July?", dataset=adopted.pk))
+    outside = answer_of(ask("What changed between March and July?", dataset=adopted.pk))
+
+    assert "From 2026-07-01 00:00 to 2026-08-01 00:00 UTC, calls cost $22.50" in months
+    assert "$45.00 from 2026-06-01 00:00 to 2026-07-01 00:00 UTC" in months
+    assert "The log runs from 2026-06-10 to 2026-07-20" in months
+    assert "two months that both lie in it could be compared, so other periods were" in outside
+    assert "From 2026-07-01 00:00" not in outside
+
+
 BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,ChargePeriodStart,ChargePeriodEnd
 6.15,USD,Usage,OpenAI,AI and Machine Learning,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z
 """

@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field
 
 from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
 from apps.agents.measuring import ANALYSIS_DEADLINE
+from apps.agents.periods import Span, compared_months, whole_log
+from apps.agents.tools.changes import log_of
 from apps.conversations import services as conversations
 from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
@@ -20,7 +22,7 @@ from apps.operations.database import in_database
 from apps.optimization import advice, services
 from apps.optimization.models import Dataset, Recommendation
 from apps.optimization.playbook import ALLOWANCES
-from apps.optimization.scenarios import Asked
+from apps.optimization.scenarios import Asked, Periods
 
 TOOLS: dict[Intent, tuple[str, ...]] = {
     "savings": ("dataset_overview", "spend_breakdown", "joint_saving"),
@@ -42,6 +44,8 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "unclear": ("dataset_overview",),
 }
 ADVISING: frozenset[Intent] = frozenset({"savings", "batch", "duplicates", "models", "caching", "retries", "lengths"})
+# What asks about days to come, or about no days.
+AHEAD: frozenset[Intent] = frozenset({"forecast", "what_if", "outcomes", "unclear"})
 TAKES_WISHES = ("joint_saving", "what_if", "pareto")
 DEADLINE = ANALYSIS_DEADLINE + 60.0  # seconds: the longest wait for an analysis, and the thinking around it
 EVERY = tuple(dict.fromkeys(chain.from_iterable(TOOLS.values())))
@@ -98,14 +102,33 @@ async def run(scope: StepScope) -> Completed:
         await scope.think("No calls have been brought yet, so there is nothing to compute on.", progress=0)
         nothing = Findings(dataset_id=None, dataset_name="", results=[])
         return Completed(artifact=nothing, summary="No dataset to compute on.")
-    answers = await _measure(scope, Triage.model_validate(scope.inputs["triage"]), dataset)
+    triage = Triage.model_validate(scope.inputs["triage"])
+    log = await in_database(log_of, scope.context.principal, dataset.pk)
+    # A name may hold a month, which is no period to look at.
+    text = re.sub(re.escape(dataset.name), " ", scope.context.goal, flags=re.IGNORECASE)
+    months, remark = _periods(triage, text, log) if log else (None, None)
+    answers = await _measure(scope, triage, dataset, months)
     findings = Findings(
         dataset_id=dataset.pk,
         dataset_name=dataset.name,
         results=_results(answers),
         failures=_failures(answers),
+        remarks=[remark] if remark else [],
     )
     return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
+
+
+def _periods(triage: Triage, text: str, log: Span) -> tuple[Periods | None, str | None]:
+    """What a question about changes compares, where it names it; and what a request says of periods in vain."""
+    if triage.intent == "changes":
+        spans, remark = compared_months(text, log)
+        if not spans:
+            return None, remark
+        (before_from, before_until), (after_from, after_until) = spans
+        return Periods(
+            before_from=before_from, before_until=before_until, after_from=after_from, after_until=after_until
+        ), remark
+    return None, None if triage.intent in AHEAD else whole_log(text, log)
 
 
 def tools_for(triage: Triage, *, adopted: bool = False) -> tuple[str, ...]:
@@ -153,13 +176,17 @@ def _rules(triage: Triage) -> dict[str, Any]:
     return rules
 
 
-async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:
+async def _measure(
+    scope: StepScope, triage: Triage, dataset: Dataset, compared: Periods | None
+) -> Sequence[ToolAnswer]:
     from apps.agents.offline import Call, Turn, planner
     from apps.agents.runtime import Said, converse
 
     in_use = partial(advice.list_recommendations, dataset_id=dataset.pk, state=Recommendation.State.ADOPTED)
     wanted = tools_for(triage, adopted=bool(await in_database(in_use, principal=scope.context.principal)))
     asked = {tool: arguments_for(tool, triage, dataset.pk) for tool in wanted}
+    if compared and "changes" in asked:
+        asked["changes"]["periods"] = compared.model_dump(mode="json")
 
     def script(answered: int) -> Turn:
         if answered == 0:
