@@ -21,6 +21,7 @@ Intent = Literal[
     "changes",
     "what_if",
     "tradeoffs",
+    "outcomes",
     "sufficiency",
     "reconciliation",
     "unclear",
@@ -97,6 +98,7 @@ class Saving(Artifact):
     """One way to save; `up_to` marks a ceiling, which is no promise. Dollars are decimal strings, None if unknown."""
 
     title: str
+    strategy: str = Field("", description="Its name in the optimizer.")
     needs: str = Field("", description="What the owner of the calls has to allow first; empty where nothing.")
     saving_usd: str | None
     low: str | None = None
@@ -118,6 +120,16 @@ class Finding(Saving):
 
     source: str
     analysis: UUID | None = None
+    adopted: bool = Field(False, description="Whether it is in use already, so that it is not advised again.")
+
+
+class Adopted(Artifact):
+    """A way to save that is in use: since when, and what it did."""
+
+    strategy: str
+    needs: str = ""
+    title: str
+    remark: str = Field(description="Markdown.")
 
 
 class LeftOut(Artifact):
@@ -180,6 +192,7 @@ class Measurement(Artifact):
     headline: str
     spend_usd: str | None = Field(None, description="What the analysed calls cost, where that is known.")
     savings: list[Saving] = []
+    adopted: list[Adopted] = Field([], description="What is in use of what was recommended.")
     joint: JointSaving | None = None
     tables: list[Table] = []
     charts: list[Chart] = []
@@ -203,6 +216,7 @@ class Findings(Artifact):
     dataset_name: str
     results: list[ToolResult]
     failures: list[str] = []
+    remarks: list[str] = Field([], description="What of the request the numbers do not follow, in sentences.")
 
 
 class Source(Artifact):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 
 from apps.agents.artifacts import (
+    Adopted,
     FeatureDelay,
     Finding,
     Findings,
@@ -33,6 +34,7 @@ TITLES: dict[Intent, str] = {
     "changes": "What changed, and why",
     "what_if": "What it would cost",
     "tradeoffs": "Cost against latency and quality",
+    "outcomes": "What adopted advice has saved",
     "sufficiency": "How complete your data is",
     "reconciliation": "Your calls beside your bill",
     "unclear": "What you can ask",
@@ -60,6 +62,7 @@ QUESTIONS = (
     ("What if usage grows, or a feature moves to another model?", "time, model and token counts"),
     ("What will I spend next month?", "a few weeks of calls"),
     ("Why did my cost jump?", "at least two weeks of calls"),
+    ("What did I save since I adopted it?", "advice adopted on the Savings page, and calls since"),
     ("Is my data complete?", "nothing more"),
     ("Does it match my bill?", "a bill of the same days: a cost report, or FOCUS"),
 )
@@ -87,11 +90,29 @@ def compose(triage: Triage, findings: Findings) -> ReportBody:
 def _ranked(findings: Findings) -> list[Finding]:
     """What is proven before what is a ceiling, more dollars per day of effort first; what has no number comes last."""
     found = [
-        Finding(**saving.model_dump(), source=result.call, analysis=result.result.analysis)
+        _marked(Finding(**saving.model_dump(), source=result.call, analysis=result.result.analysis), findings)
         for result in findings.results
         for saving in result.result.savings
     ]
     return sorted(found, key=lambda f: (f.saving_usd is None, f.up_to, -_per_day(f)))
+
+
+def _marked(finding: Finding, findings: Findings) -> Finding:
+    """What is in use already says since when and what it did, in place of how it is done."""
+    remark = next((each.remark for each in _adopted(findings) if _is_of(each, finding)), None)
+    if remark is None:
+        return finding
+    how = f"{remark} The saving stated here is of all calls of the log, also of those from before."
+    return finding.model_copy(update={"adopted": True, "how": how, "plan": None})
+
+
+def _adopted(findings: Findings) -> list[Adopted]:
+    return [each for result in findings.results for each in result.result.adopted]
+
+
+def _is_of(adopted: Adopted, finding: Finding) -> bool:
+    """Whether the same is done already, or under a rule that allows more."""
+    return adopted.strategy == finding.strategy and bool(adopted.needs or not finding.needs)
 
 
 def _per_day(finding: Finding) -> Decimal:
@@ -134,9 +155,11 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     return _joined(
         (
             f"**{_plain(findings.dataset_name)}:** {bill}",
+            *findings.remarks,
             *_answers(triage, findings),
             "" if triage.goal_percent is None else _goal(triage, findings, body),
             *_savings(body),
+            *_in_use(findings, body),
             *cautions,
             *failures,
             _bullets("To say more, these would help:", [_wanted(item) for item in body.missing]),
@@ -217,14 +240,16 @@ def _first_sentence(text: str) -> tuple[str, str]:
 def _answers(triage: Triage, findings: Findings) -> Iterator[str]:
     """What the tools say first; of a question for savings, what is saved together."""
     wanted = {"joint_saving", "what_if"} if triage.intent == "savings" else None
+    beside = {"dataset_overview"} if triage.intent == "outcomes" else {"dataset_overview", "outcomes"}
     for result in findings.results:
-        if result.tool != "dataset_overview" and (wanted is None or result.tool in wanted):
+        if result.tool not in beside and (wanted is None or result.tool in wanted):
             yield result.result.headline
 
 
 def _savings(body: ReportBody) -> Iterator[str]:
     """The best that is proven, the largest that may be possible, and where to begin; the cards hold the rest."""
-    positive = [finding for finding in body.findings if Decimal(finding.saving_usd or 0) > 0]
+    left = [finding for finding in body.findings if not finding.adopted]
+    positive = [finding for finding in left if Decimal(finding.saving_usd or 0) > 0]
     real = [found for found in positive if not found.up_to and found.evidence in PROVEN]
     ceiling = next((found for found in positive if found.up_to), None)
     proven, asked = ([found for found in real if bool(found.needs) is needy] for needy in (False, True))
@@ -235,10 +260,19 @@ def _savings(body: ReportBody) -> Iterator[str]:
         yield f"**At most, and not proven:** {_amount(ceiling)} (evidence {ceiling.evidence}): {ceiling.title}."
     if first := next(iter(proven), ceiling):
         yield f"**Do first:** {first.how} Response time: {first.latency}{_conditions(first)}"
-    elif any(finding.saving_usd is not None for finding in body.findings):
+    elif any(finding.saving_usd is not None for finding in left):
         yield "No saving was found on these calls."
     if rest := [found.title for found in real if found is not first]:
         yield f"**Then, by dollars per day of work:** {'; '.join(rest)}."
+
+
+def _in_use(findings: Findings, body: ReportBody) -> Iterator[str]:
+    """What is done already of what was asked for, told and not advised again."""
+    shown = [each for each in _adopted(findings) if any(_is_of(each, finding) for finding in body.findings)]
+    for each in shown:
+        yield f"**{each.title}:** {each.remark}"
+    if shown and body.joint:
+        yield "What is in use counts in the joint saving with the calls of the whole log, also with those from before."
 
 
 def _conditions(finding: Finding) -> str:
@@ -285,7 +319,7 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
         return f"Your goal of {percent:g} % cannot be told in dollars, because what these calls cost is not known."
     wanted = Decimal(spend) * Decimal(str(percent)) / 100
     said = f"Your goal of {percent:g} % is {spell_dollars(wanted)}"
-    counted = [f for f in body.findings if f.saving_usd and not (f.up_to and triage.keep_quality)]
+    counted = [f for f in body.findings if f.saving_usd and not f.adopted and not (f.up_to and triage.keep_quality)]
     reach = [f for f in counted if Decimal(f.saving_usd or 0) >= wanted]
     if body.joint:
         together = goal(percent / 100, body.joint)
@@ -300,7 +334,16 @@ def _goal(triage: Triage, findings: Findings, body: ReportBody) -> str:
 
 
 def _waiting(delays: list[FeatureDelay]) -> str:
-    return ", ".join(f"**{delay.feature}** can wait {spelled_wait(delay.may_wait_ms)}" for delay in delays)
+    """Who can wait for how long, or not at all.
+
+    >>> _waiting([FeatureDelay(feature="chat", may_wait_ms=500), FeatureDelay(feature="ads", may_wait_ms=0)])
+    '**chat** can wait 500 ms, **ads** cannot wait'
+    """
+    return ", ".join(
+        f"**{delay.feature}** "
+        + (f"can wait {spelled_wait(delay.may_wait_ms)}" if delay.may_wait_ms else "cannot wait")
+        for delay in delays
+    )
 
 
 def _listed(names: list[str]) -> str:

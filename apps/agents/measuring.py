@@ -236,6 +236,7 @@ def saving(strategy: Strategy, *, how: str) -> Saving:
     said = (strategy.why,) if strategy.saving_usd is None else (how, strategy.why)
     return Saving(
         title=strategy.title,
+        strategy=strategy.name,
         saving_usd=decimal(strategy.saving_usd),
         low=decimal(strategy.low),
         high=decimal(strategy.high),

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from django.conf import settings
 
@@ -11,10 +10,11 @@ from apps.errors import NetraError
 from apps.llm.catalogue import Catalogue
 from apps.llm.services import catalogue_for
 from apps.optimization import storage
+from apps.optimization.bills import KeptBill
 from apps.optimization.calls import Calls, reading
 from apps.optimization.limits import Deadline, TookTooLong, spelled
 from apps.optimization.models import Dataset
-from apps.optimization.readers import TooLargeInside
+from apps.optimization.readers import Reject, TooLargeInside
 
 
 class DatasetNotReady(NetraError):
@@ -107,8 +107,8 @@ def open_dataset(dataset: Dataset, catalogue: Catalogue | None = None, *, time_z
             yield calls
 
 
-def bill_of(dataset: Dataset) -> Path:
-    """Where the charges of a bill are kept.
+def bill_of(dataset: Dataset) -> KeptBill:
+    """The charges of a bill, and what its import said of it.
 
     Raises:
         DatasetNotReady, DatasetFailed, NotABill: see there.
@@ -116,7 +116,12 @@ def bill_of(dataset: Dataset) -> Path:
     refuse_unready(dataset)
     if dataset.kind != Dataset.Kind.BILL:
         raise NotABill(f"{dataset.name!r} has calls; a bill has charges by day: a cost or usage report, or FOCUS.")
-    return storage.folder_of(dataset) / storage.BILL
+    return KeptBill(
+        charges=storage.folder_of(dataset) / storage.BILL,
+        notes=tuple(dataset.notes),
+        rejected=dataset.rejected_rows,
+        rejects=tuple(Reject(**reject) for reject in dataset.rejects),
+    )
 
 
 def refuse_bill(dataset: Dataset) -> None:

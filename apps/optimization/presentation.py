@@ -68,8 +68,14 @@ def _show_reconciliation(console: Console, found: Reconciliation) -> None:
     billed, captured = spelled(found.billed, found.unit), spelled(found.captured, found.unit)
     share = "" if found.rate is None else f"; of token charges on days and models of both, {found.rate:.1%} is captured"
     console.print(_plain(f"Bill: {billed}; calls: {captured}{share}"), style="bold", soft_wrap=True)
-    for sentence in (*(each.sentence for each in found.differences), *found.assumptions):
+    for sentence in (*(each.sentence for each in found.differences), *_unread(found), *found.assumptions):
         console.print(_plain(f"- {sentence}"), soft_wrap=True)
+
+
+def _unread(found: Reconciliation) -> Iterator[str]:
+    """The first rows of the bill that could not be read."""
+    for reject in found.rejects:
+        yield f"Bill, row {reject.line}{f', {reject.column}' if reject.column else ''}: {reject.reason}"
 
 
 _SHOWN_OF_A_CALL = (

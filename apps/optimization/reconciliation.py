@@ -8,20 +8,20 @@ are no tokens, days and models that only one side has, then what is left on days
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from apps.errors import NetraError
 from apps.llm.amounts import spell_dollars
-from apps.optimization.bills import TOKENS, Sum, sums_of
+from apps.optimization.bills import TOKENS, KeptBill, Sum, sums_of
 from apps.optimization.calls import Calls
 from apps.optimization.results import Dollars, Result
 
 Unit = Literal["usd", "tokens"]
 Cause = Literal[
+    "incomplete_bill",
     "not_tokens",
     "outside_days",
     "days_not_billed",
@@ -40,7 +40,7 @@ CONSTANT = Decimal("0.05")  # share by which the ratios of single days may diffe
 MISSING = Decimal("0.05")  # share of a bill that must be missing before a log is called sampled
 ROUNDED = Decimal("0.001")  # share of a bill that rounding may take
 FEW_DAYS = 3  # below that, no ratio is called constant
-SHOWN = 5  # names in a sentence
+SHOWN = 5  # names in a sentence, rows that could not be read
 
 
 class CannotReconcile(NetraError):
@@ -67,6 +67,14 @@ class Compared(Result):
     rate: float | None  # captured / billed; None where nothing was billed
 
 
+class RejectedRow(Result):
+    """A row of the bill that could not be read."""
+
+    line: int  # of the file; of JSON pages the number of the result, from 1
+    column: str | None  # as the file calls it; in JSON its path
+    reason: str
+
+
 class Reconciliation(Result):
     """What of a bill the calls explain."""
 
@@ -78,6 +86,8 @@ class Reconciliation(Result):
     by_model: tuple[Compared, ...]
     differences: tuple[Difference, ...]  # billed = captured + the sum of their amounts
     other_currencies: dict[str, Dollars]  # charges in them, which are added to nothing
+    rejected_rows: int  # of the bill, that could not be read
+    rejects: tuple[RejectedRow, ...]  # the first of them
     assumptions: tuple[str, ...]
 
 
@@ -93,13 +103,20 @@ class Captured:
     unpriced: int  # calls
 
 
-def reconcile(calls: Calls, bill: Path) -> Reconciliation:
-    """Lay the calls of a dataset beside a kept bill (`bill.parquet`).
+def reconcile(calls: Calls, bill: KeptBill) -> Reconciliation:
+    """Lay the calls of a dataset beside a kept bill; what its import could not read is told beside.
 
     Raises:
         CannotReconcile: no call has a time.
     """
-    return compared(captured_in(calls), sums_of(bill))
+    found = compared(captured_in(calls), sums_of(bill.charges), lacks=bill.lacks)
+    return found.model_copy(
+        update={
+            "assumptions": (*found.assumptions, *bill.notes),
+            "rejected_rows": bill.rejected,
+            "rejects": tuple(RejectedRow(**asdict(reject)) for reject in bill.rejects[:SHOWN]),
+        }
+    )
 
 
 def captured_in(calls: Calls) -> tuple[Captured, ...]:
@@ -141,6 +158,7 @@ class _Sides:
     """Both sides under comparison; what a rule explains leaves `cells`."""
 
     unit: Unit
+    lacks: tuple[str, ...]  # what is known to be missing of the bill
     cells: dict[Key, _Cell] = field(default_factory=lambda: defaultdict(_Cell))
     differences: list[Difference] = field(default_factory=list)
 
@@ -160,8 +178,8 @@ class _Sides:
         return {key: cell for key, cell in self.cells.items() if test(key, cell)}
 
 
-def compared(captured: Sequence[Captured], bill: Sequence[Sum]) -> Reconciliation:
-    """The comparison itself.
+def compared(captured: Sequence[Captured], bill: Sequence[Sum], *, lacks: tuple[str, ...] = ()) -> Reconciliation:
+    """The comparison itself; `lacks` is what is known to be missing of the bill.
 
     Raises:
         CannotReconcile: no call has a day.
@@ -171,7 +189,8 @@ def compared(captured: Sequence[Captured], bill: Sequence[Sum]) -> Reconciliatio
         raise CannotReconcile("No call has a time, so none can be laid beside a day of the bill. Import calls that do.")
     unit: Unit = "usd" if any(row.amount is not None for row in bill) else "tokens"
     dollars = [row for row in bill if unit == "tokens" or row.currency == "USD"]
-    sides = _Sides(unit=unit)
+    sides = _Sides(unit=unit, lacks=lacks)
+    _incomplete(sides)
     _lay_out(sides, captured, [row for row in dollars if row.charge in TOKENS])
     _undated(sides, captured)
     _not_tokens(sides, dollars)
@@ -187,6 +206,8 @@ def compared(captured: Sequence[Captured], bill: Sequence[Sum]) -> Reconciliatio
         by_model=_table(both, lambda key: key[1]),
         differences=tuple(sides.differences),
         other_currencies=_other_currencies(bill),
+        rejected_rows=0,
+        rejects=(),
         assumptions=tuple(_assumptions(captured, bill)),
     )
 
@@ -244,6 +265,18 @@ _WORDS = {
 }
 
 
+def _incomplete(sides: _Sides) -> None:
+    """Said first: whatever differs may be what the bill lacks, and nobody knows how much that is."""
+    if sides.lacks:
+        said = " and ".join(sides.lacks)
+        sides.say("incomplete_bill", Decimal(0), f"Incomplete bill: {said}. What it lacks is in none of these sums.")
+
+
+def _perhaps(sides: _Sides) -> str:
+    """Added where calls stand beside no charge, or beside too little."""
+    return "; the bill is incomplete, which may be why" if sides.lacks else ""
+
+
 def _undated(sides: _Sides, captured: Sequence[Captured]) -> None:
     without = [each for each in captured if each.day is None]
     if without:
@@ -275,7 +308,11 @@ def _one_sided(sides: _Sides, *, first: date, last: date) -> None:
     billed_days = {day for (day, _), cell in sides.cells.items() if cell.is_billed}
     unbilled = sides.where(lambda key, _: key[0] not in billed_days)
     count = len({day for day, _ in unbilled})
-    sides.explain("days_not_billed", unbilled, lambda said: f"{said} of calls is on {count:,} days without a charge.")
+    sides.explain(
+        "days_not_billed",
+        unbilled,
+        lambda said: f"{said} of calls is on {count:,} days without a charge{_perhaps(sides)}.",
+    )
     _one_sided_models(sides)
 
 
@@ -290,7 +327,7 @@ def _one_sided_models(sides: _Sides) -> None:
     sides.explain(
         "models_not_billed",
         extra,
-        lambda said: f"{said} of calls is of models that the bill never names: {_names(extra)}.",
+        lambda said: f"{said} of calls is of models that the bill never names: {_names(extra)}{_perhaps(sides)}.",
     )
 
 
@@ -446,7 +483,8 @@ def _last(sides: _Sides) -> None:
         sides.say("rounding", gap, f"{spelled(abs(gap), sides.unit)} is within what rounding makes.")
         return
     more = "more was billed than the calls explain" if gap > 0 else "less was billed than the calls cost"
-    sides.say("unexplained", gap, f"{spelled(abs(gap), sides.unit)} {more}, and nothing in the data says why.")
+    why = (_perhaps(sides) if gap < 0 else "") or ", and nothing in the data says why"
+    sides.say("unexplained", gap, f"{spelled(abs(gap), sides.unit)} {more}{why}.")
 
 
 def _totals(cells: dict[Key, _Cell]) -> tuple[Decimal, Decimal]:

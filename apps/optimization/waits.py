@@ -13,8 +13,10 @@ def told_wait(feature: str, seconds: float) -> str:
 
     >>> told_wait("chat", 5)
     'chat may take 5 s, so its calls are left out of batches, which may take 24 hours.'
+    >>> told_wait("chat", 0)
+    'chat cannot wait, so its calls are left out of batches, which may take 24 hours.'
     """
-    wait = f"{feature} may take {spelled_wait(round(1000 * seconds))}"
+    wait = f"{feature} may take {spelled_wait(round(1000 * seconds))}" if seconds else f"{feature} cannot wait"
     if seconds >= BATCH_WINDOW:
         return f"{wait}, so its calls are counted as able to go through a batch API."
     return f"{wait}, so its calls are left out of batches, which may take {spelled_wait(round(1000 * BATCH_WINDOW))}."

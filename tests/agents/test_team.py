@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from uuid6 import uuid7
 
 from apps.agents.models import Report
 from apps.agents.services import as_markdown
-from apps.agents.team.data import _refused, pick_dataset
+from apps.agents.team.data import _named_in, _refused, pick_dataset
 from apps.conversations import journal
 from apps.conversations import services as conversations
 from apps.conversations.models import Message, Run, Step, ToolCall
@@ -126,6 +127,13 @@ def test_a_wait_is_said_to_be_understood_and_what_follows_from_it(ask, dataset):
     assert not any("not computed" in thought["thought"] for thought in thoughts_of(run))
 
 
+def test_what_must_not_wait_is_left_out_of_batches_and_has_no_time_to_keep(ask, dataset):
+    run = ask("Where can I save? search must not wait", dataset=dataset.pk)
+
+    assert "**search** cannot wait, so its calls are left out of batches" in answer_of(run)
+    assert "0 ms" not in answer_of(run)
+
+
 def test_what_caches_are_allowed_is_asked_of_the_analysis_and_said_back(ask, dataset):
     run = ask("Where can I save? Answers may be given to everybody and kept for good.", dataset=dataset.pk)
 
@@ -225,6 +233,93 @@ def test_an_analysis_that_somebody_cancels_is_said_to_be_missing(ask, dataset, a
     assert "*Not computed:* The analysis was cancelled." in answer_of(run)
 
 
+WAITED_FOR = "timestamp,model,prompt_tokens,completion_tokens,feature,interactive,batch"
+NIGHTLY = [
+    f"2026-06-{day:02}T0{hour}:00:00Z,gpt-4o,1000000,0,nightly,false,false" for day in (10, 20) for hour in range(9)
+]
+BATCHED = [
+    f"2026-07-{day:02}T0{hour}:00:00Z,gpt-4o,1000000,0,nightly,false,true" for day in (10, 20) for hour in range(9)
+]
+
+
+@pytest.fixture
+def adopted(as_principal, alice, tmp_path):
+    """Calls of June that could wait, the advice to batch them in use from July 1 on, and a function for July's."""
+    principal = as_principal(alice)
+    file = tmp_path / "june.csv"
+    file.write_text("\n".join([WAITED_FOR, *NIGHTLY]))
+    june = brought(principal, file)
+    advice.request_analysis(principal=principal, dataset_id=june.pk)
+    row = next(each for each in advice.list_recommendations(principal=principal) if each.strategy == "batch_eligible")
+    advice.decide(
+        principal=principal, recommendation_id=row.pk, state="adopted", adopted_at=datetime(2026, 7, 1, tzinfo=UTC)
+    )
+
+    def july():
+        later = tmp_path / "july.csv"
+        later.write_text("\n".join([WAITED_FOR, *BATCHED]))
+        upload = optimization.LocalFile(later)
+        made = optimization.create_dataset(principal=principal, upload=upload, continues=june.pk)
+        imports.run_import(made.pk)
+        made.refresh_from_db()
+        assert made.state == "ready", made.error_detail
+
+    june.july = july
+    return june
+
+
+@pytest.mark.parametrize("question", ["Where can I save?", "What should run as a batch?"])
+def test_what_is_in_use_is_told_with_its_outcome_and_not_advised_again(ask, adopted, question):
+    before = answer_of(ask(question, dataset=adopted.pk))
+    adopted.july()
+
+    run = ask(question, dataset=adopted.pk)
+
+    assert "In use since 2026-07-01. What it did is not measured yet" in before
+    after = answer_of(run)
+    assert "In use since 2026-07-01. On the calls from 2026-07-01 to 2026-07-20 it saved **$22.50**" in after
+    assert "of the $22.50 predicted for them" in after
+    for said in (before, after):
+        advised = [line for line in said.splitlines() if line.startswith(("**Do first", "**Then", "**Proven"))]
+        assert not any("batch" in line for line in advised)
+    findings = Report.objects.get(run=run.pk).body["findings"]
+    [batch] = [finding for finding in findings if finding["strategy"] == "batch_eligible"]
+    assert batch["adopted"]
+    assert batch["how"].startswith("In use since 2026-07-01.")
+    assert batch["plan"] is None
+
+
+def test_what_was_saved_is_answered_with_the_outcome(ask, adopted, dataset):
+    adopted.july()
+
+    said = answer_of(ask("What did I save since I adopted batching?", dataset=adopted.pk))
+    nothing = answer_of(ask("What did I save since I adopted batching?", dataset=dataset.pk))
+
+    assert "it saved **$22.50**" in said
+    assert "No way to save is marked as adopted" in nothing
+
+
+def test_a_part_of_the_log_is_said_to_be_ignored(ask, adopted):
+    adopted.july()
+    said = "This counts the whole log, from 2026-06-10 to 2026-07-20, and not July alone"
+
+    assert said in answer_of(ask("What do I spend on nightly in July?", dataset=adopted.pk))
+    assert "This counts the whole log" not in answer_of(ask("What do I spend?", dataset=adopted.pk))
+
+
+def test_two_months_that_are_named_are_compared_as_calendar_months(ask, adopted):
+    adopted.july()
+
+    months = answer_of(ask("What changed between June and July?", dataset=adopted.pk))
+    outside = answer_of(ask("What changed between March and July?", dataset=adopted.pk))
+
+    assert "From 2026-07-01 00:00 to 2026-08-01 00:00 UTC, calls cost $22.50" in months
+    assert "$45.00 from 2026-06-01 00:00 to 2026-07-01 00:00 UTC" in months
+    assert "The log runs from 2026-06-10 to 2026-07-20" in months
+    assert "two months that both lie in it could be compared, so other periods were" in outside
+    assert "From 2026-07-01 00:00" not in outside
+
+
 BILL = """BilledCost,BillingCurrency,ChargeCategory,ServiceName,ServiceCategory,ChargePeriodStart,ChargePeriodEnd
 6.15,USD,Usage,OpenAI,AI and Machine Learning,2026-01-01T00:00:00Z,2026-01-02T00:00:00Z
 """
@@ -259,6 +354,21 @@ def test_each_question_is_answered_by_its_tool_on_a_stored_analysis(ask, dataset
         assert StoredAnalysis.objects.filter(pk=sources[tool], state="ready").exists()
 
 
+def test_a_bill_of_which_rows_could_not_be_read_is_not_compared_as_if_whole(
+    ask, dataset, as_principal, alice, tmp_path
+):
+    file = tmp_path / "focus.csv"
+    file.write_text(BILL.replace("6.15", "1.00") + BILL.splitlines()[1].replace("6.15", "much") + "\n")
+    brought(as_principal(alice), file)
+
+    run = ask("Does it match my bill?", dataset=dataset.pk)
+
+    assert "Incomplete bill: 1 row could not be read." in answer_of(run)
+    assert "nothing in the data says why" not in answer_of(run)
+    tables = {table["title"]: table["rows"] for table in Report.objects.get(run=run.pk).body["tables"]}
+    assert tables["Rows of the bill that could not be read"] == [["3", "BilledCost", "'much' is no amount."]]
+
+
 def test_without_a_dataset_the_answer_says_what_to_bring(ask):
     run = ask("Where can I save?")
 
@@ -280,6 +390,47 @@ def test_a_follow_up_stays_with_the_dataset_of_its_thread(ask, dataset, as_princ
 
     assert "$5.15" in answer_of(ask("And now?", thread=first.thread_id))
     assert "$5.15" not in answer_of(ask("What do I spend?"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Where can I save in the dataset Bank?", "bank"),
+        ("What do I spend in bank?", "bank"),
+        ("What does the bank dataset cost?", "bank"),
+        ('What do I spend on "bank"?', "bank"),
+        ("What do I spend in June 2026?", "june 2026"),
+        ("What did june.csv cost?", "june.csv"),
+        ("Where can I save in the dataset june 2026 all?", "june 2026 all"),
+        ("What does a bank transfer cost?", None),
+        ("What do I spend in the dataset bankers?", None),
+        ("What did old-june.csv cost?", None),
+        ("Where can I save?", None),
+    ],
+)
+def test_a_dataset_is_named_by_its_whole_name(text, name):
+    names = ("bank", "june 2026", "june 2026 all", "june.csv", "")
+
+    assert _named_in(text, [(each, each) for each in names]) == name
+
+
+def test_the_dataset_that_a_question_names_is_taken_of_the_own_organization_only(
+    ask, dataset, as_principal, alice, charlie, tmp_path
+):
+    optimization.change_dataset(principal=as_principal(alice), dataset_id=dataset.pk, name="bank")
+    newer = tmp_path / "newer.csv"
+    newer.write_text(CALLS.replace("1000000", "7000000"))
+    brought(as_principal(alice), newer)
+    strange = tmp_path / "strange.csv"
+    strange.write_text(CALLS.replace("1000000", "3000000"))
+    brought(as_principal(charlie), strange)
+
+    first = ask("What do I spend in the dataset BANK?")
+
+    assert answer_of(first).startswith("**bank:** Your 3 calls")
+    assert answer_of(ask("And what do I spend by feature?", thread=first.thread_id)).startswith("**bank:**")
+    assert answer_of(ask("What do I spend?")).startswith("**newer.csv:**")
+    assert answer_of(ask("What do I spend in the dataset bank?", user=charlie)).startswith("**strange.csv:**")
 
 
 def test_whatever_is_uploaded_meanwhile_a_later_attempt_works_on_the_same_dataset(

@@ -28,6 +28,9 @@ from apps.agents.team.triage import read_request
         ("what changed since last month", "changes"),
         ("is my data complete?", "sufficiency"),
         ("does it match my bill?", "reconciliation"),
+        ("Does this explain my bill?", "reconciliation"),
+        ("Do my calls account for the invoice?", "reconciliation"),
+        ("Explain what I pay", "spend"),
         ("show me cost against latency", "tradeoffs"),
         ("what would caching bring?", "caching"),
         ("Hello", "unclear"),
@@ -36,6 +39,39 @@ from apps.agents.team.triage import read_request
     ],
 )
 def test_the_intent_is_read_from_plain_words(text, intent):
+    assert read_request(text).intent == intent
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What did I save since I adopted batching?",
+        "What has batching saved so far?",
+        "How much have we already saved?",
+        "What did we save since chat was moved to gpt-4o-mini?",
+        "Since adopting the cache, what did it bring?",
+        "Did the recommendation come true?",
+        "What are our realised savings?",
+    ],
+)
+def test_what_was_saved_is_a_question_for_outcomes(text):
+    read = read_request(text)
+
+    assert (read.intent, read.moves) == ("outcomes", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("I have to save 20 %", "savings"),
+        ("How much could I have saved?", "savings"),
+        ("What would batching have saved?", "batch"),
+        ("What changed since we adopted batching?", "changes"),
+        ("Why did my cost jump, and how do I save?", "anomalies"),
+        ("What should I adopt to save?", "savings"),
+    ],
+)
+def test_what_could_be_saved_is_none(text, intent):
     assert read_request(text).intent == intent
 
 
@@ -125,6 +161,12 @@ def test_growth_is_read_and_is_no_goal(text, percent):
         ("What if chat were moved from gpt-4o to gpt-4o-mini?", [("chat", "gpt-4o", "gpt-4o-mini")]),
         ("what if we moved everything to claude-haiku-4-5", [(None, None, "claude-haiku-4-5")]),
         ("what if we switched to gpt-5?", [(None, None, "gpt-5")]),
+        ("What if chat used gpt-4o-mini?", [("chat", None, "gpt-4o-mini")]),
+        ("What if feature chat ran on gpt-4o-mini instead of gpt-4o?", [("chat", "gpt-4o", "gpt-4o-mini")]),
+        ("what if everything used claude-haiku-4-5?", [(None, None, "claude-haiku-4-5")]),
+        ("what if we used gpt-5?", [(None, None, "gpt-5")]),
+        ("chat used gpt-4o-mini last week", []),
+        ("what if chat used less", []),
         ("we switched to gpt-5 last week", []),
         ("move to Europe", []),
         ("switch to a cheaper model", []),

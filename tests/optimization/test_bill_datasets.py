@@ -13,6 +13,16 @@ from tests.optimization.test_bills import openai_cost, openai_page
 from tests.optimization.test_commands import run
 
 BILL = json.dumps(openai_page(openai_cost(1), openai_cost(0.5, "web search tool calls"), start=1790856000))
+# One amount and one time are unreadable; what is left is less than the calls cost.
+HALF_READ = json.dumps(
+    {
+        "data": [
+            openai_page(openai_cost(0.001), openai_cost("much"))["data"][0] | {"start_time": 1790856000},
+            openai_page(openai_cost(2))["data"][0] | {"start_time": "soon"},
+        ],
+        "has_more": False,
+    }
+)
 # Of the same day, 2026-10-01: a thousand tokens in and a hundred out of gpt-4o.
 CALLS = [call(), call(input_tokens=2000)]
 
@@ -72,6 +82,30 @@ class TestOverRest:
         # 3,000 tokens at 2.50 and 200 at 10.00 dollars a million.
         assert document["captured"] == "0.009500000000"
         assert [each["cause"] for each in document["differences"]] == ["not_tokens", "unexplained"]
+
+    def test_rows_that_could_not_be_read_stand_beside_the_comparison(self, import_dataset, client_for, alice):
+        with_calls, bill = import_dataset(alice, CALLS), import_dataset(alice, HALF_READ, "costs.json")
+
+        document = client_for(alice).get(address(with_calls, bill)).json()
+
+        assert document["rejected_rows"] == 2
+        assert [row["column"] for row in document["rejects"]] == [
+            "line 1: data[0].results[1].amount.value",
+            "line 1: data[1].start_time",
+        ]
+        assert [each["cause"] for each in document["differences"]] == ["incomplete_bill", "unexplained"]
+        assert "2 rows could not be read" in document["differences"][0]["sentence"]
+        assert "nothing in the data says why" not in document["differences"][1]["sentence"]
+
+    def test_pages_that_are_missing_stand_beside_the_comparison(self, import_dataset, client_for, alice):
+        bill = import_dataset(alice, json.dumps(json.loads(BILL) | {"has_more": True}), "costs.json")
+
+        document = client_for(alice).get(address(import_dataset(alice, CALLS), bill)).json()
+
+        assert document["differences"][0]["sentence"].startswith(
+            "Incomplete bill: its last page says that there are more."
+        )
+        assert set(bill.notes) <= set(document["assumptions"])
 
     def test_a_stranger_finds_neither_side(self, both, client_for, charlie, import_dataset):
         own_calls, own_bill = import_dataset(charlie, CALLS), import_dataset(charlie, BILL, "costs.json")
@@ -135,6 +169,15 @@ def test_analyze_lays_a_bill_beside_the_calls(write):
     assert status == 0
     assert "Bill: $1.50; calls: $0.0095" in out
     assert "$0.50 of the bill is web searches" in out
+
+
+def test_analyze_says_what_of_a_bill_could_not_be_read(write):
+    _, out, _ = run("analyze", write("calls.csv", CALLS), "--bill", write("costs.json", HALF_READ))
+
+    assert "Incomplete bill: 2 rows could not be read." in out
+    assert "Bill, row 2, line 1: data[0].results[1].amount.value: 'much' is no amount." in out
+    assert "Bill, row 3, line 1: data[1].start_time: 'soon' is no time." in out
+    assert "nothing in the data says why" not in out
 
 
 def test_the_document_of_analyze_has_the_reconciliation(write):

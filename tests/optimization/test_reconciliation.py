@@ -158,6 +158,28 @@ def test_a_tenth_of_a_percent_is_rounding():
     assert causes(compared([taken(usd="9.995")], [charged()])) == {"rounding": Decimal("0.005")}
 
 
+def test_what_a_bill_is_known_to_lack_is_the_first_difference_and_may_be_why_less_was_billed():
+    logged = [taken(DAYS[0], "30"), taken(DAYS[1], "30"), taken(DAYS[1], "30", "o3")]
+
+    found = compared(logged, [charged(DAYS[0])], lacks=("2 rows could not be read",))
+
+    assert [each.cause for each in found.differences] == [
+        "incomplete_bill",
+        "days_not_billed",
+        "unexplained",
+    ]
+    assert found.differences[0].sentence.startswith("Incomplete bill: 2 rows could not be read.")
+    assert all("the bill is incomplete, which may be why" in each.sentence for each in found.differences[1:])
+    assert sum(each.amount for each in found.differences) == found.billed - found.captured
+
+
+def test_what_a_bill_lacks_does_not_explain_why_more_was_billed():
+    found = compared([taken()], [charged(amount="20")], lacks=("its last page says that there are more",))
+
+    assert causes(found) == {"incomplete_bill": 0, "unexplained": 10}
+    assert "nothing in the data says why" in found.differences[1].sentence
+
+
 def test_a_usage_report_is_compared_in_tokens():
     found = compared([taken(tokens=900)], [charged(amount=None, tokens=1000)])
 

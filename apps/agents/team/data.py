@@ -1,7 +1,8 @@
 """Data: computes on the person's own calls, with tools; its findings are the tools' results, never its own words."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -11,15 +12,17 @@ from pydantic import BaseModel, Field
 
 from apps.agents.artifacts import Findings, Intent, Measurement, ToolResult, Triage
 from apps.agents.measuring import ANALYSIS_DEADLINE
+from apps.agents.periods import Span, compared_months, whole_log
+from apps.agents.tools.changes import log_of
 from apps.conversations import services as conversations
 from apps.execution.calls import ToolAnswer
 from apps.execution.registry import Agent, Completed, agents
 from apps.execution.scope import StepScope, be_about
 from apps.operations.database import in_database
-from apps.optimization import services
-from apps.optimization.models import Dataset
+from apps.optimization import advice, services
+from apps.optimization.models import Dataset, Recommendation
 from apps.optimization.playbook import ALLOWANCES
-from apps.optimization.scenarios import Asked
+from apps.optimization.scenarios import Asked, Periods
 
 TOOLS: dict[Intent, tuple[str, ...]] = {
     "savings": ("dataset_overview", "spend_breakdown", "joint_saving"),
@@ -35,10 +38,14 @@ TOOLS: dict[Intent, tuple[str, ...]] = {
     "changes": ("dataset_overview", "changes"),
     "what_if": ("dataset_overview", "what_if"),
     "tradeoffs": ("dataset_overview", "pareto"),
+    "outcomes": ("dataset_overview", "outcomes"),
     "sufficiency": ("dataset_overview", "sufficiency"),
     "reconciliation": ("dataset_overview", "reconciliation"),
     "unclear": ("dataset_overview",),
 }
+ADVISING: frozenset[Intent] = frozenset({"savings", "batch", "duplicates", "models", "caching", "retries", "lengths"})
+# What asks about days to come, or about no days.
+AHEAD: frozenset[Intent] = frozenset({"forecast", "what_if", "outcomes", "unclear"})
 TAKES_WISHES = ("joint_saving", "what_if", "pareto")
 DEADLINE = ANALYSIS_DEADLINE + 60.0  # seconds: the longest wait for an analysis, and the thinking around it
 EVERY = tuple(dict.fromkeys(chain.from_iterable(TOOLS.values())))
@@ -55,7 +62,8 @@ class Measured(BaseModel):
 
 
 def pick_dataset(scope: StepScope) -> Dataset | None:
-    """The dataset that the question names, else the one that its thread is about, else the newest that is ready.
+    """The dataset that was chosen, else the one that the question names, else the one that its thread is about, else
+    the newest that is ready.
 
     The run is about that one from then on.
     """
@@ -63,12 +71,28 @@ def pick_dataset(scope: StepScope) -> Dataset | None:
     named = scope.context.dataset_id
     if named is None:
         datasets = services.list_datasets(principal=principal).filter(state=ready)
-        earlier = conversations.latest_dataset(thread_id=scope.context.thread_id)
-        found = (datasets.filter(pk=earlier).first() if earlier else None) or datasets.first()
+        about = _named_in(scope.context.goal, datasets.values_list("pk", "name"))
+        about = about or conversations.latest_dataset(thread_id=scope.context.thread_id)
+        found = (datasets.filter(pk=about).first() if about else None) or datasets.first()
         if found is None:
             return None
         named = be_about(scope.context, found.pk)
     return services.get_dataset(principal=principal, dataset_id=named)
+
+
+def _named_in(text: str, datasets: Iterable[tuple[UUID, str]]) -> UUID | None:
+    """The dataset whose whole name stands in a text, the longest name first, of several the first.
+
+    A plain word may also be a feature or an everyday word, so it takes "in", "dataset" or quotation marks beside it.
+    """
+    for pk, name in sorted(datasets, key=lambda each: -len(each[1])):
+        words = re.escape(name.strip())
+        pattern = rf"(?<![\w.-]){words}(?![\w-]|\.\w)"
+        if name.strip().isalpha():
+            pattern = rf"\b(?:in|dataset)\s+{words}\b(?!-)|(?<![\w.-]){words}\s+dataset\b|[\"'“‘`]{words}[\"'”’`]"
+        if words and re.search(pattern, text, re.IGNORECASE):
+            return pk
+    return None
 
 
 async def run(scope: StepScope) -> Completed:
@@ -78,21 +102,44 @@ async def run(scope: StepScope) -> Completed:
         await scope.think("No calls have been brought yet, so there is nothing to compute on.", progress=0)
         nothing = Findings(dataset_id=None, dataset_name="", results=[])
         return Completed(artifact=nothing, summary="No dataset to compute on.")
-    answers = await _measure(scope, Triage.model_validate(scope.inputs["triage"]), dataset)
+    triage = Triage.model_validate(scope.inputs["triage"])
+    log = await in_database(log_of, scope.context.principal, dataset.pk)
+    # A name may hold a month, which is no period to look at.
+    text = re.sub(re.escape(dataset.name), " ", scope.context.goal, flags=re.IGNORECASE)
+    months, remark = _periods(triage, text, log) if log else (None, None)
+    answers = await _measure(scope, triage, dataset, months)
     findings = Findings(
         dataset_id=dataset.pk,
         dataset_name=dataset.name,
         results=_results(answers),
         failures=_failures(answers),
+        remarks=[remark] if remark else [],
     )
     return Completed(artifact=findings, summary=f"{len(findings.results)} analyses of {dataset.name}.")
 
 
-def tools_for(triage: Triage) -> tuple[str, ...]:
-    """The tools that answer a request; a goal and the rules of a cache take the joint saving, and times to keep are
-    looked up in the log."""
+def _periods(triage: Triage, text: str, log: Span) -> tuple[Periods | None, str | None]:
+    """What a question about changes compares, where it names it; and what a request says of periods in vain."""
+    if triage.intent == "changes":
+        spans, remark = compared_months(text, log)
+        if not spans:
+            return None, remark
+        (before_from, before_until), (after_from, after_until) = spans
+        return Periods(
+            before_from=before_from, before_until=before_until, after_from=after_from, after_until=after_until
+        ), remark
+    return None, None if triage.intent in AHEAD else whole_log(text, log)
+
+
+def tools_for(triage: Triage, *, adopted: bool = False) -> tuple[str, ...]:
+    """The tools that answer a request; where something is `adopted`, advice needs what it did, not to repeat it."""
+    return (*_answering(triage), *(("outcomes",) if adopted and triage.intent in ADVISING else ()))
+
+
+def _answering(triage: Triage) -> tuple[str, ...]:
+    """A goal and the rules of a cache take the joint saving, and times to keep are looked up in the log."""
     named = TOOLS[triage.intent]
-    if triage.intent == "savings" and (triage.delays or triage.limits):
+    if triage.intent == "savings" and _within(triage):
         return (*named, "what_if")
     if triage.intent in ("caching", "duplicates") and _rules(triage):
         return ("dataset_overview", "joint_saving")  # which alone takes the rules of a cache
@@ -110,9 +157,15 @@ def arguments_for(tool: str, triage: Triage, dataset: UUID) -> dict[str, Any]:
             given["quality_floor"] = triage.quality_percent / 100
     if tool == "what_if":
         moves = [move.model_dump(exclude_none=True) for move in triage.moves]
-        given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": delays | limits}
+        given |= {"growth": (triage.growth_percent or 0) / 100, "moves": moves, "within": _within(triage)}
     rules = _rules(triage) if tool in TAKES_WISHES else {}
     return {"dataset": str(dataset)} | {name: value for name, value in given.items() if value} | rules
+
+
+def _within(triage: Triage) -> dict[str, float]:
+    """Feature -> seconds to keep to. What cannot wait names no time that answers could keep to."""
+    delays = {delay.feature: delay.may_wait_ms / 1000 for delay in triage.delays if delay.may_wait_ms}
+    return delays | {limit.feature: limit.within_ms / 1000 for limit in triage.limits}
 
 
 def _rules(triage: Triage) -> dict[str, Any]:
@@ -123,12 +176,17 @@ def _rules(triage: Triage) -> dict[str, Any]:
     return rules
 
 
-async def _measure(scope: StepScope, triage: Triage, dataset: Dataset) -> Sequence[ToolAnswer]:
+async def _measure(
+    scope: StepScope, triage: Triage, dataset: Dataset, compared: Periods | None
+) -> Sequence[ToolAnswer]:
     from apps.agents.offline import Call, Turn, planner
     from apps.agents.runtime import Said, converse
 
-    wanted = tools_for(triage)
+    in_use = partial(advice.list_recommendations, dataset_id=dataset.pk, state=Recommendation.State.ADOPTED)
+    wanted = tools_for(triage, adopted=bool(await in_database(in_use, principal=scope.context.principal)))
     asked = {tool: arguments_for(tool, triage, dataset.pk) for tool in wanted}
+    if compared and "changes" in asked:
+        asked["changes"]["periods"] = compared.model_dump(mode="json")
 
     def script(answered: int) -> Turn:
         if answered == 0:

@@ -19,20 +19,30 @@ wrote; leave out the rest.
 Intents: `savings` how to spend less; `spend` what is spent, on what; `batch`, `duplicates`, `models`, `caching`,
 `retries`, `lengths` (of prompts and answers) for that one way to save; `forecast` what the next weeks cost; `anomalies`
 why spend jumped; `changes` what changed since last time; `what_if` use grows or calls move; `tradeoffs` cost against
-latency and quality; `sufficiency` whether the data is complete; `reconciliation` whether it matches the bill. If it is
-no question about that (a greeting, another topic), the intent is `unclear`."""
+latency and quality; `outcomes` what adopted advice has saved; `sufficiency` whether the data is complete;
+`reconciliation` whether it matches the bill. If it is no question about that (a greeting, another topic), the intent is
+`unclear`."""
 
 _USE = r"(?:usage|use|traffic|volume|calls?|requests?|demand|load|users?|workload)"
 _NUMBER = r"(\d{1,4}(?:[.,]\d+)?)"
 _PER_CENT = r"\s*(?:%|percent\b|per cent\b)"
+
+# What was saved, not what could be: "did I save", "has it saved", "since we adopted it".
+_FEW = r"(?:[\w'-]+\s+){1,3}"
+_SAVED = (
+    rf"^(?!.*\b(?:could|would|might|can|may|chang\w*)\b).*\b(?:did\s+{_FEW}save|ha(?:ve|s)\s+{_FEW}saved"
+    rf"|(?:since|after)\s+(?:{_FEW})?adopt(?:ed|ing|ion))\b|\bc[ao]me true\b|\breali[sz]ed\s+savings?\b"
+)
 
 # The first intent whose words occur is taken; what names a method is more telling than the wish to save.
 _WORDS: tuple[tuple[Intent, str], ...] = (
     (
         "reconciliation",
         r"\breconcil|\b(match|agree|differ|compar)\w*\b.{0,40}\b(bill|invoice|dashboard)"
-        r"|\b(bill|invoice|dashboard)\b.{0,40}\b(match|agree|differ)",
+        r"|\b(bill|invoice|dashboard)\b.{0,40}\b(match|agree|differ)"
+        r"|\b(do|does|did)\b.{0,40}\b(explain|cover|account)\b.{0,20}\b(bill|invoice)",
     ),
+    ("outcomes", _SAVED),
     (
         "sufficiency",
         r"\b(data|log|export)\b.{0,30}\b(complete|enough|sufficient|missing)|\b(complete|missing|enough)\b.{0,20}\bdata"
@@ -168,6 +178,10 @@ _MOVE = re.compile(
 _MOVED = re.compile(
     rf"\b{_FEATURE}{_WORD}\s+(?:(?:were|was|is|are)\s+)?(?:moved|moves|switched|switches|goes)\s+{_TO}", re.IGNORECASE
 )
+_USED = re.compile(
+    rf"\bif\s+{_FEATURE}{_WORD}\s+(?:used|uses|ran on|runs on|asked|asks)\s+{_WORD}(?:\s+instead\s+of\s+{_WORD})?",
+    re.IGNORECASE,
+)
 _REPLACE = re.compile(rf"\breplace\s+{_WORD}\s+(?:by|with)\s+{_WORD}", re.IGNORECASE)
 _MAKERS = re.compile(
     r"(?:[\w.-]+/)?(?:gpt|claude|gemini|mistral|mixtral|llama|deepseek|command|qwen|grok|nova)", re.IGNORECASE
@@ -177,11 +191,12 @@ _EVERY = frozenset({"all", "everything", "it", "them", "calls", "traffic", "us",
 
 def read_request(text: str) -> Triage:
     """What can be told from the words alone; the offline planner's triage."""
-    past = re.search(r"\bwhy\b", text, re.IGNORECASE)  # what happened is neither wished nor supposed
+    intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
+    # What happened is neither wished nor supposed.
+    past = intent == "outcomes" or re.search(r"\bwhy\b", text, re.IGNORECASE)
     growth, moves, goal = (None, [], None) if past else (_growth(text), _moves(text), _goal(_bare(text)))
     delays, limits = _delays(text), _limits(text)
     shared, kept = _answers_shared(text), _answers_kept(text)
-    intent: Intent = next((name for name, words in _WORDS if re.search(words, text, re.IGNORECASE)), "unclear")
     if growth is not None or moves:
         intent = "what_if"
     elif intent == "unclear" and (goal is not None or delays or limits or shared is not None or kept is not None):
@@ -236,7 +251,8 @@ def _moves(text: str) -> list[ModelMove]:
 
 def _moved(text: str) -> Iterator[ModelMove]:
     supposed = re.search(r"\bif\b", text, re.IGNORECASE)
-    for feature, what, model, to in (*_MOVED.findall(text), *_MOVE.findall(_MOVED.sub(" ", text))):
+    used = ((feature, what, model.rstrip(".:/@-"), to) for feature, what, to, model in _USED.findall(text))
+    for feature, what, model, to in (*_MOVED.findall(text), *_MOVE.findall(_MOVED.sub(" ", text)), *used):
         everybody = what.lower() in _NOBODY | _EVERY
         if not _is_model(target := to.rstrip(".:/@-")) or (everybody and what.lower() not in _EVERY and not supposed):
             continue
@@ -341,6 +357,7 @@ def _understood(intent: Intent, goal: float | None) -> str:
         "anomalies": "Find what stood out, and why",
         "changes": "Say what changed since last time",
         "what_if": "Say what it would cost",
+        "outcomes": "Say what adopted advice has saved",
         "tradeoffs": "Lay cost, latency and quality side by side",
         "sufficiency": "Say how complete the data is",
         "reconciliation": "Lay the calls beside the bill",

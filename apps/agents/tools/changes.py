@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from pydantic import Field
+
 from apps.accounts.tenancy import Principal
 from apps.agents.artifacts import Measurement, Table
 from apps.agents.measuring import ANALYSIS_DEADLINE, OnDataset, computed
@@ -19,6 +21,31 @@ WEEK = timedelta(days=7)
 FACTORS = {"volume": "Number of calls", "mix": "Which calls", "tokens": "Tokens per call", "price": "Price per token"}
 
 
+class Compare(OnDataset):
+    """The arguments: a dataset, and two periods if they are known."""
+
+    periods: Periods | None = Field(None, description="What to compare; without them, the newest with the one before.")
+
+
+def log_of(principal: Principal, dataset_id: UUID) -> tuple[datetime, datetime] | None:
+    """From when to when a dataset has calls, the end excluded; None where none has a time.
+
+    Raises:
+        DatasetNotFound: the principal's organization has no such dataset.
+    """
+    spans = _spans(principal, dataset_id)
+    last = timedelta(microseconds=1)
+    return (min(first for first, _ in spans), max(end for _, end in spans) + last) if spans else None
+
+
+def _spans(principal: Principal, dataset_id: UUID) -> list[tuple[datetime, datetime]]:
+    """The first and the last call of each file, the newest file first."""
+    dataset = services.get_dataset(principal=principal, dataset_id=dataset_id)
+    later = services.later_files(principal=principal, dataset_id=dataset_id).filter(state=Dataset.State.READY)
+    spans = [(file.first_call_at, file.last_call_at) for file in (*later, dataset)]
+    return [(first, last) for first, last in spans if first and last]
+
+
 def latest_periods(principal: Principal, dataset_id: UUID) -> Periods | None:
     """What to compare: what the newest file brought and as long before it; in one file, its last week and the one
     before, or its halves where it is shorter. None where too few calls have a time.
@@ -26,14 +53,11 @@ def latest_periods(principal: Principal, dataset_id: UUID) -> Periods | None:
     Raises:
         DatasetNotFound: the principal's organization has no such dataset.
     """
-    dataset = services.get_dataset(principal=principal, dataset_id=dataset_id)
-    later = services.later_files(principal=principal, dataset_id=dataset_id).filter(state=Dataset.State.READY)
-    spans = [(file.first_call_at, file.last_call_at) for file in (*later, dataset)]
-    known = [(first, last) for first, last in spans if first and last]
-    if not known:
+    log = log_of(principal, dataset_id)
+    if log is None:
         return None
-    start, end = min(first for first, _ in known), max(last for _, last in known) + timedelta(microseconds=1)
-    earlier = [last for _, last in known[1:]]
+    start, end = log
+    earlier = [last for _, last in _spans(principal, dataset_id)[1:]]
     since = max(earlier) if earlier else max(end - WEEK, start + (end - start) / 2)
     if not start < since < end:
         return None
@@ -77,8 +101,8 @@ def _who(each: Contribution) -> tuple[str, str, str]:
     return each.feature or "(every)", each.model or "(every)", each.tokens or "(every)"
 
 
-async def run(context: UserExecutionContext, arguments: OnDataset) -> Measurement:
-    periods = await in_database(latest_periods, context.principal, arguments.dataset)
+async def run(context: UserExecutionContext, arguments: Compare) -> Measurement:
+    periods = arguments.periods or await in_database(latest_periods, context.principal, arguments.dataset)
     if periods is None:
         return Measurement(headline="Too few calls have a time, so nothing can be compared.")
     stored = await computed(context, arguments.dataset, "changes", periods.model_dump(mode="json"))
@@ -88,8 +112,9 @@ async def run(context: UserExecutionContext, arguments: OnDataset) -> Measuremen
 TOOL = tools.register(
     Tool(
         name="changes",
-        description="What changed since the last file, else since last week, by volume, mix, tokens and price.",
-        arguments=OnDataset,
+        description="What changed since the last file, else since last week, or between two periods, by volume, mix, "
+        "tokens and price.",
+        arguments=Compare,
         run=run,
         deadline=ANALYSIS_DEADLINE,
         slow_after=None,

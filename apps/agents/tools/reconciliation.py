@@ -9,7 +9,7 @@ from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.operations.database import in_database
 from apps.optimization.models import Dataset, StoredAnalysis
-from apps.optimization.reconciliation import Compared, Reconciliation, spelled
+from apps.optimization.reconciliation import Compared, Difference, Reconciliation, spelled
 
 SHOWN = 31  # days of a table
 
@@ -29,7 +29,12 @@ def _sentences(found: Reconciliation, bill_name: str) -> Iterator[str]:
     yield f"{bill_name} bills **{billed}**, and your calls come to **{captured}**."
     if found.rate is not None:
         yield f"On the days and models that both name, the calls explain {percent(found.rate)} of the bill."
-    yield from (each.sentence for each in sorted(found.differences, key=lambda each: -abs(each.amount)))
+    yield from (each.sentence for each in sorted(found.differences, key=_weight))
+
+
+def _weight(each: Difference) -> tuple[bool, Decimal]:
+    """What the bill lacks first, which may be behind all others; then the largest amount."""
+    return each.cause != "incomplete_bill", -abs(each.amount)
 
 
 def _tables(found: Reconciliation) -> Iterator[Table]:
@@ -39,6 +44,9 @@ def _tables(found: Reconciliation) -> Iterator[Table]:
             yield Table(
                 title=f"Bill and calls by {name.lower()}", columns=[name, "Billed", "Calls", "Explained"], rows=cells
             )
+    if found.rejects:
+        unread = [[str(each.line), each.column or "(the whole row)", each.reason] for each in found.rejects]
+        yield Table(title="Rows of the bill that could not be read", columns=["Row", "Place", "Why"], rows=unread)
 
 
 def _row(found: Reconciliation, each: Compared) -> list[str]:

@@ -43,6 +43,7 @@ Charge = Literal[
 TOKENS: frozenset[str] = frozenset({"input", "cached_read", "cached_write", "output", "tokens"})
 KEPT_REJECTS = 100
 SCRATCH = "netra-import-bill-"
+MORE_PAGES = "The last page says that there are more: the bill is not complete."
 MEMORY_MIB = 256
 MOST_DOLLARS = Decimal(10) ** 15
 MOST_COUNTED = 10**15  # tokens or requests of one row
@@ -131,6 +132,23 @@ class BillConversion:
     notes: tuple[str, ...]
     first_day: date
     last_day: date
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptBill:
+    """A bill as it was kept, and what its import said of it."""
+
+    charges: Path  # `bill.parquet`
+    notes: tuple[str, ...] = ()
+    rejected: int = 0
+    rejects: tuple[Reject, ...] = ()  # the first KEPT_REJECTS
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What is known to be missing of it, in parts of a sentence; empty where nothing is."""
+        rows = f"{self.rejected:,} {'row' if self.rejected == 1 else 'rows'} could not be read"
+        pages = "its last page says that there are more"
+        return (*([rows] if self.rejected else ()), *([pages] if MORE_PAGES in self.notes else ()))
 
 
 def open_bill(path: Path) -> Source | None:

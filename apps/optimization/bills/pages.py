@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from apps.optimization.bills import Row, Unreadable, day_of, shown
+from apps.optimization.bills import MORE_PAGES, Row, Unreadable, day_of, shown
 from apps.optimization.readers import MalformedFile, Reject, TooLargeInside, look, not_utf8
 
 MOST_BYTES = 64 * 1024**2  # of a file of pages: a year of days by model is a hundredth of it
@@ -59,7 +59,7 @@ class Pages:
 
     def assumed(self) -> Iterable[str]:
         if self.pages and isinstance(last := self.pages[-1][1], dict) and last.get("has_more"):
-            yield "The last page says that there are more: the bill is not complete."
+            yield MORE_PAGES
 
     def _buckets(self) -> Iterator[tuple[str, Any]]:
         for place, page in self.pages:

@@ -20,7 +20,7 @@ from apps.operations.commands import NetraCommand
 from apps.optimization import presentation
 from apps.optimization.analyses import understood
 from apps.optimization.analysis import analyse
-from apps.optimization.bills import convert_bill
+from apps.optimization.bills import KeptBill, convert_bill
 from apps.optimization.calls import reading
 from apps.optimization.constraints import constraints
 from apps.optimization.conversion import Conversion, Order, convert
@@ -169,7 +169,7 @@ def _converted(
 def _computed(
     parquet: Path,
     conversion: Conversion,
-    charges: Path | None,
+    charges: KeptBill | None,
     asked: Scenario,
     local: Local,
     progress: Callable[[float], None],
@@ -202,19 +202,20 @@ def _computed(
     )
 
 
-def _charges(bill: Path, kept: Path) -> Path:
+def _charges(bill: Path, kept: Path) -> KeptBill:
     """The bill, written as `kept`.
 
     Raises:
         NoSuchFile, UnusableFile: see there.
     """
     _refuse_unreadable(bill)
-    if convert_bill(bill.resolve(), kept, most=MAX_STAGED) is None:
+    found = convert_bill(bill.resolve(), kept, most=MAX_STAGED)
+    if found is None:
         raise UnusableFile(
             f"{bill.name!r} is no bill. Pages of OpenAI's or Anthropic's cost and usage APIs work, and FOCUS as CSV or "
             "Parquet."
         )
-    return kept
+    return KeptBill(charges=kept, notes=found.notes, rejected=found.rejected, rejects=found.rejects)
 
 
 def _refuse_unreadable(file: Path) -> None:
