@@ -306,6 +306,15 @@ def part(key: str) -> Cell:
     return lambda row: percent(None if row[key] is None else float(str(row[key])))
 
 
+def called(name: str) -> str:
+    """A name out of the data inside of a sentence: short, and in quotation marks, since it may read like one itself.
+
+    >>> called("support"), called("a" * 80) == "“" + "a" * 39 + "…”"
+    ('“support”', True)
+    """
+    return f"“{name if len(name) <= 40 else name[:39] + '…'}”"
+
+
 def spelled_time(seconds: float | None) -> str:
     """A measured time for reading.
 

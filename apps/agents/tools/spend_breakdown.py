@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apps.agents.artifacts import Chart, Measurement, Point, Table
-from apps.agents.measuring import OnDataset, count, measured, missing, money, part, percent, table, text
+from apps.agents.measuring import OnDataset, called, count, measured, missing, money, part, percent, table, text
 from apps.execution.context import UserExecutionContext
 from apps.execution.registry import Tool, tools
 from apps.llm.amounts import spell_dollars
@@ -36,7 +36,7 @@ def _headline(told: Mapping[Dimension, Breakdown]) -> str:
         if named and found.covered_share:
             top = named[0]
             cost = spell_dollars(top.cost_usd)
-            said.append(f"The dearest {name} is {top.key}: {cost}, {percent(top.share)} of the spend.")
+            said.append(f"The dearest {name} is {called(top.key)}: {cost}, {percent(top.share)} of the spend.")
     return " ".join(said) or "No call has a known price, so spend cannot be broken down."
 
 
