@@ -18,7 +18,7 @@ from apps.optimization.readers import BinaryFile, MalformedFile, TooLargeInside
 
 GZIP, ZIP, EMPTY_ZIP = b"\x1f\x8b", b"PK\x03\x04", b"PK\x05\x06"
 CHUNK = 1024**2
-# A zip's bzip2 and LZMA are unpacked without a bound on what comes out: so little of them at once becomes 100 MB at most.
+# Nothing bounds what comes out of a zip's bzip2 and LZMA: so little of them becomes 100 MB at most.
 SMALL_CHUNK = 4096
 UNPACKED = "unpacked"  # the name of what was unpacked
 MOST_RATIO = 200  # text packs to a twentieth, a log of repeats to a hundredth; beyond that it is made to fill disks
