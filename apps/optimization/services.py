@@ -38,7 +38,7 @@ from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
 
-MOST_UNDER_WAY = 20  # imports of one user that are queued or running: workers take them in the order they came
+MOST_UNDER_WAY = 20  # imports of one user that are queued or running
 WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
 # Files that are looked at; each takes a thread of the web server and some hundred MiB for up to half a minute.
 _previews = Turns(at_once=4, of_one=2)
