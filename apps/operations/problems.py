@@ -47,7 +47,17 @@ def problem(
 ) -> dict[str, Any]:
     """The body of a problem response; `errors` are `{pointer, detail}` per field."""
     body: dict[str, Any] = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
-    return body | ({"errors": errors} if errors else {}) | {k: v for k, v in more.items() if v is not None}
+    body |= ({"errors": errors} if errors else {}) | {k: v for k, v in more.items() if v is not None}
+    return {name: _sendable(value) for name, value in body.items()}
+
+
+def _sendable(value: Any) -> Any:
+    """The same with halves of characters spelled out: a refusal repeats what was sent, and UTF-8 knows no halves."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: _sendable(inner) for name, inner in value.items()}
+    return [_sendable(inner) for inner in value] if isinstance(value, list) else value
 
 
 def problem_response(error: Exception, context: dict[str, Any]) -> Response:

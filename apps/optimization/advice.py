@@ -17,7 +17,7 @@ from apps.optimization.datasets import bill_of, refuse_bill, refuse_unready
 from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.services import get_dataset
 
-MOST_UNDER_WAY = 20  # analyses of one user that are queued or running: workers take them in the order they came
+MOST_UNDER_WAY = 20  # analyses of one user that are queued or running
 
 
 class AnalysisNotFound(NotFound):

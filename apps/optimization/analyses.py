@@ -180,8 +180,12 @@ def understood(kind: str, parameters: Mapping[str, Any]) -> Result:
 def run_analysis(analysis_id: UUID) -> None:
     """Compute a queued analysis, if no other worker does; calling it twice does no harm."""
     analysis = jobs.claim(StoredAnalysis, analysis_id)
-    if analysis is None:
-        return
+    if analysis:
+        run_claimed(analysis)
+
+
+def run_claimed(analysis: StoredAnalysis) -> None:
+    """Compute an analysis that this worker has claimed."""
     started = time.monotonic()
     try:
         with jobs.pulse(analysis), open_dataset(analysis.dataset) as calls, bounded(calls, MAX_SECONDS):

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from apps.errors import Invalid, NetraError
 from apps.llm.services import catalogue_for
 from apps.optimization import jobs, storage
 from apps.optimization.bills import BillConversion, NoCharges, convert_bill
+from apps.optimization.containers import MOST_RATIO, is_packed
 from apps.optimization.conversion import Conversion, NoCalls, Order, convert
 from apps.optimization.datasets import files_of, refuse_bill, refuse_unready
 from apps.optimization.limits import MAX_SECONDS, MAX_STAGED, TookTooLong
@@ -55,9 +57,19 @@ class Unstorable(NetraError):
 def is_small(dataset: Dataset) -> bool:
     """Whether its import need not wait behind long work: a small file that was not begun before.
 
-    What took too long, or died, is long work from then on.
+    What took too long, or died, is long work from then on. Of a packed file the most that is in it counts: what it says
+    itself may be untrue.
     """
-    return dataset.attempt == 0 and dataset.file_bytes <= SMALL_BYTES
+    if dataset.attempt > 0 or dataset.file_bytes > SMALL_BYTES:
+        return False
+    try:
+        return dataset.file_bytes * MOST_RATIO <= SMALL_BYTES or not is_packed(_upload(dataset))
+    except OSError:
+        return False  # its import will say what is wrong
+
+
+def _upload(dataset: Dataset) -> Path:
+    return storage.folder_of(dataset) / storage.UPLOAD
 
 
 def run_import(
@@ -74,9 +86,14 @@ def run_import(
     Raises:
         TookTooLong: `seconds`, fewer than an import may take, were not enough; the dataset is queued again.
     """
-    dataset = _claimed(dataset_id)
-    if dataset is None:
-        return None
+    dataset = claimed(dataset_id)
+    return run_claimed(dataset, when_ready, seconds=seconds) if dataset else None
+
+
+def run_claimed(
+    dataset: Dataset, when_ready: Callable[[Dataset], None] = lambda dataset: None, *, seconds: float = MAX_SECONDS
+) -> Dataset | None:
+    """Import a dataset that this worker has claimed; otherwise as `run_import`."""
     try:
         with jobs.pulse(dataset):
             tell = jobs.reporting(dataset, lambda: publish(dataset), every=TELL_EVERY)
@@ -88,7 +105,7 @@ def run_import(
     return dataset if dataset.state == Dataset.State.READY else None
 
 
-def _claimed(dataset_id: UUID) -> Dataset | None:
+def claimed(dataset_id: UUID) -> Dataset | None:
     """The dataset, now being imported; None if it is not queued, or another file of the same dataset is before it.
 
     A file must know the calls of those before it, or what two of them hold would count twice. The sweep rings again.

@@ -4,16 +4,17 @@ Every arrow is a compare-and-set that carries the attempt, so that a worker whic
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 import structlog
 from django.db import DatabaseError, connection, models, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Count, F, Max, Q, QuerySet
 from django.utils import timezone
 
 from apps.errors import NetraError
@@ -25,6 +26,7 @@ BEAT = 10.0  # seconds between two signs of life
 SILENT = timedelta(seconds=60)  # without a sign of life, work is taken for dead
 UNHEARD = timedelta(seconds=10)  # queued work that nobody took up by then is rung for again
 MAX_ATTEMPTS = 3
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Superseded(NetraError):
@@ -67,6 +69,52 @@ def claim(model: type[J], pk: UUID) -> J | None:
         state=model.WORKING, attempt=F("attempt") + 1, progress=0, progress_at=timezone.now()
     )
     return rows.first() if claimed else None
+
+
+def in_turn(*models: type[Job]) -> list[Any]:
+    """What is queued, in the order in which it should be begun, so that nobody's work waits behind all of another's.
+
+    First comes the organization with the least under way, among such the one that was served longest ago; among the
+    people of an organization it is the same; what one person asked for comes in the order in which it was asked for.
+    """
+    queued: list[Any] = [job for model in models for job in model._default_manager.filter(state=model.QUEUED)]
+    at_work: Counter[Any] = Counter()
+    served: dict[Any, datetime] = {}
+    for model in models:
+        rows: Any = model._default_manager
+        for organization, person, working, last in (
+            rows.filter(organization__in={job.organization_id for job in queued})
+            .exclude(state=model.QUEUED)
+            .order_by()
+            .values_list("organization", "created_by")
+            .annotate(working=Count("pk", filter=Q(state=model.WORKING)), last=Max("progress_at"))
+        ):
+            for who in (organization, (organization, person)):
+                at_work[who] += working
+                served[who] = max(last, served.get(who, last))
+
+    def turn(job: Any) -> tuple[Any, ...]:
+        organization, person = job.organization_id, (job.organization_id, job.created_by)
+        return (
+            *(at_work[organization], served.get(organization, NEVER)),
+            *(at_work[person], served.get(person, NEVER)),
+            job.created_at,
+        )
+
+    return sorted(queued, key=turn)
+
+
+def claim_next(jobs: Callable[[], Iterable[J]], claim: Callable[[J], J | None]) -> J | None:
+    """The first of `jobs` that can be claimed; None without one.
+
+    They are asked for again after each that cannot be: who was faster has changed whose turn it is.
+    """
+    passed: set[Any] = set()
+    while job := next((job for job in jobs() if job.pk not in passed), None):
+        if claimed := claim(job):
+            return claimed
+        passed.add(job.pk)
+    return None
 
 
 def held(job: J) -> QuerySet[J]:

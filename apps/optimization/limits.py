@@ -3,11 +3,13 @@
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import BinaryIO
+from uuid import UUID
 
 import duckdb
 
@@ -48,6 +50,11 @@ class Deadline:
         self._seconds = seconds
         self._at = time.monotonic() + seconds
 
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return max(0.0, self._at - time.monotonic())
+
     def check(self) -> None:
         """Raises TookTooLong once the time is over."""
         if time.monotonic() > self._at:
@@ -82,6 +89,30 @@ class Deadline:
         while not done.wait(wait):
             connection.interrupt()
             wait = _AGAIN
+
+
+class Turns:
+    """So many at a time, and so many of one person; in this process."""
+
+    def __init__(self, *, at_once: int, of_one: int) -> None:
+        self._at_once, self._of_one = at_once, of_one
+        self._taken: Counter[UUID] = Counter()
+        self._lock = Lock()
+
+    @contextmanager
+    def taken(self, user_id: UUID) -> Iterator[bool]:
+        """Whether there was a turn for the person; it is over with the block."""
+        with self._lock:
+            free = self._taken.total() < self._at_once and self._taken[user_id] < self._of_one
+            if free:
+                self._taken[user_id] += 1
+        try:
+            yield free
+        finally:
+            if free:
+                with self._lock:
+                    self._taken[user_id] -= 1
+                    self._taken += Counter()  # who has none is forgotten
 
 
 def spelled(seconds: float) -> str:

@@ -105,8 +105,8 @@ def local_from(*, time_zone: str = "UTC", currency: str = "USD") -> Local:
 
 
 def is_time_zone(name: str) -> bool:
-    """Whether it names a zone; "localtime" is whatever this machine has."""
-    return name != "localtime" and name in available_timezones()
+    """Whether it names a zone; "localtime" is whatever this machine has, and "Factory" says that none was chosen."""
+    return name not in ("localtime", "Factory") and name in available_timezones()
 
 
 def _is_rate(text: str) -> bool:

@@ -134,7 +134,7 @@ def _bill_document(found: BillPreview) -> dict[str, Any]:
         "last_day": bill.last_day.isoformat(),
         "amounts": {currency: format(amount, "f") for currency, amount in sorted(amounts.items())},  # currency -> sum
         "tokens": sum(each.tokens or 0 for each in found.sums),
-        "whole": True,
+        "whole": found.whole,
     }
 
 

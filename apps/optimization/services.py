@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -22,13 +23,14 @@ from apps.accounts.tenancy import Principal, principal_for
 from apps.errors import Forbidden, Invalid, NetraError, NotFound
 from apps.llm.services import catalogue_for
 from apps.optimization import alerts, imports, jobs, storage, tasks
+from apps.optimization.beginnings import MOST_ROWS, beginning_of
 from apps.optimization.bills import BillPreview, preview_bill
 from apps.optimization.breakdown import dimension, spend_breakdown
 from apps.optimization.calls import Calls
 from apps.optimization.conversion import Order, Preview, check_price_as, preview
 from apps.optimization.datasets import bill_of, bounded, open_dataset
 from apps.optimization.importers import FIELDS, WrongMapping
-from apps.optimization.limits import IN_REQUEST_SECONDS, MAX_STAGED, TookTooLong, spelled
+from apps.optimization.limits import IN_REQUEST_SECONDS, Deadline, TookTooLong, Turns, spelled
 from apps.optimization.models import Dataset, PriceAlert, PriceWatch
 from apps.optimization.prices import prices_in_use
 from apps.optimization.reconciliation import Reconciliation, reconcile
@@ -36,8 +38,10 @@ from apps.optimization.results import Breakdown, PricesInUse, Sufficiency
 from apps.optimization.sample import write_sample_files
 from apps.optimization.sufficiency import sufficiency
 
-MOST_UNDER_WAY = 20  # imports of one user that are queued or running: workers take them in the order they came
+MOST_UNDER_WAY = 20  # imports of one user that are queued or running
 WATCHED_AT_ONCE = 5  # datasets whose prices are read from disk in one look; the scheduler has other duties
+# Files that are looked at; each takes a thread of the web server and some hundred MiB for up to half a minute.
+_previews = Turns(at_once=4, of_one=2)
 SAMPLE_NAME = "Sample: synthetic support product (not real calls)"
 
 log = structlog.get_logger(__name__)
@@ -85,6 +89,14 @@ class TooManyDatasets(NetraError):
 
 class TooManyImports(NetraError):
     """So many wait already that others would wait behind them."""
+
+    code = "quota.exceeded"
+    status = 429
+    retryable = True
+
+
+class TooManyPreviews(NetraError):
+    """So many files are looked at already that other requests would wait."""
 
     code = "quota.exceeded"
     status = 429
@@ -180,41 +192,53 @@ def preview_upload(
     mapping: Mapping[str, str | None] | None = None,
     price_as: str = "",
 ) -> Preview | BillPreview:
-    """How an upload would be read: a bill whole, calls told from their beginning. Nothing of it is kept.
+    """How an upload would be read, told from its beginning. Nothing of it is kept.
 
     Raises:
         Forbidden: the principal may only look.
+        TooManyPreviews: as many files are looked at already as may be at once.
         TooLarge, NoRoom: see `storage`.
         UnusableFile, WrongMapping, UnknownModel: it cannot be read so.
-        TookTooLong: it takes longer than a request may; an import has more time.
+        TooLargeToLookAt, TookTooLong: it cannot be looked at while a request waits; an import has more time.
     """
     _may_act(principal)
     _check_mapping(mapping or {})
-    place = storage.folder(organization_id=principal.organization_id, dataset_id=uuid7())
-    storage.keep_upload(place, upload.chunks())
-    most = max(MAX_STAGED, 4 * settings.MAX_UPLOAD_BYTES)
-    try:
-        if bill := preview_bill(place / storage.UPLOAD, place, most=most, seconds=IN_REQUEST_SECONDS):
-            return bill
-        return preview(
-            Order(
-                source=place / storage.UPLOAD,
-                target=place / storage.CALLS,
-                catalogue=catalogue_for(organization_id=principal.organization_id),
-                now=timezone.now(),
-                memory_mib=settings.ANALYSIS_MEMORY_MIB,
-                mapping=mapping or {},
-                metadata_only=True,
-                price_as=price_as.strip() or None,
-                seconds=IN_REQUEST_SECONDS,
-            )
+    with _previews.taken(principal.user_id) as free:
+        if not free:
+            raise TooManyPreviews("Other files are being looked at. Try again in a moment.", retry_after=2.0)
+        place = storage.folder(organization_id=principal.organization_id, dataset_id=uuid7())
+        try:
+            storage.keep_upload(place, upload.chunks())
+            return _looked_at(principal, place, mapping or {}, price_as.strip())
+        except TookTooLong:
+            raise TookTooLong(
+                f"Looking at the file took longer than {spelled(IN_REQUEST_SECONDS)}. Import it: that may take longer."
+            ) from None
+        finally:
+            storage.remove(place)
+
+
+def _looked_at(
+    principal: Principal, place: Path, mapping: Mapping[str, str | None], price_as: str
+) -> Preview | BillPreview:
+    deadline = Deadline(IN_REQUEST_SECONDS)
+    first = beginning_of(place / storage.UPLOAD, place, deadline=deadline)
+    if bill := preview_bill(first.path, place, first=MOST_ROWS, seconds=deadline.left):
+        return replace(bill, whole=bill.whole and first.whole)
+    found = preview(
+        Order(
+            source=first.path,
+            target=place / storage.CALLS,
+            catalogue=catalogue_for(organization_id=principal.organization_id),
+            now=timezone.now(),
+            memory_mib=settings.ANALYSIS_MEMORY_MIB,
+            mapping=mapping,
+            metadata_only=True,
+            price_as=price_as or None,
+            seconds=deadline.left,
         )
-    except TookTooLong:
-        raise TookTooLong(
-            f"Looking at the file took longer than {spelled(IN_REQUEST_SECONDS)}. Import it: that may take longer."
-        ) from None
-    finally:
-        storage.remove(place)
+    )
+    return replace(found, whole=found.whole and first.whole, disk_bytes=first.of_all(found.disk_bytes))
 
 
 def list_datasets(*, principal: Principal, kind: str = Dataset.Kind.CALLS) -> QuerySet[Dataset]:

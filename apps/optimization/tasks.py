@@ -1,5 +1,9 @@
-"""Work for tool workers and import workers. A message carries a row's id; the row decides what is to be done."""
+"""Work for tool workers and import workers. A message only wakes one; whose turn it is, is told by the rows.
 
+Messages are heard in the order in which they came, so one that named its work would keep it behind all of another's.
+"""
+
+from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from apps.optimization import analyses, imports
+from apps.optimization import analyses, imports, jobs
 from apps.optimization.limits import TookTooLong
 from apps.optimization.models import Dataset, StoredAnalysis
 
@@ -18,25 +22,40 @@ LIVE_ANALYSED_EVERY = timedelta(hours=1)
 log = structlog.get_logger(__name__)
 
 
-@shared_task(name="optimization.import_dataset")
-def import_dataset(*, dataset: str) -> None:
-    """Import one file and have its dataset analysed; does nothing if it is not queued."""
-    imports.run_import(UUID(dataset), have_analysed)
+@shared_task(name="optimization.work")
+def work() -> None:
+    """Do one of the imports and analyses that wait, whichever's turn it is; nothing if none waits."""
+    job = jobs.claim_next(_long_work, _claimed)
+    if isinstance(job, Dataset):
+        imports.run_claimed(job, have_analysed)
+    elif job:
+        analyses.run_claimed(job)
 
 
 @shared_task(name="optimization.import_small")
-def import_small(*, dataset: str) -> None:
-    """Import one file that should not take long; one that does is left to the tool workers."""
+def import_small() -> None:
+    """Do one of the imports that should not take long; one that does is left to the tool workers."""
+    dataset = jobs.claim_next(_small_imports, lambda dataset: imports.claimed(dataset.pk))
+    if dataset is None:
+        return
     try:
-        imports.run_import(UUID(dataset), have_analysed, seconds=imports.SMALL_SECONDS)
+        imports.run_claimed(dataset, have_analysed, seconds=imports.SMALL_SECONDS)
     except TookTooLong:
-        ring_import(UUID(dataset))
+        ring_import(dataset.pk)
 
 
-@shared_task(name="optimization.run_analysis")
-def run_analysis(*, analysis: str) -> None:
-    """Compute one analysis; does nothing if it is not queued."""
-    analyses.run_analysis(UUID(analysis))
+def _small_imports() -> Iterator[Dataset]:
+    return (dataset for dataset in jobs.in_turn(Dataset) if imports.is_small(dataset))
+
+
+def _long_work() -> Iterator[Dataset | StoredAnalysis]:
+    """What tool workers do. The rings for it are as many, so a small file is never taken away from its own."""
+    waiting = jobs.in_turn(Dataset, StoredAnalysis)
+    return (job for job in waiting if not (isinstance(job, Dataset) and imports.is_small(job)))
+
+
+def _claimed(job: Dataset | StoredAnalysis) -> Dataset | StoredAnalysis | None:
+    return imports.claimed(job.pk) if isinstance(job, Dataset) else jobs.claim(StoredAnalysis, job.pk)
 
 
 def have_analysed(ready: Dataset) -> None:
@@ -58,9 +77,9 @@ def ring_import(dataset_id: UUID) -> None:
     dataset = Dataset.objects.filter(pk=dataset_id).first()
     if dataset is None:
         return
-    task = import_small if imports.is_small(dataset) else import_dataset
+    task = import_small if imports.is_small(dataset) else work
     try:
-        task.apply_async(kwargs={"dataset": str(dataset_id)}, retry=False)
+        task.apply_async(retry=False)
     except OperationalError as error:
         log.warning("Import not rung for; the sweep will", dataset=str(dataset_id), reason=str(error))
 
@@ -68,6 +87,6 @@ def ring_import(dataset_id: UUID) -> None:
 def ring_analysis(analysis_id: UUID) -> None:
     """Wake a tool worker; a ring that is lost is repeated by the sweep."""
     try:
-        run_analysis.apply_async(kwargs={"analysis": str(analysis_id)}, retry=False)
+        work.apply_async(retry=False)
     except OperationalError as error:
         log.warning("Analysis not rung for; the sweep will", analysis=str(analysis_id), reason=str(error))

@@ -1,7 +1,9 @@
 """Requests that only an attacker sends are refused in sentences, and never fail the house."""
 
+import json
 from base64 import b64encode
 from io import BytesIO
+from uuid import uuid4
 
 import pytest
 from django.test import Client
@@ -26,6 +28,28 @@ def test_a_body_that_no_person_writes_is_refused(alice, client_for, body):
 
     assert answer.status_code == 400
     assert answer.json()["code"] in ("request.malformed", "request.invalid")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("analyses/", {"kind": "\ud800"}),
+        ("analyses/", {"kind": "savings", "dataset": "half of a character: \ud800"}),
+        (f"recommendations/{uuid4()}/outcome/", {"state": "\ud800"}),
+        ("threads/", {"title": "\ud800"}),
+    ],
+)
+def test_a_refusal_that_repeats_half_of_a_character_can_be_sent(alice, client_for, path, body):
+    answer = client_for(alice).post(f"/api/{path}", json.dumps(body), content_type="application/json")
+
+    assert answer.status_code == 400
+    assert answer.json()["code"] == "request.invalid"
+
+
+def test_a_refusal_spells_the_half_of_a_character_that_it_names(alice, client_for):
+    answer = client_for(alice).post("/api/analyses/", '{"kind": "\\ud800"}', content_type="application/json")
+
+    assert "\\ud800" in next(each["detail"] for each in answer.json()["errors"] if each["pointer"] == "/kind")
 
 
 def test_a_form_in_an_unusable_character_set_is_refused(alice, client_for):

@@ -316,6 +316,7 @@ def test_how_reports_show_days_and_money_is_chosen_per_dataset(import_dataset, c
     for wrong in (
         {"time_zone": "Mars/Base"},
         {"time_zone": "localtime"},
+        {"time_zone": "Factory"},
         {"currency": "euro"},
         {"currency_rate": "0"},
         {"keep_days": 0},

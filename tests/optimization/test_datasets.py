@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gzip
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from apps.optimization.models import Dataset, StoredAnalysis
 from apps.optimization.readers import UnusableFile
 from apps.optimization.serializers import DatasetSerializer
 from tests.operations.houses import eventually
-from tests.optimization.conftest import call, uploaded
+from tests.optimization.conftest import as_csv, call, uploaded
 
 pytestmark = pytest.mark.django_db
 
@@ -297,8 +298,9 @@ def test_an_import_may_stage_a_multiple_of_what_an_upload_may_have(post, alice, 
 def test_an_import_that_is_rung_for_twice_happens_once(import_dataset, alice):
     dataset = import_dataset(alice, ROWS)
 
-    tasks.import_dataset(dataset=str(dataset.pk))
-    tasks.import_dataset(dataset=str(uuid4()))
+    imports.run_import(dataset.pk)
+    imports.run_import(uuid4())
+    tasks.import_small()
 
     dataset.refresh_from_db()
     assert (dataset.state, dataset.attempt) == ("ready", 1)
@@ -308,7 +310,7 @@ def test_an_import_that_is_rung_for_twice_happens_once(import_dataset, alice):
 def lanes(monkeypatch):
     """The queues into which imports were rung."""
     lanes = []
-    for task in (tasks.import_small, tasks.import_dataset):
+    for task in (tasks.import_small, tasks.work):
         lane = current_app.amqp.router.route({}, task.name)["queue"].name
         monkeypatch.setattr(task, "apply_async", lambda *_, lane=lane, **__: lanes.append(lane))
     monkeypatch.setattr(tasks, "ring_import", ring_import)
@@ -326,15 +328,101 @@ def test_a_small_file_does_not_wait_behind_long_work(post, alice, lanes, django_
 
 
 def test_a_small_file_that_takes_long_is_left_to_the_tool_workers(post, alice, lanes, monkeypatch):
-    made = post(alice).json()["id"]
+    post(alice)
     monkeypatch.setattr(imports, "SMALL_SECONDS", 0.0)
 
-    tasks.import_small(dataset=made)
+    tasks.import_small()
     assert lanes == ["tools"]
     assert Dataset.objects.get().state == "queued"
 
-    tasks.import_dataset(dataset=made)
+    tasks.work()
     assert (Dataset.objects.get().state, Dataset.objects.get().attempt) == ("ready", 2)
+
+
+@pytest.mark.parametrize(("calls", "lane"), [(10, "imports"), (50_000, "tools")])
+def test_a_packed_file_is_as_large_as_what_may_be_in_it(post, alice, lanes, calls, lane):
+    post(alice, gzip.compress(as_csv([call(input_tokens=number * 7919 % 10_007) for number in range(calls)]).encode()))
+    dataset = Dataset.objects.get()
+    assert dataset.file_bytes < imports.SMALL_BYTES
+
+    ring_import(dataset.pk)
+
+    assert lanes == [lane]
+
+
+@pytest.fixture
+def long_work(post, monkeypatch):
+    """Upload a file that tool workers import; its dataset."""
+    monkeypatch.setattr(imports, "SMALL_BYTES", 0)
+
+    def long_work(user):
+        number = Dataset.objects.count()
+        return Dataset.objects.get(pk=post(user, [call(input_tokens=number + 1)]).json()["id"])
+
+    return long_work
+
+
+def begun(workers):
+    """The datasets that so many workers begin at once, in order."""
+    return [jobs.claim_next(tasks._long_work, tasks._claimed).pk for _ in range(workers)]
+
+
+def test_nobody_waits_behind_all_imports_of_another_organization(long_work, alice, charlie):
+    first, second, third = (long_work(alice) for _ in range(3))
+    others = [long_work(charlie) for _ in range(2)]
+
+    assert begun(5) == [first.pk, others[0].pk, second.pk, others[1].pk, third.pk]
+
+
+def test_one_worker_serves_organizations_in_turn(long_work, alice, charlie):
+    mine, yours = [long_work(alice) for _ in range(3)], [long_work(charlie) for _ in range(2)]
+
+    for _ in range(4):
+        tasks.work()
+        StoredAnalysis.objects.filter(state="queued").delete()
+
+    ready = Dataset.objects.filter(state="ready")
+    assert {each.pk for each in ready} == {mine[0].pk, mine[1].pk, yours[0].pk, yours[1].pk}
+
+
+def test_people_of_an_organization_are_served_in_turn(long_work, alice, bob):
+    first, second = (long_work(alice) for _ in range(2))
+    other = long_work(bob)
+
+    assert begun(3) == [first.pk, other.pk, second.pk]
+
+
+def test_an_analysis_waits_behind_no_heap_of_imports(long_work, import_dataset, alice, charlie):
+    dataset = import_dataset(charlie, ROWS)
+    first, second = (long_work(alice) for _ in range(2))
+    asked, _ = analyses.kept(dataset, "savings", {}, by=charlie.pk)
+
+    assert begun(3) == [first.pk, asked.pk, second.pk]
+
+
+def test_a_later_file_that_has_to_wait_holds_up_nobody(long_work, alice, bob):
+    first, second = long_work(alice), long_work(alice)
+    Dataset.objects.filter(pk=second.pk).update(continues=first)
+    other = long_work(bob)
+
+    assert begun(2) == [first.pk, other.pk]
+    assert jobs.claim_next(tasks._long_work, tasks._claimed) is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_that_claim_at_once_begin_everything_once(long_work, alice, charlie):
+    made = {long_work(user).pk for user in (alice, charlie) for _ in range(6)}
+
+    def claim():
+        try:
+            return begun(3)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as workers:
+        found = [pk for future in [workers.submit(claim) for _ in range(4)] for pk in future.result()]
+
+    assert sorted(found) == sorted(made)
 
 
 def test_an_imported_dataset_is_never_seen_without_its_analysis(
@@ -343,7 +431,7 @@ def test_an_imported_dataset_is_never_seen_without_its_analysis(
     rung, made = [], post(alice).json()["id"]
     monkeypatch.setattr(tasks, "ring_analysis", rung.append)
     with django_capture_on_commit_callbacks(execute=True):
-        tasks.import_dataset(dataset=made)
+        tasks.import_small()
 
     analysis = StoredAnalysis.objects.get()
     assert (str(analysis.dataset_id), analysis.kind, rung) == (made, "savings", [analysis.pk])
@@ -354,7 +442,7 @@ def test_an_imported_dataset_is_never_seen_without_its_analysis(
     other = post(alice, [call(input_tokens=5)]).json()["id"]
     monkeypatch.setattr(analyses, "kept", dies)
     with pytest.raises(RuntimeError):
-        tasks.import_dataset(dataset=other)
+        tasks.import_small()
     assert Dataset.objects.get(pk=other).state != "ready"
 
 

@@ -1,9 +1,15 @@
 """Files as they come: good ones are read whatever they are called, bad ones fail whole with a sentence."""
 
+import gzip
+import io
 import json
 import os
+import random
 import resource
+import subprocess
+import sys
 import time
+import zipfile
 
 import duckdb
 import pytest
@@ -12,6 +18,7 @@ from hypothesis import strategies as st
 
 from apps.errors import NetraError
 from apps.optimization import readers
+from apps.optimization.containers import unpacked
 from apps.optimization.readers import (
     BinaryFile,
     EmptyFile,
@@ -399,3 +406,48 @@ def test_a_span_whose_names_are_none_costs_only_those(write):
     ((_, row),) = open_table(write("spans.json", json.dumps(document))).records(lambda read: None)
 
     assert (row["name"], row["odd"]) == ("chat", '{"good":"1"}')
+
+
+def packed_by(method, content):
+    if method == "gzip":
+        return gzip.compress(content)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("calls", content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    "method", ["gzip", zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_an_archive_damaged_anywhere_is_read_or_refused(write, tmp_path, method):
+    whole, chance, refused = packed_by(method, os.urandom(100)), random.Random(7), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] = chance.randrange(256)
+        for content in (damaged, damaged[:place]):
+            try:
+                unpacked(write("calls", bytes(content)), tmp_path, most=10_000)
+            except UnusableFile:
+                refused += 1
+
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_more_is_unpacked_at_once_than_fits_in_little_memory(write, method):
+    path = write("calls", packed_by(method, b"0" * 200_000_000))
+    code = f"""
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from apps.optimization.containers import opened
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with opened(Path({str(path)!r})) as inside:
+    assert len(inside.start(1_000_000)) == 1_000_000
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+    assert grown < 150  # MiB

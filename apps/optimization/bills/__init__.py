@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from pkgutil import iter_modules
 from tempfile import TemporaryDirectory
@@ -168,10 +169,13 @@ def convert_bill(
     target: Path,
     *,
     most: int,
+    first: int | None = None,
     seconds: float = MAX_SECONDS,
     progress: Progress = lambda percent: None,
 ) -> BillConversion | None:
     """Write the bill in `source`, packed or not, as `target`; None if it is no bill, and nothing is written.
+
+    Of its rows only the `first` are taken, or all.
 
     How far it is, nobody knows: `progress` hears 0 again and again, and may stop the work by an error.
 
@@ -183,7 +187,7 @@ def convert_bill(
     with TemporaryDirectory(prefix=SCRATCH, dir=target.parent) as folder:
         scratch = Path(folder)
         bill = open_bill(unpacked(source, scratch, most=most))
-        return None if bill is None else _written(bill, scratch, target, deadline, progress)
+        return None if bill is None else _written(bill, first, scratch, target, deadline, progress)
 
 
 @dataclass
@@ -205,11 +209,13 @@ class _Tally:
                 self.rejects.append(row)
 
 
-def _written(bill: Source, scratch: Path, target: Path, deadline: Deadline, progress: Progress) -> BillConversion:
+def _written(
+    bill: Source, first: int | None, scratch: Path, target: Path, deadline: Deadline, progress: Progress
+) -> BillConversion:
     tally, staged = _Tally(), scratch / "bill.csv"
     with staged.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
-        for row in tally.good(_watched(bill.rows(), deadline, progress)):
+        for row in tally.good(_watched(islice(bill.rows(), first), deadline, progress)):
             writer.writerow([_cell(getattr(row, name)) for name in COLUMNS])
     if not tally.rows:
         raise _no_charges(tally)
@@ -290,22 +296,25 @@ def sums_of(parquet: Path) -> tuple[Sum, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class BillPreview:
-    """What an import would make of a bill."""
+    """What an import would make of a bill, told by its first rows."""
 
     conversion: BillConversion
     sums: tuple[Sum, ...]
+    whole: bool  # the bill has no more rows than were looked at
 
 
-def preview_bill(source: Path, scratch: Path, *, most: int, seconds: float = MAX_SECONDS) -> BillPreview | None:
-    """Read a whole bill and leave nothing in `scratch`; None if it is none.
+def preview_bill(source: Path, scratch: Path, *, first: int, seconds: float = MAX_SECONDS) -> BillPreview | None:
+    """Read the `first` rows of a bill that is not packed and leave nothing in `scratch`; None if it is none.
 
     Raises:
         UnusableFile: as `convert_bill`.
     """
     with TemporaryDirectory(prefix=SCRATCH, dir=scratch) as folder:
         kept = Path(folder) / "bill.parquet"
-        found = convert_bill(source, kept, most=most, seconds=seconds)
-        return BillPreview(conversion=found, sums=sums_of(kept)) if found else None
+        found = convert_bill(source, kept, most=source.stat().st_size, first=first, seconds=seconds)
+        if found is None:
+            return None
+        return BillPreview(conversion=found, sums=sums_of(kept), whole=found.rows + found.rejected < first)
 
 
 def _summed(connection: duckdb.DuckDBPyConnection, parquet: Path) -> list[tuple[Any, ...]]:
