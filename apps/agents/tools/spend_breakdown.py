@@ -32,11 +32,11 @@ def measure(calls: Calls) -> Measurement:
 def _headline(told: Mapping[Dimension, Breakdown]) -> str:
     said = []
     for name, found in told.items():
-        named = [row for row in found.rows if row.key is not None and row.cost_usd]
+        named = [(row.key, row) for row in found.rows if row.key is not None and row.cost_usd]
         if named and found.covered_share:
-            top = named[0]
+            key, top = named[0]
             cost = spell_dollars(top.cost_usd)
-            said.append(f"The dearest {name} is {called(top.key)}: {cost}, {percent(top.share)} of the spend.")
+            said.append(f"The dearest {name} is {called(key)}: {cost}, {percent(top.share)} of the spend.")
     return " ".join(said) or "No call has a known price, so spend cannot be broken down."
 
 
