@@ -217,6 +217,8 @@ def decide(
     found.refresh_from_db()
     if found.state != state:
         raise AlreadyDecided(f"{found.title!r} was {found.state} already.")
+    if adopted:
+        tasks.have_analysed(found.dataset)  # what it did, where there are calls since already
     return found
 
 

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from apps.llm.services import catalogue_for
 from apps.optimization import jobs, outcomes, recommendations
 from apps.optimization.analysis import analyse
 from apps.optimization.calls import Calls
-from apps.optimization.datasets import bill_of, bounded, content_hash, open_dataset
+from apps.optimization.datasets import bill_of, bounded, content_hash, files_of, open_dataset
 from apps.optimization.limits import MAX_SECONDS
-from apps.optimization.models import Dataset, StoredAnalysis
+from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
 from apps.optimization.reconciliation import reconcile
 from apps.optimization.results import Assessment, Result
 from apps.optimization.scenarios import (
@@ -100,8 +100,9 @@ def _capture_rate(calls: Calls, bill: UUID | None, analysis: StoredAnalysis) -> 
     return reconcile(calls, bill_of(found)).rate if found else None
 
 
+PLAIN = "savings"  # computed of every dataset without being asked for, and then measures what is adopted
 KINDS: dict[str, Kind] = {
-    "savings": Kind(asked=Asked, compute=_savings),
+    PLAIN: Kind(asked=Asked, compute=_savings),
     "what_if": Kind(asked=Scenario, compute=lambda calls, asked, _, tell: what_if(calls, asked, tell)),
     "pareto": Kind(asked=Asked, compute=lambda calls, asked, _, tell: pareto(calls, asked, tell)),
     "sufficiency": Kind(asked=Beside, compute=_sufficiency),
@@ -130,7 +131,7 @@ def kept(dataset: Dataset, kind: str, parameters: Mapping[str, Any], *, by: UUID
     if kind not in KINDS:
         raise UnknownAnalysis(f"There is no analysis {kind!r}; there are {', '.join(sorted(KINDS))}.")
     facts = _facts(dataset, kind, understood(kind, parameters).model_dump(mode="json", exclude_defaults=True))
-    inputs = _name_of(facts)
+    inputs = _name_of(dataset, facts)
     return StoredAnalysis.objects.exclude(
         state__in=[StoredAnalysis.State.FAILED, StoredAnalysis.State.CANCELLED]
     ).get_or_create(
@@ -151,13 +152,27 @@ def _facts(dataset: Dataset, kind: str, asked: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _name_of(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def _name_of(dataset: Dataset, facts: Mapping[str, Any]) -> str:
+    """What names a result. One that measures what is adopted is another one where more of it can be measured."""
+    measured = _measurable(dataset) if facts["kind"] == PLAIN and not facts["parameters"] else []
+    named = {**facts, "measured": measured} if measured else facts
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
+def _measurable(dataset: Dataset) -> list[str]:
+    """What is adopted of the dataset's advice and has calls since, from the day on."""
+    last = max((file.last_call_at for file in files_of(dataset) if file.last_call_at), default=None)
+    if last is None:
+        return []
+    days = last.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    adopted = Recommendation.objects.filter(dataset=dataset, state=Recommendation.State.ADOPTED, adopted_at__lt=days)
+    return sorted(" ".join(map(str, row)) for row in adopted.values_list("strategy", "needs", "adopted_at"))
 
 
 def is_current(analysis: StoredAnalysis) -> bool:
     """Whether calls, prices and code are still those that it was computed from."""
-    return analysis.inputs == _name_of(_facts(analysis.dataset, analysis.kind, analysis.parameters))
+    facts = _facts(analysis.dataset, analysis.kind, analysis.parameters)
+    return analysis.inputs == _name_of(analysis.dataset, facts)
 
 
 def understood(kind: str, parameters: Mapping[str, Any]) -> Result:
@@ -216,7 +231,7 @@ def _keep(analysis: StoredAnalysis, result: BaseModel, seconds: float) -> None:
 
 def is_plain(analysis: StoredAnalysis) -> bool:
     """Whether it is what is computed of every dataset, without wishes."""
-    return analysis.kind == "savings" and not analysis.parameters
+    return analysis.kind == PLAIN and not analysis.parameters
 
 
 def _give_up(analysis: StoredAnalysis, error: Exception) -> None:

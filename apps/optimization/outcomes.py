@@ -102,7 +102,7 @@ def _matrix(rows: Mapping[str, NDArray[Any]], which: NDArray[np.bool_], places: 
     sums = np.zeros((max(at, default=-1) + 1, width, 2))
     for column, name in enumerate(("saved", "spent")):
         np.add.at(sums[..., column], (at, rows["feature"][which]), rows[name][which])
-    return sums.reshape(len(sums), -1)
+    return sums.reshape(len(sums), 2 * width)
 
 
 def _write(

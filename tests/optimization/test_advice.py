@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from apps.agents.tools import joint_saving
 from apps.optimization import advice, analyses, imports, jobs, recommendations, services, tasks
-from apps.optimization.models import Dataset, Recommendation, StoredAnalysis
+from apps.optimization.models import Dataset, Outcome, Recommendation, StoredAnalysis
 from tests.optimization.conftest import call, uploaded
 
 DATASETS = "/api/datasets/"
@@ -357,6 +357,26 @@ def test_a_later_analysis_renews_what_is_open_and_leaves_what_was_decided(analys
     assert sorted(row["strategy"] for row in rows) == sorted(row["strategy"] for row in (adopted, *others))
     assert {row["state"] for row in rows if row["id"] == adopted["id"]} == {"adopted"}
     assert {row["analysis"] for row in rows if row["state"] == "open"} <= {str(again.pk)}
+
+
+@pytest.mark.parametrize(("day", "measured"), [("2026-09-11", True), ("2027-01-01", False)])
+def test_what_is_adopted_from_a_day_with_calls_since_is_measured_at_once(
+    analysed, client_for, alice, day, measured, django_capture_on_commit_callbacks
+):
+    analysis = analysed()
+    client = client_for(alice)
+    chosen = next(row for row in client.get(RECOMMENDATIONS).json() if row["strategy"] == "batch_eligible")
+    decision = {"state": "adopted", "adopted_at": f"{day}T00:00:00Z"}
+
+    with django_capture_on_commit_callbacks(execute=False):
+        client.post(f"{RECOMMENDATIONS}{chosen['id']}/outcome/", decision, format="json")
+    for waiting in StoredAnalysis.objects.filter(state="queued"):
+        analyses.run_analysis(waiting.pk)
+
+    assert Outcome.objects.filter(recommendation=chosen["id"]).exists() is measured
+    newest = StoredAnalysis.objects.filter(kind="savings").latest("id")
+    assert (newest.pk != analysis.pk) is measured
+    assert analyses.is_current(newest)
 
 
 def test_a_decision_is_made_once(analysed, client_for, alice):

@@ -153,8 +153,9 @@ def test_what_its_owner_allowed_is_measured_under_the_rule_that_was_allowed(meas
     assert (allowed.realised_usd, allowed.held) == (pytest.approx(0, abs=Decimal("1e-9")), False)
 
 
-def test_before_there_are_calls_since_nothing_is_measured(measured):
-    assert measured(fortnights(1.0), adopted_at=datetime(2026, 11, 20, tzinfo=UTC)) is None
+@pytest.mark.parametrize("adopted", [datetime(2026, 11, 20, tzinfo=UTC), datetime(2026, 9, 1, tzinfo=UTC)])
+def test_without_calls_before_and_since_nothing_is_measured(measured, adopted):
+    assert measured(fortnights(1.0), adopted_at=adopted) is None
 
 
 def test_measuring_again_says_the_same_of_the_same_calls(measured, import_dataset, alice):
