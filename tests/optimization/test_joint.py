@@ -140,7 +140,7 @@ def test_each_of_the_64_coalitions_costs_what_its_calls_cost_one_by_one(dozen, u
     assert found.by_cluster.sum(axis=0) == pytest.approx(found.totals)
 
 
-@QUICK
+@settings(QUICK, max_examples=2)
 @given(changes=treatments(), moved=st.sets(st.integers(0, CALLS - 1)))
 def test_behind_moves_each_coalition_saves_of_what_the_moved_calls_cost_one_by_one(dozen, usages, changes, moved):
     """A call that moves is routed by nobody else, and moves whoever takes part."""

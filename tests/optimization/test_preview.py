@@ -115,7 +115,7 @@ def began(write, tmp_path, monkeypatch):
 )
 def test_what_is_looked_at_ends_behind_a_whole_row_wherever_it_is_cut(began, content, packed):
     data = content.encode()
-    for most in range(len(data) // 2, len(data) // 2 + 150):
+    for most in range(len(data) // 2, len(data) // 2 + 150, 7):
         found = began(gzip.compress(data) if packed else data, most)
         rows = list(open_table(found.path).records(lambda read: None))
 
