@@ -155,7 +155,7 @@ def test_an_event_knows_its_own_last_number(fence):
 
 
 class TestAnyText(HypothesisTestCase):
-    @settings(max_examples=50)
+    @settings(max_examples=20)
     @given(st.text(max_size=200))
     def test_any_text_can_be_told(self, text):
         Plan.objects.get_or_create(code="free")
