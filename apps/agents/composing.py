@@ -41,6 +41,7 @@ TITLES: dict[Intent, str] = {
 }
 IN_GENERAL: frozenset[Intent] = frozenset({"savings", "spend", "sufficiency", "unclear"})
 PROVEN = frozenset({"E2", "E3", "E4"})
+TELL_WAITS = ("what_if", "pareto")  # tools that say themselves what follows from a wait
 DAY_MS = 24 * 3600 * 1000  # within which a batch API answers
 FIRST_DATA = (
     Missing(
@@ -148,9 +149,11 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     if triage.intent == "unclear":
         return _joined(_what_can_be_asked(findings))
     if findings.dataset_id is None:
-        return _joined((f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again.", *waits(triage, None)))
+        return _joined(
+            (f"{FIRST_DATA[0].why} {FIRST_DATA[0].how_to_export} Then ask again.", *waits(triage, findings, None))
+        )
     bill, caveats = _first_sentence(_headline(findings, "dataset_overview"))
-    cautions = [caveats, *_caution(triage, body), *waits(triage, body.joint)]
+    cautions = [caveats, *_caution(triage, body), *waits(triage, findings, body.joint)]
     failures = [f"*Not computed:* {failure}" for failure in findings.failures]
     return _joined(
         (
@@ -169,10 +172,12 @@ def narrate(triage: Triage, findings: Findings, body: ReportBody) -> str:
     )
 
 
-def waits(triage: Triage, joint: JointSaving | None) -> Iterator[str]:
+def waits(triage: Triage, findings: Findings, joint: JointSaving | None) -> Iterator[str]:
     """What was understood about who can wait, and what that did to the joint saving, or is good for without one."""
     if joint:
         yield from joint.constraints
+        return
+    if any(result.tool in TELL_WAITS for result in findings.results):
         return
     short = [delay for delay in triage.delays if delay.may_wait_ms < DAY_MS]
     long = [delay for delay in triage.delays if delay.may_wait_ms >= DAY_MS]

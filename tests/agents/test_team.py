@@ -147,6 +147,13 @@ def test_what_must_not_wait_is_left_out_of_batches_and_has_no_time_to_keep(ask, 
     assert "0 ms" not in answer_of(run)
 
 
+def test_what_must_not_wait_is_said_once_where_something_is_supposed(ask, dataset):
+    said = answer_of(ask("What if use grows by 10 % and search must not wait?", dataset=dataset.pk))
+
+    assert "search cannot wait, so its calls are left out of batches" in said
+    assert "not used in these computations" not in said
+
+
 def test_what_caches_are_allowed_is_asked_of_the_analysis_and_said_back(ask, dataset):
     run = ask("Where can I save? Answers may be given to everybody and kept for good.", dataset=dataset.pk)
 

@@ -63,7 +63,7 @@ async def _word(scope: StepScope, triage: Triage, findings: Findings, body: Repo
         await scope.think("The model's wording held numbers that were not computed; I use the plain one.", progress=99)
         return body.summary
     # What was asked for and cannot be used is said, whatever a model finds worth saying.
-    must = (*findings.remarks, *waits(triage, body.joint))
+    must = (*findings.remarks, *waits(triage, findings, body.joint))
     return "\n\n".join([said.output, *(told for told in must if told not in said.output)])
 
 

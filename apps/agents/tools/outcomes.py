@@ -11,7 +11,7 @@ from apps.optimization.models import Outcome, Recommendation
 
 NOTHING = (
     "No way to save is marked as adopted for these calls. Adopt on the Savings page what is in use and say since when: "
-    "what it did is then measured on the calls since, with the next file."
+    "what it did is then measured on the calls since."
 )
 OVERLAP = "Ways to save overlap: what came of two of them may be the same dollars, so do not add them up."
 
