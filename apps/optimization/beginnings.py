@@ -5,7 +5,6 @@ is small, whatever was uploaded.
 """
 
 import json
-import re
 from codecs import getincrementaldecoder
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ from apps.optimization.containers import is_packed, opened, refuse_archive
 from apps.optimization.duck import confined, quoted
 from apps.optimization.limits import Deadline
 from apps.optimization.readers import MalformedFile, UnusableFile, not_utf8
+from apps.optimization.readers.json_records import ARRAY_BEGINS, BETWEEN_ELEMENTS
 
 MOST_BYTES = 8 * 1024**2  # of text, or of a packed Parquet file
 MOST_ROWS = 20_000  # of a Parquet file, a JSON array or a bill
 MEMORY_MIB = 256
 BEGINNING = "beginning"  # the name of its file
 _PARQUET = b"PAR1"
-_ARRAY = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
-_BETWEEN = re.compile(r"[ \t\r\n,]*")
 
 
 class TooLargeToLookAt(UnusableFile):
@@ -145,14 +143,14 @@ def _whole_elements(data: bytes) -> bytes:
         text = getincrementaldecoder("utf-8-sig")().decode(data)  # the last character may be cut in two
     except UnicodeDecodeError as error:
         raise not_utf8(data[: error.start].count(b"\n") + 1) from None
-    found = _ARRAY.match(text)
+    found = ARRAY_BEGINS.match(text)
     if not found:
         return b""
     at = end = found.end()
     decoder = json.JSONDecoder()
     for _ in range(MOST_ROWS):
         try:
-            _, at = decoder.raw_decode(text, _BETWEEN.match(text, at).end())  # type: ignore[union-attr]
+            _, at = decoder.raw_decode(text, BETWEEN_ELEMENTS.match(text, at).end())  # type: ignore[union-attr]
         except (ValueError, RecursionError):
             break
         if at >= len(text):  # a number that may go on

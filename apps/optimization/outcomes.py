@@ -85,23 +85,21 @@ def _sums(
         [since, learnt],
     ).fetchnumpy()
     later, of_day = (np.asarray(rows[name], dtype=bool) for name in ("since", "of_day"))
-    clusters, days = np.asarray(rows["cluster"]), np.asarray(rows["day"], dtype="datetime64[D]").astype(int)
-    every_day, each_cluster = days - min(days[~later & of_day], default=0), np.zeros_like(days)
-    each_cluster[~later & ~of_day] = np.unique(clusters[~later & ~of_day], return_inverse=True)[1]
+    by_cluster, by_day, since_by_cluster = ~later & ~of_day, ~later & of_day, later & ~of_day
+    clusters, days = np.asarray(rows["cluster"]), np.asarray(rows["day"], dtype="datetime64[D]")[by_day].astype(int)
     return (
-        _matrix(rows, ~later & ~of_day, each_cluster, width),
-        _matrix(rows, ~later & of_day, every_day, width),
-        _matrix(rows, later & of_day, np.zeros_like(days), width).sum(axis=0),
-        len(np.unique(clusters[later & ~of_day])),
+        _matrix(rows, by_cluster, np.unique(clusters[by_cluster], return_inverse=True)[1], width),
+        _matrix(rows, by_day, days - min(days, default=0), width),
+        _matrix(rows, since_by_cluster, np.zeros(np.count_nonzero(since_by_cluster), int), width).sum(axis=0),
+        len(np.unique(clusters[since_by_cluster])),
     )
 
 
 def _matrix(rows: Mapping[str, NDArray[Any]], which: NDArray[np.bool_], places: NDArray[Any], width: int) -> Floats:
-    """What can be saved and was spent of each feature, summed by place; a place without calls is a row of zeros."""
-    at = places[which]
-    sums = np.zeros((max(at, default=-1) + 1, width, 2))
+    """What can be saved and was spent of each feature, summed by `places`; one without calls is a row of zeros."""
+    sums = np.zeros((max(places, default=-1) + 1, width, 2))
     for column, name in enumerate(("saved", "spent")):
-        np.add.at(sums[..., column], (at, rows["feature"][which]), rows[name][which])
+        np.add.at(sums[..., column], (places, rows["feature"][which]), rows[name][which])
     return sums.reshape(len(sums), 2 * width)
 
 

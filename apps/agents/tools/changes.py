@@ -34,8 +34,11 @@ def log_of(principal: Principal, dataset_id: UUID) -> tuple[datetime, datetime] 
         DatasetNotFound: the principal's organization has no such dataset.
     """
     spans = _spans(principal, dataset_id)
-    last = timedelta(microseconds=1)
-    return (min(first for first, _ in spans), max(end for _, end in spans) + last) if spans else None
+    return _whole(spans) if spans else None
+
+
+def _whole(spans: list[tuple[datetime, datetime]]) -> tuple[datetime, datetime]:
+    return min(first for first, _ in spans), max(last for _, last in spans) + timedelta(microseconds=1)
 
 
 def _spans(principal: Principal, dataset_id: UUID) -> list[tuple[datetime, datetime]]:
@@ -53,11 +56,11 @@ def latest_periods(principal: Principal, dataset_id: UUID) -> Periods | None:
     Raises:
         DatasetNotFound: the principal's organization has no such dataset.
     """
-    log = log_of(principal, dataset_id)
-    if log is None:
+    spans = _spans(principal, dataset_id)
+    if not spans:
         return None
-    start, end = log
-    earlier = [last for _, last in _spans(principal, dataset_id)[1:]]
+    start, end = _whole(spans)
+    earlier = [last for _, last in spans[1:]]
     since = max(earlier) if earlier else max(end - WEEK, start + (end - start) / 2)
     if not start < since < end:
         return None

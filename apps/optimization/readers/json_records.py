@@ -38,6 +38,8 @@ MEMORY_MIB = 512
 CHUNK = 256 * 1024  # characters read at once from an array
 MAX_DEPTH = 4  # levels of nesting that become columns; deeper objects stay JSON text
 MAX_DIGITS = 400  # digits of one number; more is refused, because reading them takes quadratic time
+ARRAY_BEGINS = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+BETWEEN_ELEMENTS = re.compile(r"[ \t\r\n,]*")
 
 
 @reader(order=20)
@@ -53,7 +55,7 @@ def json_records(head: Head) -> "JsonTable | None":
 
 def _is_envelope(head: Head) -> bool:
     """Whether the file is `{"data": [...], ...}` as one object, and not a line of such a shape before others."""
-    if not _BEGINNING.match(head.text or ""):
+    if not ARRAY_BEGINS.match(head.text or ""):
         return False
     first, _, others = head.text.strip().partition("\n")
     return not others or isinstance(_parsed(1, first), Reject)
@@ -192,10 +194,10 @@ def _array(text: TextIO) -> Iterator[Record]:
         MalformedFile: the array breaks off or is not JSON.
     """
     buffer = text.read(CHUNK)
-    at = _BEGINNING.match(buffer).end()  # type: ignore[union-attr]
+    at = ARRAY_BEGINS.match(buffer).end()  # type: ignore[union-attr]
     line = 1 + buffer.count("\n", 0, at)
     while True:
-        start = _SEPARATORS.match(buffer, at).end()  # type: ignore[union-attr]
+        start = BETWEEN_ELEMENTS.match(buffer, at).end()  # type: ignore[union-attr]
         line += buffer.count("\n", at, start)
         at = start
         if buffer.startswith("]", at):
@@ -214,10 +216,6 @@ def _array(text: TextIO) -> Iterator[Record]:
             raise MalformedFile(f"The JSON array breaks off or is not JSON near line {line}.")
         else:
             buffer, at = buffer[at:] + more, 0
-
-
-_BEGINNING = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
-_SEPARATORS = re.compile(r"[ \t\r\n,]*")
 
 
 def _row(line: int, value: Any, what: str = "line") -> Record:
